@@ -1,0 +1,1 @@
+"""One node's agent: observe, diff (pure), apply, observe. Entry point: `agent.main`."""

@@ -1,0 +1,1 @@
+"""Networks and ports of this node: the driver's protocol, the kernel, and a fake for scale."""

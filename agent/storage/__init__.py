@@ -1,0 +1,1 @@
+"""Disks, seeds and cached image files of this node: the driver's protocol, qemu-img, and a fake."""

@@ -1,0 +1,1 @@
+"""The controller: API, store and reconcilers. Entry point: `controller.main`."""

@@ -1,0 +1,1 @@
+"""The store: one protocol, `etcd` and `memory` implementations, one table of keys."""

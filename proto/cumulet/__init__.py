@@ -1,0 +1,1 @@
+"""Cumulet's vocabulary and client. Imports nothing of the server's rooms."""

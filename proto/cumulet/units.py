@@ -1,0 +1,70 @@
+"""Sizes as people write them: `512MiB`, `2GiB`, `1.5G`, and back.
+
+**Pure**: exact arithmetic; a size that is no whole number of the wanted unit is refused.
+
+The binary units only. `G` means GiB, as in QEMU and libvirt; `GB` would mean another number in
+every tool, so it is refused with the unit to write instead.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Final
+
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+SIZE_CHARS_MAX: Final = 32  # longer is no size; bounds the digits
+_EXPONENT: Final = {unit[0].lower(): power for power, unit in enumerate(UNITS)}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-zA-Z]*)", re.ASCII)
+
+
+class SizeError(ValueError):
+    """A text that is no size. The message says what to write."""
+
+
+def parse_mib(text: str) -> int:
+    """`2GiB` -> 2048. A bare number is MiB. Raises SizeError."""
+    return _parse(text, "MiB")
+
+
+def parse_gib(text: str) -> int:
+    """`1TiB` -> 1024. A bare number is GiB. Raises SizeError."""
+    return _parse(text, "GiB")
+
+
+def render_mib(amount_mib: int) -> str:
+    """2048 -> `2GiB`: the largest unit that divides it; `parse_mib` reads it back."""
+    return _render(amount_mib, "MiB")
+
+
+def render_gib(amount_gib: int) -> str:
+    """1024 -> `1TiB`: the largest unit that divides it; `parse_gib` reads it back."""
+    return _render(amount_gib, "GiB")
+
+
+def _parse(text: str, wanted: str) -> int:
+    match = _SIZE.fullmatch(text.strip()) if len(text) <= SIZE_CHARS_MAX else None
+    if match is None:
+        raise SizeError(f"{text[:SIZE_CHARS_MAX]!r} is not a size: write it like 512MiB or 2GiB")
+    number, unit = match.groups()
+    amount = Fraction(number) * Fraction(1024) ** (_power(text, unit or wanted) - UNITS.index(wanted))
+    if amount.denominator != 1:
+        raise SizeError(f"{text!r} is not a whole number of {wanted}")
+    return amount.numerator
+
+
+def _power(text: str, unit: str) -> int:
+    power = _EXPONENT.get(unit[0].lower())
+    long_form = UNITS[power] if power is not None else ""
+    if power is None or unit.lower() not in (unit[0].lower(), long_form.lower()):
+        hint = long_form or "MiB or GiB"
+        raise SizeError(f"{text!r}: unknown unit {unit!r}, write {hint}")
+    return power
+
+
+def _render(amount: int, unit: str) -> str:
+    power = UNITS.index(unit)
+    while amount and amount % 1024 == 0 and power + 1 < len(UNITS):
+        amount //= 1024
+        power += 1
+    return f"{amount}{UNITS[power]}"
