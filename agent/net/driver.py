@@ -76,7 +76,7 @@ class Net(Protocol):
     async def observe_net(self) -> ObservedNet: ...
 
     async def ensure_network(self, network: NetworkIntent) -> None:
-        """Bridge, namespace, addresses, DHCP, rules and NAT as intended. Running guests keep their packets."""
+        """Bridge, namespace, addresses, DHCP, rules, NAT as intended. Running guests keep their packets."""
 
     async def ensure_port(self, port: PortIntent) -> None:
         """The tap, on its network's bridge, up. The network must be there."""

@@ -23,7 +23,7 @@ UNKNOWN: Final = pb.INSTANCE_PHASE_UNKNOWN
 TRANSIENT: Final = frozenset({PENDING, STARTING, STOPPING, DELETING, UNKNOWN})
 
 # From any phase to Deleting, and from a silent node's Unknown back to whatever it then reports.
-TRANSITIONS: Final[dict[int, frozenset[int]]] = {
+TRANSITIONS: Final[dict[pb.InstancePhase.ValueType, frozenset[pb.InstancePhase.ValueType]]] = {
     PENDING: frozenset({STARTING, RUNNING, STOPPED, FAILED, DELETING, UNKNOWN}),
     STARTING: frozenset({PENDING, RUNNING, STOPPING, STOPPED, FAILED, DELETING, UNKNOWN}),
     RUNNING: frozenset({STARTING, STOPPING, STOPPED, FAILED, DELETING, UNKNOWN}),
@@ -39,7 +39,7 @@ class IllegalTransitionError(Exception):
     """A phase was to follow that the table does not allow."""
 
 
-def check_transition(before: int, after: int) -> None:
+def check_transition(before: pb.InstancePhase.ValueType, after: pb.InstancePhase.ValueType) -> None:
     """Raise IllegalTransitionError unless `after` equals or may follow `before` (0: a new object)."""
     if before in (0, after) or after in TRANSITIONS[before]:
         return
@@ -57,7 +57,7 @@ def derive_phase(
     state: int,
     boots_done: int,
     failed: bool,
-) -> int:
+) -> pb.InstancePhase.ValueType:
     """The phase from facts: intent (deleted, power, boots), placement, and the node's last word.
 
     `node_known`: the node has a session now. `state` is a DomainState, 0 when the node has not

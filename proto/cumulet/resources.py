@@ -34,9 +34,10 @@ class QuantityError(ValueError):
 
     reason: ClassVar[str] = "BAD_QUANTITY"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}")
         self.field = field
+        self.description = description
 
 
 class QuantityTypeError(QuantityError):
@@ -92,8 +93,7 @@ class Resources:
     def of(cls, amounts: Mapping[str, int]) -> Self:
         """The vector of a mapping from name to amount: the inverse of `as_dict`."""
         extended = tuple((name, amount) for name, amount in amounts.items() if name not in BASE_NAMES)
-        base = (amounts.get(name, 0) for name in BASE_NAMES)
-        return cls(*base, extended=extended)
+        return cls(amounts.get("vcpu", 0), amounts.get("memory_mib", 0), amounts.get("disk_gib", 0), extended)
 
     @classmethod
     def total(cls, vectors: Iterable[Resources]) -> Self:
@@ -201,5 +201,5 @@ def _check_name(name: str) -> None:
     if len(name) > EXTENDED_NAME_CHARS_MAX or not _NAME.fullmatch(name):
         raise ResourceNameError(
             name[:EXTENDED_NAME_CHARS_MAX] or "extended",
-            f"a resource's name has 1 to {EXTENDED_NAME_CHARS_MAX} of a-z 0-9 . _ / - and starts with a letter",
+            f"must start with a letter and have at most {EXTENDED_NAME_CHARS_MAX} of a-z 0-9 . _ / -",
         )
