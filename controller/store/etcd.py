@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -17,6 +18,7 @@ import grpc.aio
 
 from controller.store import etcd_wire as wire
 from controller.store.etcd_channel import (
+    HAS_LEADER,
     TlsFiles,
     channel_credentials,
     channel_options,
@@ -33,7 +35,6 @@ from controller.store.protocol import (
     LeaseLostError,
     Listing,
     OnTxn,
-    OutcomeUnknownError,
     StoreError,
     StoreUnavailableError,
     Txn,
@@ -45,7 +46,6 @@ from controller.store.protocol import (
 READ_ATTEMPTS: Final = 3  # each gets half of the time that is left, the last one all of it
 WATCH_BACKOFF_FIRST_S: Final = 0.05  # a restarted member answers at once
 WATCH_BACKOFF_MAX_S: Final = 2.0  # every controller holds a watch per kind: no herd on a dead etcd
-HAS_LEADER: Final = (("hasleader", "true"),)  # end a watch on a member that lost its leader
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
@@ -126,7 +126,7 @@ class EtcdStore:
 
     async def keep_alive(self, lease_id: int) -> int:
         what = f"renew lease {lease_id:x}"
-        call = self._lease.LeaseKeepAlive(timeout=self._timeout_s, wait_for_ready=True)
+        call = self._lease.LeaseKeepAlive(timeout=self._timeout_s, metadata=HAS_LEADER, wait_for_ready=True)
         try:
             await call.write(pb.LeaseKeepAliveRequest(ID=lease_id))
             response = await call.read()
@@ -167,15 +167,16 @@ class EtcdStore:
         failures = 0
         while not self._closed.is_set():
             try:
-                async for batch in self._watch_once(prefix, next_revision):
-                    failures = 0
-                    next_revision = batch.revision + 1
-                    yield batch
+                async with aclosing(self._watch_once(prefix, next_revision)) as batches:
+                    async for batch in batches:
+                        failures = 0
+                        next_revision = batch.revision + 1
+                        yield batch
             except StoreUnavailableError:
                 failures += 1
                 await self._back_off(failures)
 
-    async def _watch_once(self, prefix: bytes, start_revision: int) -> AsyncIterator[Batch]:
+    async def _watch_once(self, prefix: bytes, start_revision: int) -> AsyncGenerator[Batch, None]:
         """Batches over one stream. Ends on close; raises StoreUnavailableError when it is lost."""
         call = self._watch.Watch(metadata=HAS_LEADER)
         self._watch_calls.add(call)
@@ -205,31 +206,45 @@ class EtcdStore:
 
     async def _back_off(self, failures: int) -> None:
         bound = min(WATCH_BACKOFF_MAX_S, WATCH_BACKOFF_FIRST_S * 2 ** min(failures - 1, 10))
-        try:
-            await asyncio.wait_for(self._closed.wait(), random.uniform(0.5, 1.0) * bound)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(0.5, 1.0) * bound):
+                await self._closed.wait()
 
     async def _read(self, method: _Unary[_Request, _Response], request: _Request, what: str) -> Any:
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(1, READ_ATTEMPTS + 1):
-            left = deadline - time.monotonic()
-            timeout = left if attempt == READ_ATTEMPTS else left / 2
+            left_s = deadline - time.monotonic()
+            timeout_s = left_s if attempt == READ_ATTEMPTS else left_s / 2
             try:
-                return await method(request, timeout=timeout, wait_for_ready=True)
-            except grpc.aio.AioRpcError as err:
-                error = _translate(err, what, is_write=False)
-                if attempt == READ_ATTEMPTS or not isinstance(error, StoreUnavailableError):
-                    raise error from err
+                return await self._call(method, request, timeout_s, what, is_write=False)
+            except StoreUnavailableError:
+                if attempt == READ_ATTEMPTS:
+                    raise
         raise AssertionError("the last attempt returns or raises")
 
     async def _write(self, method: _Unary[_Request, _Response], request: _Request, what: str) -> Any:
+        return await self._call(method, request, self._timeout_s, what, is_write=True)
+
+    async def _call(
+        self,
+        method: _Unary[_Request, _Response],
+        request: _Request,
+        timeout_s: float,
+        what: str,
+        *,
+        is_write: bool,
+    ) -> Any:
         if self._closed.is_set():
             raise StoreUnavailableError(f"{what}: the store is closed")
         try:
-            return await method(request, timeout=self._timeout_s, wait_for_ready=True)
+            return await method(request, timeout=timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as err:
-            raise _translate(err, what, is_write=True) from err
+            raise _translate(err, what, is_write=is_write) from err
+        except asyncio.CancelledError as err:
+            if not self._ended_by_close():
+                raise
+            closed = "the store was closed"
+            raise store_error(grpc.StatusCode.CANCELLED, closed, what, is_write=is_write) from err
 
 
 async def _whole_revisions(call: _WatchCall, prefix: bytes) -> AsyncIterator[list[pb.Event]]:

@@ -26,6 +26,8 @@ from controller.store.protocol import (
 
 # A page of PAGE_KEYS objects of 10 kB is 50 MB; gRPC's own limit of 4 MiB is far below a page.
 MESSAGE_BYTES_MAX: Final = 256 << 20
+# Asks a member that lost its leader to end a stream instead of holding it open in silence.
+HAS_LEADER: Final = (("hasleader", "true"),)
 
 _OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     # A member that lost its leader still answers TCP; taking turns gets away from it.

@@ -13,9 +13,7 @@ from controller.store.protocol import Change, Compare, Delete, KeyValue, Put, Tx
 _FIRST_KEY = b"\0"  # etcd refuses the empty key; no key is smaller than this one
 
 
-def range_request(
-    prefix: bytes, *, start_after: bytes, limit: int, revision: int
-) -> pb.RangeRequest:
+def range_request(prefix: bytes, *, start_after: bytes, limit: int, revision: int) -> pb.RangeRequest:
     """The keys of `prefix` greater than `start_after` (all of them when it is empty)."""
     start = max(prefix or _FIRST_KEY, start_after + b"\0" if start_after else b"")
     return pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=limit, revision=revision)
@@ -66,9 +64,7 @@ def _start(key: bytes, range_end: bytes) -> bytes:
 
 def _write_message(write: Put | Delete) -> pb.RequestOp:
     if isinstance(write, Put):
-        return pb.RequestOp(
-            request_put=pb.PutRequest(key=write.key, value=write.value, lease=write.lease_id)
-        )
+        return pb.RequestOp(request_put=pb.PutRequest(key=write.key, value=write.value, lease=write.lease_id))
     return pb.RequestOp(
         request_delete_range=pb.DeleteRangeRequest(
             key=_start(write.key, write.range_end), range_end=write.range_end
@@ -77,9 +73,7 @@ def _write_message(write: Put | Delete) -> pb.RequestOp:
 
 
 def key_value(message: pb.KeyValue) -> KeyValue:
-    return KeyValue(
-        message.key, message.value, message.create_revision, message.mod_revision, message.lease
-    )
+    return KeyValue(message.key, message.value, message.create_revision, message.mod_revision, message.lease)
 
 
 def changes(events: Iterable[pb.Event], since_revision: int) -> tuple[Change, ...]:

@@ -243,15 +243,36 @@ def check_start_revision(prefix: bytes, start_revision: int) -> None:
 
 
 def check_txn_size(txn: Txn) -> None:
-    """Refuse what etcd would refuse, before sending it. Raises TxnTooLargeError."""
+    """Refuse what etcd would refuse, before sending it. Raises TxnTooLargeError, StoreError."""
     if len(txn.compares) > OPS_MAX or len(txn.writes) > OPS_MAX:
         raise TxnTooLargeError(
-            f"{txn.purpose}: {len(txn.compares)} compares and {len(txn.writes)} writes, at most {OPS_MAX} each"
+            f"{txn.purpose}: {len(txn.compares)} compares and {len(txn.writes)} writes,"
+            f" at most {OPS_MAX} each"
         )
-    written = [write.key for write in txn.writes]
-    if len(set(written)) != len(written):
-        raise TxnTooLargeError(f"{txn.purpose}: a key is written twice in one transaction")
+    if any(not _names_key(part) for part in (*txn.compares, *txn.writes)):
+        raise StoreError(f"{txn.purpose}: a key is empty")
+    _check_written_once(txn)
     size = sum(len(w.key) + (len(w.value) if isinstance(w, Put) else 0) + 16 for w in txn.writes)
     size += sum(len(c.key) + len(c.range_end) + 24 for c in txn.compares)
     if size > REQUEST_BYTES_MAX:
         raise TxnTooLargeError(f"{txn.purpose}: {size} bytes, at most {REQUEST_BYTES_MAX}")
+
+
+def _names_key(part: Compare | Put | Delete) -> bool:
+    return bool(part.key) or (not isinstance(part, Put) and bool(part.range_end))
+
+
+def _check_written_once(txn: Txn) -> None:
+    """etcd refuses a key that is put twice, or put and deleted; several deletions may overlap."""
+    put = [write.key for write in txn.writes if isinstance(write, Put)]
+    deletes = [write for write in txn.writes if isinstance(write, Delete)]
+    deleted_keys = {delete.key for delete in deletes if not delete.range_end}
+    ranges = [(delete.key, delete.range_end) for delete in deletes if delete.range_end]
+    twice = len(set(put)) != len(put) or not deleted_keys.isdisjoint(put)
+    if twice or any(in_range(key, start, end) for key in put for start, end in ranges):
+        raise TxnTooLargeError(f"{txn.purpose}: a key is written twice in one transaction")
+
+
+def in_range(key: bytes, start: bytes, range_end: bytes) -> bool:
+    """Whether a key is in `[start, range_end)`; a range_end of one zero byte has no end."""
+    return start <= key and (range_end == b"\0" or key < range_end)
