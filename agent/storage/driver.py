@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from cumulet.v1 import image_pb2
+
+CONSOLE_LOG_READ_MAX: Final = 1 << 20  # bytes; a quarter of gRPC's message limit, some 10,000 lines
+DISK_RESERVE_BYTES: Final = 1 << 30  # kept free: running guests' overlays grow, the journal must be written
 
 
 @dataclass(frozen=True, slots=True)
