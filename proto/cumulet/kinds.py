@@ -157,6 +157,7 @@ PORT: Final = _kind(
     Column("MAC", "spec.mac"),
     Column("ADDRESSES", "spec.addresses"),
     Column("NODE", "status.node", wide_only=True),
+    verbs=frozenset({"list", "get", "watch"}),
 )
 OPERATION: Final = _kind(
     "Operation",

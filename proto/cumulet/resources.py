@@ -146,9 +146,6 @@ class Resources:
         return ", ".join(f"{name} {amount}" for name, amount in self.as_dict().items() if amount) or "nothing"
 
 
-ZERO: Final = Resources()
-
-
 def validate_resources(resources: Resources, field: str = "resources") -> tuple[QuantityError, ...]:
     """All quantities that no machine and no request has, each with its field's path."""
     found: list[QuantityError] = []
@@ -203,3 +200,6 @@ def _check_name(name: str) -> None:
             name[:EXTENDED_NAME_CHARS_MAX] or "extended",
             f"must start with a letter and have at most {EXTENDED_NAME_CHARS_MAX} of a-z 0-9 . _ / -",
         )
+
+
+ZERO: Final = Resources()

@@ -6,7 +6,6 @@ isort:skip_file
 from collections import abc as _abc
 from cumulet.v1 import meta_pb2 as _meta_pb2
 from google.protobuf import descriptor as _descriptor
-from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -22,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Port(_message.Message):
-    """A connection of one instance to one network: MAC and addresses."""
+    """A connection of one instance to one network: MAC and addresses. Made and removed with its instance."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,7 +60,7 @@ class PortSpec(_message.Message):
     network: _builtins.str
     """Names, in the same project."""
     instance: _builtins.str
-    """The instance that owns the port; empty for a port made ahead of its instance."""
+    """The instance that owns the port."""
     mac: _builtins.str
     @_builtins.property
     def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___FixedAddress]: ...
@@ -202,108 +201,6 @@ class ListPortsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPortsResponse: _TypeAlias = ListPortsResponse  # noqa: Y015
-
-@_typing.final
-class CreatePortRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PORT_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    validate_only: _builtins.bool
-    @_builtins.property
-    def port(self) -> Global___Port: ...
-    def __init__(
-        self,
-        *,
-        port: Global___Port | None = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["port", b"port"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreatePortRequest: _TypeAlias = CreatePortRequest  # noqa: Y015
-
-@_typing.final
-class UpdatePortRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PORT_FIELD_NUMBER: _builtins.int
-    UPDATE_MASK_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    validate_only: _builtins.bool
-    @_builtins.property
-    def port(self) -> Global___Port: ...
-    @_builtins.property
-    def update_mask(self) -> _field_mask_pb2.FieldMask: ...
-    def __init__(
-        self,
-        *,
-        port: Global___Port | None = ...,
-        update_mask: _field_mask_pb2.FieldMask | None = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "update_mask", b"update_mask"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UpdatePortRequest: _TypeAlias = UpdatePortRequest  # noqa: Y015
-
-@_typing.final
-class DeletePortRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PROJECT_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    ETAG_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    project: _builtins.str
-    name: _builtins.str
-    etag: _builtins.str
-    request_id: _builtins.str
-    validate_only: _builtins.bool
-    def __init__(
-        self,
-        *,
-        project: _builtins.str = ...,
-        name: _builtins.str = ...,
-        etag: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        validate_only: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "project", b"project", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeletePortRequest: _TypeAlias = DeletePortRequest  # noqa: Y015
-
-@_typing.final
-class DeletePortResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeletePortResponse: _TypeAlias = DeletePortResponse  # noqa: Y015
 
 @_typing.final
 class WatchPortsRequest(_message.Message):
