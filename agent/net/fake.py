@@ -1,0 +1,169 @@
+"""A network driver in memory, for the simulation and for tests of what stands above the driver.
+
+**Edge**, but without effects outside the process: the world is a `FakeHost`, which outlives drivers as a
+kernel outlives agents. Deterministic: no clock, no randomness, no threads. Passes the contract suite that
+the kernel driver passes (`tests/contract/test_net.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agent.errors import DriverError
+from agent.net import names
+from agent.net.driver import NetworkIntent, ObservedNet, ObservedNetwork, PortIntent, digest_of
+
+Method = Literal["observe_net", "ensure_network", "ensure_port", "ensure_port_absent", "ensure_network_absent"]
+Moment = Literal["before", "after"]  # the effect has not happened, or has and its answer was lost
+
+
+@dataclass(slots=True)
+class _Network:
+    intent: NetworkIntent
+    digest: str
+    complete: bool = True
+
+
+@dataclass(slots=True)
+class _Tap:
+    intent: PortIntent
+    up: bool = True
+
+
+@dataclass(slots=True)
+class FakeHost:
+    """One node's kernel: what drivers leave behind. Keep it, and make a new FakeNet, to restart an agent.
+
+    With `auto_lease` every tap that is up holds its addresses, as if its guest had asked DHCP at once;
+    else `lease(port_uid)` says when a guest did.
+    """
+
+    auto_lease: bool = False
+    _networks: dict[str, _Network] = field(default_factory=dict)
+    _taps: dict[str, _Tap] = field(default_factory=dict)
+    _asked: set[str] = field(default_factory=set)  # ports whose guest has asked DHCP
+    _faults: dict[Method, list[tuple[Moment, DriverError]]] = field(default_factory=dict)
+
+    def fail_next(self, method: Method, error: DriverError, moment: Moment = "before") -> None:
+        """Let one coming call of `method` raise; several faults of one method are raised in order."""
+        self._faults.setdefault(method, []).append((moment, error))
+
+    def lease(self, port_uid: str) -> None:
+        """The guest behind this port asked DHCP. Without effect while nothing would answer it."""
+        tap = self._taps.get(port_uid)
+        network = self._networks.get(tap.intent.network_uid) if tap else None
+        if tap and tap.up and network and network.complete:
+            self._asked.add(port_uid)
+
+    def lose_tap(self, port_uid: str) -> None:
+        """Somebody deleted the tap."""
+        self._taps.pop(port_uid, None)
+
+    def detach_tap(self, port_uid: str) -> None:
+        """Somebody took the tap from its bridge or set it down."""
+        if port_uid in self._taps:
+            self._taps[port_uid].up = False
+
+    def flush_network(self, network_uid: str) -> None:
+        """Somebody flushed the rules, killed dnsmasq or removed an address: present, but not complete."""
+        if network_uid in self._networks:
+            self._networks[network_uid].complete = False
+
+    def lose_network(self, network_uid: str) -> None:
+        """Bridge and namespace are gone; its taps hang in the air."""
+        if self._networks.pop(network_uid, None):
+            for tap in self._taps.values():
+                if tap.intent.network_uid == network_uid:
+                    tap.up = False
+
+    def reboot(self) -> None:
+        """Nothing of a kernel outlives a reboot."""
+        self._networks.clear()
+        self._taps.clear()
+        self._asked.clear()
+
+    def _take_fault(self, method: Method, moment: Moment) -> None:
+        faults = self._faults.get(method)
+        if faults and faults[0][0] == moment:
+            raise faults.pop(0)[1]
+
+    def _leased(self) -> frozenset[str]:
+        return frozenset(
+            str(address)
+            for uid, tap in self._taps.items()
+            if (self.auto_lease and tap.up) or uid in self._asked
+            for address in tap.intent.addresses
+        )
+
+
+class FakeNet:
+    """The driver over a `FakeHost`."""
+
+    def __init__(self, host: FakeHost | None = None) -> None:
+        self.host = host or FakeHost()
+
+    async def observe_net(self) -> ObservedNet:
+        host = self.host
+        host._take_fault("observe_net", "before")
+        observed = ObservedNet(
+            networks={
+                uid: ObservedNetwork(uid, network.complete, network.digest)
+                for uid, network in host._networks.items()
+            },
+            taps={uid: tap.up for uid, tap in host._taps.items()},
+            leased=host._leased(),
+            items=tuple(_items(host)),
+        )
+        host._take_fault("observe_net", "after")
+        return observed
+
+    async def ensure_network(self, network: NetworkIntent) -> None:
+        host = self.host
+        host._take_fault("ensure_network", "before")
+        known = host._networks.get(network.uid)
+        if known is None or not known.complete or known.intent != network:
+            host._networks[network.uid] = _Network(network, digest_of(network))
+        host._take_fault("ensure_network", "after")
+
+    async def ensure_port(self, port: PortIntent) -> None:
+        host = self.host
+        host._take_fault("ensure_port", "before")
+        if port.network_uid not in host._networks:
+            raise DriverError(
+                "NetworkMissing",
+                f"port {port.uid}: network {port.network_uid} is not on this node; ensure the network first",
+            )
+        host._taps[port.uid] = _Tap(port)
+        host._take_fault("ensure_port", "after")
+
+    async def ensure_port_absent(self, uid: str) -> None:
+        host = self.host
+        host._take_fault("ensure_port_absent", "before")
+        host._taps.pop(uid, None)
+        host._asked.discard(uid)
+        host._take_fault("ensure_port_absent", "after")
+
+    async def ensure_network_absent(self, uid: str) -> None:
+        self.host._take_fault("ensure_network_absent", "before")
+        self.host.lose_network(uid)
+        self.host._take_fault("ensure_network_absent", "after")
+
+    async def close(self) -> None:
+        """Nothing is held: the world belongs to the host."""
+
+
+def _items(host: FakeHost) -> list[tuple[str, str, str]]:
+    items = [
+        item
+        for uid in sorted(host._networks)
+        for item in (
+            ("bridge", names.bridge_name(uid), uid),
+            ("veth", names.gateway_link_name(uid), uid),
+            ("veth", names.uplink_name(uid), uid),
+            ("namespace", names.namespace_name(uid), uid),
+            ("dhcp-server", names.namespace_name(uid), uid),
+        )
+    ]
+    items += [("tap", names.tap_name(uid), uid) for uid in sorted(host._taps)]
+    return items
