@@ -1,0 +1,1 @@
+"""Kernels in Cython: arrays in, arrays out, without the GIL. Imports nothing of ours."""

@@ -1,0 +1,47 @@
+"""Refusals: counts by constraint, and the nodes that are nearest to fitting.
+
+**Pure**: reads a fleet, changes nothing. Runs only when nothing fits, so success never pays for it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from typing import Final
+
+from scheduler.filters import reasons_against
+from scheduler.fleet import Fleet
+from scheduler.model import NearNode, Rejection, Request
+from scheduler.reasons import NotEnough, Reason
+
+NEAREST_MAX: Final = 3  # what a person acts on; the counts say the rest
+
+
+def build_rejection(fleet: Fleet, request: Request) -> Rejection:
+    """Why no node of the fleet, as it is now, takes the request."""
+    refusals = [
+        NearNode(node.name, reasons_against(node, free, request)) for node, free in fleet.free_by_node()
+    ]
+    return Rejection(
+        uid=request.uid,
+        node_count=len(refusals),
+        by_first=_ranked(Counter(refusal.reasons[0].kind for refusal in refusals)),
+        by_any=_ranked(Counter(reason.kind for refusal in refusals for reason in refusal.reasons)),
+        nearest=tuple(heapq.nsmallest(NEAREST_MAX, refusals, key=_distance)),
+    )
+
+
+def _ranked(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _distance(refusal: NearNode) -> tuple[int, float, str]:
+    """Fewer constraints failed is nearer; of equals, the one whose worst shortage is smaller."""
+    return len(refusal.reasons), max(map(_shortage, refusal.reasons)), refusal.node
+
+
+def _shortage(reason: Reason) -> float:
+    """The missing part of what is wanted; a constraint that no amount satisfies counts as all of it."""
+    if isinstance(reason, NotEnough):
+        return min((reason.want - reason.have) / reason.want, 1.0)
+    return 1.0

@@ -1,0 +1,234 @@
+"""Plans: sound for every view, the same for a seed, and explained as they were decided. **Pure.**"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cumulet.resources import AMOUNT_MAX, QuantityOverflowError, Resources
+from scheduler.check import check_plan
+from scheduler.filters import reasons_against
+from scheduler.fleet import Fleet
+from scheduler.kernel import best_fit_reference
+from scheduler.model import (
+    AllocationRatioError,
+    DuplicateNodeError,
+    DuplicateRequestError,
+    Explanation,
+    NodeView,
+    PlanMismatchError,
+    Rejection,
+    Request,
+    View,
+)
+from scheduler.plan import explain, explain_plan, plan
+from scheduler.policy import PACK, Policy, PolicyError, policy_named
+from scheduler.reasons import Cordoned, LabelMismatch, NotEnough, NotReady
+from tests.unit.scheduler.fleets import batches, node, request, views
+
+seeds = st.integers(0, 2**32)
+
+
+@settings(max_examples=300)
+@given(views(), batches(), seeds)
+def test_every_plan_passes_the_independent_check(view: View, batch: tuple[Request, ...], seed: int) -> None:
+    assert check_plan(view, batch, plan(view, batch, PACK, random.Random(seed))) == []
+
+
+@given(views(), batches(), seeds, st.randoms(use_true_random=False))
+def test_a_plan_depends_on_the_seed_and_not_on_the_order_of_nodes(
+    view: View, batch: tuple[Request, ...], seed: int, shuffler: random.Random
+) -> None:
+    shuffled = list(view.nodes)
+    shuffler.shuffle(shuffled)
+    first = plan(view, batch, PACK, random.Random(seed))
+    assert first == plan(View(view.revision, tuple(shuffled)), batch, PACK, random.Random(seed))
+
+
+@given(views(), batches(), seeds)
+def test_explaining_beforehand_tells_the_first_decision(
+    view: View, batch: tuple[Request, ...], seed: int
+) -> None:
+    for wanted in batch[:1]:
+        decided = plan(view, (wanted,), PACK, random.Random(seed))
+        told = explain(view, wanted, PACK, random.Random(seed))
+        if isinstance(told, Rejection):
+            assert decided.rejections == (told,)
+        else:
+            assert decided.placements[0].node == told.winner.node
+
+
+@given(views(), batches(), seeds)
+def test_explanations_repeat_the_plan(view: View, batch: tuple[Request, ...], seed: int) -> None:
+    decided = plan(view, batch, PACK, random.Random(seed))
+    told = explain_plan(view, batch, decided, PACK)
+    assert [(e.uid, e.winner.node) for e in told.explanations] == [
+        (p.uid, p.node) for p in decided.placements
+    ]
+    for explanation in told.explanations:
+        _check_explanation(explanation)
+
+
+def _check_explanation(explanation: Explanation) -> None:
+    ranked = [explanation.winner, *explanation.runners_up]
+    assert [c.score for c in ranked] == sorted(c.score for c in ranked)
+    assert len(ranked) == min(explanation.fitting_count, 4)
+    for candidate in ranked:
+        assert candidate.score == max(0.0, *(term.share for term in candidate.terms))
+
+
+@given(views(), batches(), seeds)
+def test_a_refusal_counts_every_node_and_tells_the_truth_of_the_nearest(
+    view: View, batch: tuple[Request, ...], seed: int
+) -> None:
+    alone = batch[:1]
+    for rejection in plan(view, alone, PACK, random.Random(seed)).rejections:
+        against = [reasons_against(n, n.free(), alone[0]) for n in view.nodes]
+        assert rejection.node_count == len(view.nodes) == sum(count for _, count in rejection.by_first)
+        assert sum(count for _, count in rejection.by_any) == sum(map(len, against))
+        assert dict(rejection.by_any).keys() >= dict(rejection.by_first).keys()
+        assert len(rejection.nearest) == min(3, len(view.nodes))
+        assert [len(near.reasons) for near in rejection.nearest] == sorted(map(len, against))[:3]
+        names = [n.name for n in view.nodes]
+        assert all(near.reasons == against[names.index(near.node)] for near in rejection.nearest)
+        assert str(rejection)
+
+
+@given(views(), batches())
+def test_reasons_and_the_specification_agree_on_who_fits(view: View, batch: tuple[Request, ...]) -> None:
+    fleet = Fleet.of(view, batch, PACK)
+    for wanted in batch:
+        for index, candidate in enumerate(view.nodes):
+            only_it = [int(i == index) & int(fleet.eligible(wanted)[i]) for i in range(len(view.nodes))]
+            found = best_fit_reference(
+                fleet.free.tolist(), fleet.demand(wanted).tolist(), only_it, fleet.scale.tolist(), 0
+            )
+            assert (found == index) == (not reasons_against(candidate, candidate.free(), wanted))
+
+
+def test_best_fit_prefers_the_fuller_node_until_it_is_full() -> None:
+    view = View(7, (node("big", 16, 16384), node("small", 4, 4096)))
+    decided = plan(view, [request(str(i)) for i in range(6)], PACK, random.Random(0))
+    assert [p.node for p in decided.placements] == ["small"] * 4 + ["big"] * 2
+    assert decided.revision == 7
+
+
+def test_instances_without_a_gpu_keep_off_gpu_nodes() -> None:
+    gpu = NodeView("a-gpu", Resources(8, 8192, 100, (("gpu", 4),)), allocated=Resources(4, 4096))
+    decided = plan(View(1, (gpu, node("plain"))), [request("u")], PACK, random.Random(0))
+    assert decided.placements[0].node == "plain"
+
+
+def test_seeds_spread_over_equal_nodes() -> None:
+    view = View(1, tuple(node(f"n{i}") for i in range(8)))
+    chosen = {plan(view, [request("u")], PACK, random.Random(s)).placements[0].node for s in range(64)}
+    assert len(chosen) == 8
+
+
+def test_ratios_are_taken_as_written() -> None:
+    part = NodeView("n", Resources(104, 1000), Resources(4, 0), {"vcpu": 0.29, "memory_mib": 1.1})
+    assert part.allocatable == Resources(29, 1100)
+    assert NodeView("n", Resources(2), reserved=Resources(5)).allocatable == Resources(0)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf"), 65.0])
+def test_impossible_ratios_are_refused(ratio: float) -> None:
+    with pytest.raises(AllocationRatioError, match=r"node n: allocation_ratio\.vcpu"):
+        node("n", allocation_ratio={"vcpu": ratio})
+
+
+def test_a_ratio_never_wraps_64_bits() -> None:
+    with pytest.raises(QuantityOverflowError):
+        NodeView("n", Resources(AMOUNT_MAX), allocation_ratio={"vcpu": 4.0})
+
+
+def test_contradictory_views_and_batches_are_refused() -> None:
+    with pytest.raises(DuplicateNodeError, match="n1"):
+        View(1, (node("n1"), node("n1")))
+    with pytest.raises(DuplicateRequestError, match="vm-u"):
+        plan(View(1, ()), [request("u"), request("u")], PACK, random.Random(0))
+
+
+def test_a_plan_is_explained_with_its_own_view_only() -> None:
+    decided = plan(View(1, (node("n1"),)), [request("u")], PACK, random.Random(0))
+    with pytest.raises(PlanMismatchError):
+        explain_plan(View(1, (node("n2"),)), [request("u")], decided, PACK)
+    with pytest.raises(PlanMismatchError):
+        explain_plan(View(1, ()), [request("u")], decided, PACK)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("pak", ()),
+        ("pack", (("vcpu", float("nan")),)),
+        ("pack", (("vcpu", -1.0),)),
+        ("pack", (("vcpu", 1e9),)),
+        ("pack", (("vcpu", 1.0), ("vcpu", 2.0))),
+    ],
+)
+def test_impossible_policies_are_refused(name: str, weights: tuple[tuple[str, float], ...]) -> None:
+    with pytest.raises(PolicyError):
+        Policy(name, weights)
+
+
+def test_policies_are_found_by_name() -> None:
+    assert policy_named("pack") is PACK
+    with pytest.raises(PolicyError, match="there is: pack"):
+        policy_named("spread")
+
+
+def test_a_refusal_names_every_reason_and_the_nearest_node() -> None:
+    view = View(
+        1,
+        (
+            node("n1", allocated=Resources(7, 0)),
+            node("n2", schedulable=False, cordon_reason="new disks", labels={"zone": "b"}),
+            node("n3", ready=False, not_ready_reason="the agent is silent", labels={"zone": "b"}),
+            node("n4", vcpu=1, labels={"zone": "b"}),
+        ),
+    )
+    told = explain(view, request("u", vcpu=2, node_selector={"zone": "b"}))
+    assert isinstance(told, Rejection)
+    assert told.by_first == (("cordoned", 1), ("label:zone", 1), ("not-ready", 1), ("resource:vcpu", 1))
+    assert dict(told.by_any) == {"cordoned": 1, "label:zone": 1, "not-ready": 1, "resource:vcpu": 2}
+    assert [near.node for near in told.nearest] == ["n4", "n2", "n3"]
+    assert told.nearest[0].reasons == (NotEnough("vcpu", want=2, have=1),)
+    assert told.nearest[1].reasons == (Cordoned("new disks"),)
+    assert told.nearest[2].reasons == (NotReady("the agent is silent"),)
+    assert str(told) == (
+        "none of 4 nodes fits (resource:vcpu on 2, cordoned on 1, label:zone on 1, not-ready on 1);"
+        " nearest n4: vcpu 2 is wanted, 1 is free"
+    )
+
+
+def test_reasons_are_sentences() -> None:
+    closed = node("n", security_level=1, schedulable=False, cordon_reason="new disks", labels={"zone": "a"})
+    wanted = request(
+        "u",
+        security_level=2,
+        node_selector={"zone": "b", "disk": "ssd"},
+        excluded_nodes=frozenset({"n"}),
+    )
+    assert [str(reason) for reason in reasons_against(closed, {"memory_mib": -5, "vcpu": 1}, wanted)] == [
+        "the node is cordoned: new disks",
+        "the request excludes the node",
+        "security level 2 is wanted, the node has 1",
+        "label disk='ssd' is wanted, the node has no such label",
+        "label zone='b' is wanted, the node has 'a'",
+        "memory_mib 1024 is wanted, -5 is free",
+    ]
+    assert LabelMismatch("zone", "b", "a").kind == "label:zone"
+
+
+def test_an_explanation_is_a_sentence() -> None:
+    told = explain(View(1, (node("n1"), node("n2", vcpu=4, memory_mib=4096))), request("u"))
+    assert isinstance(told, Explanation)
+    assert str(told) == (
+        "2 of 2 nodes fit, pack prefers n2: score 0.375 of"
+        " vcpu 3 left (0.375), memory_mib 3072 left (0.375), disk_gib 100 left (0.062)"
+    )
+    assert str(explain(View(1, ()), request("u"))) == "there are no nodes"
