@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,35 @@ class Column:
     wide_only: bool = False
 
 
+class Shape(StrEnum):
+    """How a person writes a flag's value, and so what the field holds."""
+
+    TEXT = "text"
+    COUNT = "count"
+    MEMORY = "memory"  # 512MiB; the field is in MiB
+    DISK = "disk"  # 10GiB; the field is in GiB
+    YES_NO = "yes-no"
+    WORDS = "words"  # may be repeated
+    PAIRS = "pairs"  # KEY=TEXT, may be repeated
+    AMOUNTS = "amounts"  # NAME=COUNT, may be repeated
+    RATIOS = "ratios"  # NAME=NUMBER, may be repeated
+    FILE = "file"  # the bytes of a file, - for stdin
+    ATTACHMENTS = "attachments"  # NETWORK[=ADDRESS], may be repeated
+    ADDRESSES = "addresses"  # SUBNET[=ADDRESS], may be repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag of create and update: the field that it fills and how its value is written."""
+
+    name: str
+    path: str
+    help: str
+    shape: Shape = Shape.TEXT
+    required: bool = False  # by create
+    fixed: bool = False  # given at creation, never changed
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What every room needs to know of a kind."""
@@ -38,6 +68,9 @@ class Kind:
     scoped: bool  # lives in a project
     verbs: frozenset[str]  # of list, get, create, update, delete, watch
     columns: tuple[Column, ...]
+    flags: tuple[Flag, ...]
+    example: str  # what follows `cumulet NOUN create NAME` in the help's example
+    create_verb: str  # create, or import where the object comes with a file
 
     def message(self, suffix: str = "{}") -> type[Message]:
         """The kind's message, or one named after it: `message("Get{}Request")`."""
@@ -62,7 +95,15 @@ _LABELS: Final = Column("LABELS", "meta.labels", wide_only=True)
 
 
 def _kind(
-    name: str, noun: str, scoped: bool, *columns: Column, verbs: frozenset[str] = _ALL, plural: str = ""
+    name: str,
+    noun: str,
+    scoped: bool,
+    *columns: Column,
+    verbs: frozenset[str] = _ALL,
+    plural: str = "",
+    flags: tuple[Flag, ...] = (),
+    example: str = "",
+    create_verb: str = "create",
 ) -> Kind:
     field = noun.replace("-", "_")
     return Kind(
@@ -75,8 +116,24 @@ def _kind(
         scoped=scoped,
         verbs=verbs,
         columns=(_NAME, *columns, _AGE, _UID, _LABELS),
+        flags=flags,
+        example=example,
+        create_verb=create_verb,
     )
 
+
+def _amounts(prefix: str, path: str, what: str, *, required: bool = False) -> tuple[Flag, ...]:
+    """The flags of a resource vector, such as --vcpu or --quota-vcpu."""
+    return (
+        Flag(f"{prefix}vcpu", f"{path}.vcpu", f"Virtual CPUs {what}.", Shape.COUNT, required),
+        Flag(f"{prefix}memory", f"{path}.memory_mib", f"Memory {what}, as in 2GiB.", Shape.MEMORY, required),
+        Flag(f"{prefix}disk", f"{path}.disk_gib", f"Disk {what}, as in 10GiB.", Shape.DISK, required),
+        Flag(f"{prefix}extended", f"{path}.extended", f"Named resource {what}, as in gpu=1.", Shape.AMOUNTS),
+    )
+
+
+_DESCRIPTION: Final = Flag("description", "spec.description", "A sentence for people.")
+_SECURITY_LEVEL: Final = Flag("security-level", "spec.security_level", "From 0 (lowest) to 5.", Shape.COUNT)
 
 PROJECT: Final = _kind(
     "Project",
@@ -86,6 +143,14 @@ PROJECT: Final = _kind(
     Column("VCPU", "status.used.vcpu"),
     Column("MEMORY", "status.used.memory_mib"),
     Column("DESCRIPTION", "spec.description", wide_only=True),
+    flags=(
+        _DESCRIPTION,
+        _SECURITY_LEVEL,
+        Flag("quota-instances", "spec.quota.instances", "Instances that it may hold.", Shape.COUNT),
+        Flag("quota-networks", "spec.quota.networks", "Networks that it may hold.", Shape.COUNT),
+        *_amounts("quota-", "spec.quota.resources", "over all its instances"),
+    ),
+    example="--quota-instances 10 --quota-memory 16GiB",
 )
 NODE: Final = _kind(
     "Node",
@@ -100,6 +165,11 @@ NODE: Final = _kind(
     Column("VIRT", "status.virt_type"),
     Column("ADDRESS", "status.address", wide_only=True),
     verbs=_ALL - {"create"},
+    flags=(
+        *_amounts("reserved-", "spec.reserved", "kept back for the host"),
+        Flag("ratio", "spec.allocation_ratio", "How often it may be promised, as in vcpu=4.", Shape.RATIOS),
+        _SECURITY_LEVEL,
+    ),
 )
 FLAVOR: Final = _kind(
     "Flavor",
@@ -109,6 +179,8 @@ FLAVOR: Final = _kind(
     Column("MEMORY", "spec.resources.memory_mib"),
     Column("DISK", "spec.resources.disk_gib"),
     Column("EXTENDED", "spec.resources.extended", wide_only=True),
+    flags=(*_amounts("", "spec.resources", "of an instance", required=True), _DESCRIPTION),
+    example="--vcpu 2 --memory 2GiB --disk 10GiB",
 )
 IMAGE: Final = _kind(
     "Image",
@@ -118,8 +190,24 @@ IMAGE: Final = _kind(
     Column("SIZE", "spec.disk.size_bytes"),
     Column("MIN_MEMORY", "spec.min_memory_mib"),
     Column("SHA256", "spec.disk.sha256", wide_only=True),
+    flags=(
+        Flag("kernel-args", "spec.kernel_args", "The kernel's command line, for direct kernel boot."),
+        Flag("min-memory", "spec.min_memory_mib", "Least memory that it boots with.", Shape.MEMORY),
+        Flag("min-disk", "spec.min_disk_gib", "Least disk that it needs.", Shape.DISK),
+        Flag("architecture", "spec.architecture", "CPU architecture as in `uname -m`.", fixed=True),
+        _DESCRIPTION,
+    ),
+    example="debian-12.qcow2 --min-memory 512MiB",
+    create_verb="import",
 )
-KEY_PAIR: Final = _kind("KeyPair", "key-pair", True, Column("PUBLIC_KEY", "spec.public_key", wide_only=True))
+KEY_PAIR: Final = _kind(
+    "KeyPair",
+    "key-pair",
+    True,
+    Column("PUBLIC_KEY", "spec.public_key", wide_only=True),
+    flags=(Flag("public-key", "spec.public_key", "One line in OpenSSH's format.", required=True),),
+    example='--public-key "ssh-ed25519 AAAA... me@laptop"',
+)
 INSTANCE: Final = _kind(
     "Instance",
     "instance",
@@ -130,6 +218,32 @@ INSTANCE: Final = _kind(
     Column("FLAVOR", "spec.flavor"),
     Column("IMAGE", "spec.image", wide_only=True),
     Column("RESTARTS", "status.restarts", wide_only=True),
+    flags=(
+        Flag("flavor", "spec.flavor", "Its size: see `cumulet flavor list`.", required=True, fixed=True),
+        Flag("image", "spec.image", "Its disk: see `cumulet image list`.", required=True, fixed=True),
+        Flag(
+            "network",
+            "spec.networks",
+            "Network, with =ADDRESS to wish for one; the first is the primary. May be repeated.",
+            Shape.ATTACHMENTS,
+            required=True,
+            fixed=True,
+        ),
+        Flag(
+            "key-pair",
+            "spec.key_pairs",
+            "Key that the guest accepts. May be repeated.",
+            Shape.WORDS,
+            fixed=True,
+        ),
+        Flag(
+            "user-data", "spec.user_data", "cloud-init user-data file, - for stdin.", Shape.FILE, fixed=True
+        ),
+        Flag("node-selector", "spec.node_selector", "Only nodes with this label, KEY=VALUE.", Shape.PAIRS),
+        Flag("stop-timeout", "spec.stop_timeout_s", "Seconds to shut down before it is forced.", Shape.COUNT),
+        Flag("deletion-protection", "spec.deletion_protection", "Refuse to delete it.", Shape.YES_NO),
+    ),
+    example="--flavor small --image cumulet-guest --network default",
 )
 NETWORK: Final = _kind(
     "Network",
@@ -138,6 +252,11 @@ NETWORK: Final = _kind(
     Column("VNI", "status.vni"),
     Column("PORTS", "status.ports"),
     Column("OUTBOUND_NAT", "spec.outbound_nat"),
+    flags=(
+        Flag("outbound-nat", "spec.outbound_nat", "Let guests reach the outside.", Shape.YES_NO),
+        _DESCRIPTION,
+    ),
+    example="--outbound-nat",
 )
 SUBNET: Final = _kind(
     "Subnet",
@@ -147,6 +266,13 @@ SUBNET: Final = _kind(
     Column("CIDR", "spec.cidr"),
     Column("GATEWAY", "spec.gateway"),
     Column("USED", "status.addresses_used/status.addresses_total"),
+    flags=(
+        Flag("network", "spec.network", "The network that it belongs to.", required=True, fixed=True),
+        Flag("cidr", "spec.cidr", "Its range, as in 10.0.0.0/24.", required=True, fixed=True),
+        Flag("gateway", "spec.gateway", "The router's address; the range's first by default.", fixed=True),
+        Flag("dns-server", "spec.dns_servers", "For its guests. May be repeated.", Shape.WORDS),
+    ),
+    example="--network default --cidr 10.0.0.0/24",
 )
 PORT: Final = _kind(
     "Port",
@@ -157,6 +283,18 @@ PORT: Final = _kind(
     Column("MAC", "spec.mac"),
     Column("ADDRESSES", "spec.addresses"),
     Column("NODE", "status.node", wide_only=True),
+    flags=(
+        Flag("network", "spec.network", "The network that it connects to.", required=True, fixed=True),
+        Flag("mac", "spec.mac", "MAC address; assigned by default.", fixed=True),
+        Flag(
+            "address",
+            "spec.addresses",
+            "Subnet, with =ADDRESS to wish for one. May be repeated.",
+            Shape.ADDRESSES,
+            fixed=True,
+        ),
+    ),
+    example="--network default",
     verbs=frozenset({"list", "get", "watch"}),
 )
 OPERATION: Final = _kind(
