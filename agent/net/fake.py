@@ -14,7 +14,9 @@ from agent.errors import DriverError
 from agent.net import names
 from agent.net.driver import NetworkIntent, ObservedNet, ObservedNetwork, PortIntent, digest_of
 
-Method = Literal["observe_net", "ensure_network", "ensure_port", "ensure_port_absent", "ensure_network_absent"]
+Method = Literal[
+    "observe_net", "ensure_network", "ensure_port", "ensure_port_absent", "ensure_network_absent"
+]
 Moment = Literal["before", "after"]  # the effect has not happened, or has and its answer was lost
 
 

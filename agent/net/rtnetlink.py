@@ -1,0 +1,169 @@
+"""Links, addresses and routes of the namespace that the calling thread is in.
+
+**Edge**: one netlink socket per object, bound to the thread's namespace at the moment of creation. Kernel
+refusals are raised as OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Self
+
+from agent.net import netlink_wire as wire
+from agent.net.netlink_wire import Address, Link, Route
+
+_NETLINK_ROUTE: Final = 0
+_NETLINK_NETFILTER: Final = 12
+_SOL_NETLINK: Final = 270
+_NETLINK_GET_STRICT_CHK: Final = 12  # the kernel filters dumps as asked
+_SO_NETNS_COOKIE: Final = 71
+_RECEIVE_BYTES: Final = 1 << 18  # a dump's datagram is at most 32 KiB today; room for growth
+_ANSWER_TIMEOUT_S: Final = 10.0  # an answer is immediate; the limit turns a lost one into an error
+
+_TUNSETIFF: Final = 0x400454CA
+_TUNSETPERSIST: Final = 0x400454CB
+_IFF_TAP: Final = 0x0002
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000  # QEMU's virtio-net wants offload headers
+
+
+class Netlink:
+    """A netlink conversation. Use as a context manager; not for several threads."""
+
+    def __init__(self) -> None:
+        self._socket = _open(_NETLINK_ROUTE)
+        self._sequence = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def links(self) -> list[Link]:
+        return [wire.parse_link(payload) for payload in self._dump(wire.RTM_GETLINK, wire.link_dump())]
+
+    def addresses(self) -> list[Address]:
+        found = map(wire.parse_address, self._dump(wire.RTM_GETADDR, wire.address_dump()))
+        return [address for address in found if address is not None]
+
+    def routes(self) -> list[Route]:
+        """Ours only."""
+        found = map(wire.parse_route, self._dump(wire.RTM_GETROUTE, wire.route_dump()))
+        return [route for route in found if route is not None]
+
+    def find_link(self, name: str) -> Link | None:
+        try:
+            answers = list(self._ask(wire.RTM_GETLINK, wire.F_ACK, wire.link_by_name(name)))
+        except OSError as err:
+            if err.errno == errno.ENODEV:
+                return None
+            raise
+        return wire.parse_link(answers[0])
+
+    def add_bridge(self, name: str, mac: str) -> None:
+        self._do(wire.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, wire.bridge(name, mac))
+
+    def add_veth(self, name: str, peer: str, peer_mac: str, peer_netns_fd: int) -> None:
+        payload = wire.veth(name, peer, peer_mac, peer_netns_fd)
+        self._do(wire.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, payload)
+
+    def change_link(
+        self, index: int, *, up: bool | None = None, master: int | None = None, alias: str | None = None
+    ) -> None:
+        self._do(wire.RTM_NEWLINK, 0, wire.link_change(index, up=up, master=master, alias=alias))
+
+    def delete_link(self, index: int) -> None:
+        """A link that is gone already is no error."""
+        with _tolerating(errno.ENODEV):
+            self._do(wire.RTM_DELLINK, 0, wire.link_delete(index))
+
+    def ensure_address(self, address: Address) -> None:
+        self._do(wire.RTM_NEWADDR, wire.F_CREATE | wire.F_REPLACE, wire.address(address))
+
+    def delete_address(self, address: Address) -> None:
+        with _tolerating(errno.EADDRNOTAVAIL):
+            self._do(wire.RTM_DELADDR, 0, wire.address(address))
+
+    def ensure_route(self, route: Route) -> None:
+        self._do(wire.RTM_NEWROUTE, wire.F_CREATE | wire.F_REPLACE, wire.route(route))
+
+    def _do(self, kind: int, flags: int, payload: bytes) -> None:
+        for _ in self._ask(kind, flags | wire.F_ACK, payload):
+            pass
+
+    def _dump(self, kind: int, payload: bytes) -> Iterator[bytes]:
+        return self._ask(kind, wire.F_DUMP, payload)
+
+    def _ask(self, kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
+        self._sequence += 1
+        return _converse(self._socket, self._sequence, kind, flags, payload)
+
+
+def rules_generation() -> tuple[int, int]:
+    """(cookie of this namespace, generation of its nftables rules).
+
+    Any change of any table raises the generation; cookies are never used twice while the kernel runs.
+    """
+    with contextlib.closing(_open(_NETLINK_NETFILTER)) as conversation:
+        cookie = int.from_bytes(conversation.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+        request = wire.rules_generation_request()
+        answers = list(_converse(conversation, 1, wire.NFT_MSG_GETGEN, wire.F_ACK, request))
+    return cookie, wire.parse_rules_generation(answers[0])
+
+
+def create_tap(name: str) -> None:
+    """A persistent tap that libvirt (root) opens by name; flags are libvirt's for virtio-net."""
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(device, _TUNSETIFF, _tap_request(name))
+        fcntl.ioctl(device, _TUNSETPERSIST, 1)
+    finally:
+        os.close(device)
+
+
+def _tap_request(name: str) -> bytes:
+    return struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+
+
+def _open(protocol: int) -> socket.socket:
+    conversation = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    conversation.settimeout(_ANSWER_TIMEOUT_S)
+    conversation.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+    return conversation
+
+
+def _converse(
+    conversation: socket.socket, sequence: int, kind: int, flags: int, payload: bytes
+) -> Iterator[bytes]:
+    conversation.send(wire.message(kind, flags, sequence, payload))
+    while True:
+        for answer in wire.parse_messages(conversation.recv(_RECEIVE_BYTES)):
+            if answer.sequence != sequence:
+                continue
+            if answer.kind == wire.NLMSG_DONE:
+                return
+            if answer.kind == wire.NLMSG_ERROR:
+                code = wire.parse_error(answer.payload)
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return
+            yield answer.payload
+
+
+@contextlib.contextmanager
+def _tolerating(code: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if err.errno != code:
+            raise
