@@ -1,1 +1,1 @@
-"""The `cumulet` command."""
+"""The `cumulet` command: operators, admins and tenants drive the cloud with it."""

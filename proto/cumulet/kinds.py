@@ -40,7 +40,6 @@ class Shape(StrEnum):
     RATIOS = "ratios"  # NAME=NUMBER, may be repeated
     FILE = "file"  # the bytes of a file, - for stdin
     ATTACHMENTS = "attachments"  # NETWORK[=ADDRESS], may be repeated
-    ADDRESSES = "addresses"  # SUBNET[=ADDRESS], may be repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +204,9 @@ KEY_PAIR: Final = _kind(
     "key-pair",
     True,
     Column("PUBLIC_KEY", "spec.public_key", wide_only=True),
-    flags=(Flag("public-key", "spec.public_key", "One line in OpenSSH's format.", required=True),),
+    flags=(
+        Flag("public-key", "spec.public_key", "One line in OpenSSH's format.", required=True, fixed=True),
+    ),
     example='--public-key "ssh-ed25519 AAAA... me@laptop"',
 )
 INSTANCE: Final = _kind(
@@ -239,7 +240,13 @@ INSTANCE: Final = _kind(
         Flag(
             "user-data", "spec.user_data", "cloud-init user-data file, - for stdin.", Shape.FILE, fixed=True
         ),
-        Flag("node-selector", "spec.node_selector", "Only nodes with this label, KEY=VALUE.", Shape.PAIRS),
+        Flag(
+            "node-selector",
+            "spec.node_selector",
+            "Only nodes with this label, KEY=VALUE.",
+            Shape.PAIRS,
+            fixed=True,
+        ),
         Flag("stop-timeout", "spec.stop_timeout_s", "Seconds to shut down before it is forced.", Shape.COUNT),
         Flag("deletion-protection", "spec.deletion_protection", "Refuse to delete it.", Shape.YES_NO),
     ),
@@ -283,18 +290,6 @@ PORT: Final = _kind(
     Column("MAC", "spec.mac"),
     Column("ADDRESSES", "spec.addresses"),
     Column("NODE", "status.node", wide_only=True),
-    flags=(
-        Flag("network", "spec.network", "The network that it connects to.", required=True, fixed=True),
-        Flag("mac", "spec.mac", "MAC address; assigned by default.", fixed=True),
-        Flag(
-            "address",
-            "spec.addresses",
-            "Subnet, with =ADDRESS to wish for one. May be repeated.",
-            Shape.ADDRESSES,
-            fixed=True,
-        ),
-    ),
-    example="--network default",
     verbs=frozenset({"list", "get", "watch"}),
 )
 OPERATION: Final = _kind(

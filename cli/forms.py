@@ -1,0 +1,187 @@
+"""Flags of create and update, made from the registry of kinds, and what they put into a message.
+
+**Pure**, except that a FILE flag reads its file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from cumulet.kinds import Flag, Kind, Shape
+
+FILE_BYTES_MAX: Final = 1 << 20  # the server refuses far less; this only stops a wrong file early
+_REPEATED: Final = frozenset(
+    {Shape.WORDS, Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS, Shape.ATTACHMENTS}
+)
+
+
+class Parsed(click.ParamType[Any]):
+    """A click type around a function that raises ValueError with what is wrong."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """`key=value`; the value may hold further equals signs."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def parse_label_change(text: str) -> tuple[str, str | None]:
+    """`key=value` sets, `key-` removes."""
+    if "=" not in text and text.endswith("-") and len(text) > 1:
+        return text[:-1], None
+    return parse_pair(text)
+
+
+def parse_amount(text: str) -> tuple[str, int]:
+    """`gpu=1`."""
+    name, value = parse_pair(text)
+    return name, _count(value)
+
+
+def parse_ratio(text: str) -> tuple[str, float]:
+    """`vcpu=4` or `vcpu=1.5`."""
+    name, value = parse_pair(text)
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} in {text!r} is not a number") from None
+
+
+def parse_place(text: str) -> tuple[str, str]:
+    """`default`, or `default=10.0.0.7` with a wish for an address."""
+    name, _, address = text.partition("=")
+    if not name:
+        raise ValueError(f"{text!r} does not begin with a name")
+    return name, address
+
+
+def _memory(text: str) -> int:
+    from cumulet.units import parse_mib
+
+    return parse_mib(text)
+
+
+def _disk(text: str) -> int:
+    from cumulet.units import parse_gib
+
+    return parse_gib(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _file(text: str) -> bytes:
+    try:
+        with click.open_file(text, "rb") as source:
+            data: bytes = source.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"cannot read {text}: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise ValueError(f"{text} has more than {FILE_BYTES_MAX} bytes")
+    return data
+
+
+TYPES: Final[Mapping[Shape, tuple[str, click.ParamType[Any]]]] = {
+    Shape.TEXT: ("TEXT", click.STRING),
+    Shape.COUNT: ("N", Parsed("count", _count)),
+    Shape.MEMORY: ("SIZE", Parsed("size", _memory)),
+    Shape.DISK: ("SIZE", Parsed("size", _disk)),
+    Shape.WORDS: ("TEXT", click.STRING),
+    Shape.PAIRS: ("KEY=VALUE", Parsed("pair", parse_pair)),
+    Shape.AMOUNTS: ("NAME=N", Parsed("amount", parse_amount)),
+    Shape.RATIOS: ("NAME=N", Parsed("ratio", parse_ratio)),
+    Shape.FILE: ("FILE", Parsed("file", _file)),
+    Shape.ATTACHMENTS: ("NETWORK[=ADDRESS]", Parsed("attachment", parse_place)),
+}
+
+
+def options_of(flags: Iterable[Flag], *, creating: bool, required: bool = True) -> list[click.Option]:
+    """The click options of a kind's flags."""
+    return [
+        _option(flag, required=creating and required and flag.required)
+        for flag in flags
+        if creating or not flag.fixed
+    ]
+
+
+def option_key(flag: Flag) -> str:
+    """The flag's name as an argument of the command's function."""
+    return f"flag_{flag.name.replace('-', '_')}"
+
+
+def assign(message: Any, flags: Iterable[Flag], values: Mapping[str, Any]) -> list[str]:
+    """Put the values that were given into the message; returns their paths, for an update's mask."""
+    paths: list[str] = []
+    for flag in flags:
+        value = values.get(option_key(flag))
+        if value is None or value == ():
+            continue
+        _put(message, flag.path.split("."), flag.shape, value)
+        paths.append(flag.path)
+    return paths
+
+
+def label_option(*, creating: bool) -> click.Option:
+    """--label, of every kind."""
+    return click.Option(
+        ["--label", "labels"],
+        multiple=True,
+        metavar="KEY=VALUE" if creating else "KEY=VALUE|KEY-",
+        type=Parsed("label", parse_pair if creating else parse_label_change),
+        help="Label to set. May be repeated." if creating else "Label to set, or to remove. May be repeated.",
+    )
+
+
+def flags_of(kind: Kind, names: Sequence[str] = ()) -> tuple[Flag, ...]:
+    """The kind's flags, all or those named."""
+    return tuple(flag for flag in kind.flags if not names or flag.name in names)
+
+
+def _option(flag: Flag, *, required: bool) -> click.Option:
+    if flag.shape is Shape.YES_NO:
+        names = [f"--{flag.name}/--no-{flag.name}", option_key(flag)]
+        return click.Option(names, default=None, help=flag.help)
+    metavar, kind = TYPES[flag.shape]
+    return click.Option(
+        [f"--{flag.name}", option_key(flag)],
+        type=kind,
+        metavar=metavar,
+        multiple=flag.shape in _REPEATED,
+        required=required,
+        help=flag.help,
+    )
+
+
+def _put(message: Any, steps: list[str], shape: Shape, value: Any) -> None:
+    for step in steps[:-1]:
+        message = getattr(message, step)
+    name = steps[-1]
+    if shape in (Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS):
+        getattr(message, name).update(dict(value))
+    elif shape is Shape.WORDS:
+        getattr(message, name).extend(value)
+    elif shape is Shape.ATTACHMENTS:
+        for network, address in value:
+            getattr(message, name).add(network=network, address=address)
+    else:
+        setattr(message, name, value)
