@@ -32,12 +32,13 @@ from tests.unit.scheduler.fleets import batches, node, request, views
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(views(), batches(), seeds)
 def test_every_plan_passes_the_independent_check(view: View, batch: tuple[Request, ...], seed: int) -> None:
     assert check_plan(view, batch, plan(view, batch, PACK, random.Random(seed))) == []
 
 
+@settings(deadline=None)
 @given(views(), batches(), seeds, st.randoms(use_true_random=False))
 def test_a_plan_depends_on_the_seed_and_not_on_the_order_of_nodes(
     view: View, batch: tuple[Request, ...], seed: int, shuffler: random.Random
@@ -48,6 +49,7 @@ def test_a_plan_depends_on_the_seed_and_not_on_the_order_of_nodes(
     assert first == plan(View(view.revision, tuple(shuffled)), batch, PACK, random.Random(seed))
 
 
+@settings(deadline=None)
 @given(views(), batches(), seeds)
 def test_explaining_beforehand_tells_the_first_decision(
     view: View, batch: tuple[Request, ...], seed: int
@@ -61,6 +63,7 @@ def test_explaining_beforehand_tells_the_first_decision(
             assert decided.placements[0].node == told.winner.node
 
 
+@settings(deadline=None)
 @given(views(), batches(), seeds)
 def test_explanations_repeat_the_plan(view: View, batch: tuple[Request, ...], seed: int) -> None:
     decided = plan(view, batch, PACK, random.Random(seed))
@@ -80,6 +83,7 @@ def _check_explanation(explanation: Explanation) -> None:
         assert candidate.score == max(0.0, *(term.share for term in candidate.terms))
 
 
+@settings(deadline=None)
 @given(views(), batches(), seeds)
 def test_a_refusal_counts_every_node_and_tells_the_truth_of_the_nearest(
     view: View, batch: tuple[Request, ...], seed: int
@@ -97,6 +101,7 @@ def test_a_refusal_counts_every_node_and_tells_the_truth_of_the_nearest(
         assert str(rejection)
 
 
+@settings(deadline=None)
 @given(views(), batches())
 def test_reasons_and_the_specification_agree_on_who_fits(view: View, batch: tuple[Request, ...]) -> None:
     fleet = Fleet.of(view, batch, PACK)
@@ -124,7 +129,15 @@ def test_instances_without_a_gpu_keep_off_gpu_nodes() -> None:
 
 def test_seeds_spread_over_equal_nodes() -> None:
     view = View(1, tuple(node(f"n{i}") for i in range(8)))
-    chosen = {plan(view, [request("u")], PACK, random.Random(s)).placements[0].node for s in range(64)}
+    batch = [request("u"), request("v", vcpu=7)]
+    chosen = set()
+    for seed in range(64):
+        decided = explain_plan(view, batch, plan(view, batch, PACK, random.Random(seed)), PACK)
+        told = explain(view, batch[0], PACK, random.Random(seed))
+        assert isinstance(told, Explanation)
+        assert told == decided.explanations[0]
+        assert [e.winner.node for e in decided.explanations] == [p.node for p in decided.placements]
+        chosen.add(told.winner.node)
     assert len(chosen) == 8
 
 
