@@ -37,6 +37,9 @@ _OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     # etcd drops clients that ping more often than every 5 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    # Without this one gRPC waits a minute for the answer, whatever the line above says: a member
+    # that hangs (SIGSTOP) got its share of the calls for as long as it hung.
+    ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),

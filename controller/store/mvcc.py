@@ -113,11 +113,11 @@ class Mvcc:
         """
         if revision <= self.compacted_revision:
             raise CompactedError(self.compacted_revision)
-        position = revision - self._log_start
-        batches = self._log[position : position + revisions_max]
+        first = max(revision, self._log_start)
+        batches = self._log[first - self._log_start : first - self._log_start + revisions_max]
         end = prefix_end(prefix)
         found = [change for batch in batches for change in batch if in_range(change.key, prefix, end)]
-        return revision + len(batches) - 1, found
+        return first + len(batches) - 1, found
 
     def compact(self, revision: int) -> None:
         """Raises StoreError for a future revision."""

@@ -22,6 +22,8 @@ UNKNOWN: Final = pb.INSTANCE_PHASE_UNKNOWN
 # What a person must see end. Each has an owner: the scheduler for Pending, the node for the others.
 TRANSIENT: Final = frozenset({PENDING, STARTING, STOPPING, DELETING, UNKNOWN})
 
+_UP: Final = (agent.DOMAIN_STATE_RUNNING, agent.DOMAIN_STATE_PAUSED, agent.DOMAIN_STATE_SHUTTING_DOWN)
+
 # From any phase to Deleting, and from a silent node's Unknown back to whatever it then reports.
 TRANSITIONS: Final[dict[pb.InstancePhase.ValueType, frozenset[pb.InstancePhase.ValueType]]] = {
     PENDING: frozenset({STARTING, RUNNING, STOPPED, FAILED, DELETING, UNKNOWN}),
@@ -72,7 +74,7 @@ def derive_phase(
     if failed:
         return FAILED
     if power == pb.POWER_STATE_OFF:
-        return STOPPED if state in (agent.DOMAIN_STATE_OFF, agent.DOMAIN_STATE_CRASHED) else STOPPING
+        return STOPPING if state in _UP or not state else STOPPED
     if boots_done < boots_asked:
         return STARTING
     if state in (agent.DOMAIN_STATE_RUNNING, agent.DOMAIN_STATE_PAUSED):

@@ -146,6 +146,7 @@ class InstanceSpec(_message.Message):
     IMAGE_FILES_FIELD_NUMBER: _builtins.int
     AUTHORIZED_KEYS_FIELD_NUMBER: _builtins.int
     SECURITY_LEVEL_FIELD_NUMBER: _builtins.int
+    POWER_FORCED_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """Names. Flavor and image are resolved at creation into `resources` and `image_files`."""
     image: _builtins.str
@@ -159,6 +160,8 @@ class InstanceSpec(_message.Message):
     deletion_protection: _builtins.bool
     """Refuses delete while true."""
     security_level: _builtins.int
+    power_forced: _builtins.bool
+    """The last stop or reboot was asked for without waiting for the guest. Output only."""
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAttachment]:
         """At least one; the first is the primary."""
@@ -194,10 +197,11 @@ class InstanceSpec(_message.Message):
         image_files: _image_pb2.ImageSpec | None = ...,
         authorized_keys: _abc.Iterable[_builtins.str] | None = ...,
         security_level: _builtins.int = ...,
+        power_forced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image_files", b"image_files", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_keys", b"authorized_keys", "boots", b"boots", "deletion_protection", b"deletion_protection", "flavor", b"flavor", "image", b"image", "image_files", b"image_files", "key_pairs", b"key_pairs", "networks", b"networks", "node_selector", b"node_selector", "power", b"power", "resources", b"resources", "security_level", b"security_level", "stop_timeout_s", b"stop_timeout_s", "user_data", b"user_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_keys", b"authorized_keys", "boots", b"boots", "deletion_protection", b"deletion_protection", "flavor", b"flavor", "image", b"image", "image_files", b"image_files", "key_pairs", b"key_pairs", "networks", b"networks", "node_selector", b"node_selector", "power", b"power", "power_forced", b"power_forced", "resources", b"resources", "security_level", b"security_level", "stop_timeout_s", b"stop_timeout_s", "user_data", b"user_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

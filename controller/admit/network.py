@@ -1,0 +1,90 @@
+"""Admission of networks: VNI, quota.
+
+**Pure.**
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from controller.admit import common
+from controller.admit.common import Context, Violations
+from controller.admit.project import charge_network
+from controller.commit import Change
+from controller.state import State
+from controller.store import keys
+from controller.store.protocol import absent, range_absent
+from cumulet.errors import FailedPreconditionError, UnavailableError
+from cumulet.v1 import network_pb2
+
+MUTABLE = ("meta.labels", "spec")
+# The protocol has 24 bits. A network's transit address on a node is 100.64.0.0/10 plus its VNI: 22 bits.
+VNI_MAX: Final = 2**22 - 2
+VNI_TRIES: Final = 64  # random draws: even with half of all VNIs taken, a miss is 1 in 2**64
+
+
+def create(state: State, context: Context, project: str, given: network_pb2.Network) -> Change:
+    violations = Violations()
+    project_row = common.get_live_row(state, keys.PROJECTS, project)
+    meta = common.new_meta(given.meta, project, context, violations)
+    common.check_description(given.spec.description, violations)
+    violations.raise_any(f"network {given.meta.name!r} was not created")
+    vni = _free_vni(state, context)
+    made = network_pb2.Network(meta=meta, spec=given.spec, status=network_pb2.NetworkStatus(vni=vni))
+    change = common.put_new(state, keys.NETWORKS, (project, meta.name), made)
+    charge_network(change, state, project)
+    common.rest_on(change, keys.PROJECTS, project_row, project)
+    vni_key = keys.VNIS.key(str(vni))
+    change.compares.append(absent(vni_key))
+    change.writes[vni_key] = meta.uid.encode()
+    change.events.append(
+        common.event(context, "network", meta, "Created", f"network {meta.name} was created with VNI {vni}")
+    )
+    return change
+
+
+def update(
+    state: State, context: Context, parts: tuple[str, ...], given: network_pb2.Network, mask: FieldMask
+) -> Change:
+    row, merged = common.updated(state, keys.NETWORKS, parts, given, mask, MUTABLE)
+    violations = Violations()
+    common.check_description(merged.spec.description, violations)
+    violations.raise_any(f"network {'/'.join(parts)} was not changed")
+    return common.put_changed(keys.NETWORKS, parts, row, merged)
+
+
+def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) -> Change:
+    row = common.get_row(state, keys.NETWORKS, *parts)
+    common.check_etag(keys.NETWORKS, parts, row, etag)
+    project, name = parts
+    subnets = [
+        where[1]
+        for where, subnet in state.rows(keys.SUBNETS, project).items()
+        if subnet.message.spec.network == name
+    ]
+    if subnets:
+        raise FailedPreconditionError(
+            f"network {project}/{name} has subnet(s) {', '.join(sorted(subnets))}: delete them first",
+            hints=[f"cumulet subnet delete {subnets[0]} --project {project}"],
+        )
+    meta = row.message.meta
+    held = state.addresses_in(meta.uid)
+    if held:
+        raise FailedPreconditionError(
+            f"network {project}/{name} has {len(held)} port(s): delete their instances"
+        )
+    change = common.remove(keys.NETWORKS, parts, row)
+    change.compares.append(range_absent(keys.ADDRESSES.prefix(meta.uid)))
+    change.writes[keys.VNIS.key(str(row.message.status.vni))] = None
+    change.events.append(common.event(context, "network", meta, "Deleted", f"network {name} was deleted"))
+    return change
+
+
+def _free_vni(state: State, context: Context) -> int:
+    for _ in range(VNI_TRIES):
+        vni = context.rng.randint(1, VNI_MAX)
+        if state.find(keys.VNIS, str(vni)) is None:
+            return vni
+    raise UnavailableError("no free VNI was found: too many networks for this cloud")

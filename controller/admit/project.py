@@ -1,0 +1,114 @@
+"""Admission of projects, and what their quota allows.
+
+**Pure.** A project's usage is derived from its instances and networks; nothing is counted in a record.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from controller.admit import common
+from controller.admit.common import Context, Violations
+from controller.commit import Change
+from controller.state import State
+from controller.store import keys
+from controller.store.protocol import range_absent, range_unchanged_since, unchanged
+from cumulet.errors import FailedPreconditionError, QuotaExceededError
+from cumulet.resources import Resources
+from cumulet.v1 import project_pb2
+
+MUTABLE = ("meta.labels", "spec")
+INSTANCES_DEFAULT: Final = 1_000  # more than a first trial needs, few enough to notice a runaway script
+NETWORKS_DEFAULT: Final = 100
+OWNED: Final = (keys.INSTANCES, keys.PORTS, keys.SUBNETS, keys.NETWORKS, keys.KEY_PAIRS)
+
+
+def create(state: State, context: Context, project: str, given: project_pb2.Project) -> Change:
+    violations = Violations()
+    meta = common.new_meta(given.meta, "", context, violations)
+    _check(given.spec, violations)
+    violations.raise_any(f"project {given.meta.name!r} was not created")
+    made = project_pb2.Project(meta=meta, spec=given.spec)
+    change = common.put_new(state, keys.PROJECTS, (meta.name,), made)
+    change.events.append(
+        common.event(context, "project", meta, "Created", f"project {meta.name} was created")
+    )
+    return change
+
+
+def update(
+    state: State, context: Context, parts: tuple[str, ...], given: project_pb2.Project, mask: FieldMask
+) -> Change:
+    row, merged = common.updated(state, keys.PROJECTS, parts, given, mask, MUTABLE)
+    violations = Violations()
+    _check(merged.spec, violations)
+    violations.raise_any(f"project {parts[0]} was not changed")
+    return common.put_changed(keys.PROJECTS, parts, row, merged)
+
+
+def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) -> Change:
+    row = common.get_row(state, keys.PROJECTS, *parts)
+    common.check_etag(keys.PROJECTS, parts, row, etag)
+    change = common.remove(keys.PROJECTS, parts, row)
+    for table in OWNED:
+        held = state.rows(table, parts[0])
+        if held:
+            noun = common.NOUNS[table]
+            raise FailedPreconditionError(
+                f"project {parts[0]} still holds {len(held)} {noun}(s): delete them first",
+                hints=[f"cumulet {noun} list --project {parts[0]}"],
+            )
+        change.compares.append(range_absent(table.prefix(parts[0])))
+    return change
+
+
+def charge_instance(change: Change, state: State, project: str, asked: Resources) -> None:
+    """Guard a new instance by the project's quota. Raises QuotaExceededError with every sum that is over."""
+    quota = common.get_live_row(state, keys.PROJECTS, project).message.spec.quota
+    limit = quota.instances if quota.HasField("instances") else INSTANCES_DEFAULT
+    count = len(state.rows(keys.INSTANCES, project))
+    over = [f"instances: {count} of {limit} are used"] if count + 1 > limit else []
+    used = state.used_by(project).as_dict()
+    limits = quota.resources
+    named = {"vcpu": limits.vcpu, "memory_mib": limits.memory_mib, "disk_gib": limits.disk_gib}
+    for name, bound in {**named, **limits.extended}.items():
+        have, more = used.get(name, 0), asked.get(name)
+        if bound and more and have + more > bound:
+            over.append(f"{name}: {have} of {bound} are used, {more} more are asked for")
+    _refuse_over(project, over)
+    change.compares.append(range_unchanged_since(keys.INSTANCES.prefix(project), state.revision))
+    _guard_quota(change, state, project)
+
+
+def charge_network(change: Change, state: State, project: str) -> None:
+    """Guard a new network by the project's quota. Raises QuotaExceededError."""
+    quota = common.get_live_row(state, keys.PROJECTS, project).message.spec.quota
+    limit = quota.networks if quota.HasField("networks") else NETWORKS_DEFAULT
+    count = len(state.rows(keys.NETWORKS, project))
+    _refuse_over(project, [f"networks: {count} of {limit} are used"] if count + 1 > limit else [])
+    change.compares.append(range_unchanged_since(keys.NETWORKS.prefix(project), state.revision))
+    _guard_quota(change, state, project)
+
+
+def _guard_quota(change: Change, state: State, project: str) -> None:
+    row = common.get_row(state, keys.PROJECTS, project)
+    change.compares.append(unchanged(keys.PROJECTS.key(project), row.mod_revision))
+
+
+def _refuse_over(project: str, over: list[str]) -> None:
+    if over:
+        raise QuotaExceededError(
+            f"project {project} is at its quota: {'; '.join(over)}",
+            hints=[f"cumulet project show {project}", f"cumulet instance list --project {project}"],
+        )
+
+
+def _check(spec: project_pb2.ProjectSpec, violations: Violations) -> None:
+    common.check_description(spec.description, violations)
+    common.check_security_level(spec.security_level, violations)
+    common.check_resources(spec.quota.resources, "spec.quota.resources", violations)
+    for name in ("instances", "networks"):
+        if getattr(spec.quota, name) < 0:
+            violations.add(f"spec.quota.{name}", "must not be negative")

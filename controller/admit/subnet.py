@@ -1,0 +1,225 @@
+"""Admission of subnets: ranges, gateways, and the addresses that ports take from them.
+
+**Pure.** IPv4 for now; IPv6 comes with the network issue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from controller.admit import common
+from controller.admit.common import Context, Violations
+from controller.commit import Change
+from controller.state import State, Stored
+from controller.store import keys
+from controller.store.protocol import range_unchanged_since
+from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from cumulet.v1 import subnet_pb2
+
+MUTABLE = ("meta.labels", "spec.dns_servers")
+PREFIX_MIN: Final = 8  # a larger range is a typing error
+PREFIX_MAX: Final = 29  # network, broadcast, gateway, and five for guests
+DNS_SERVERS_MAX: Final = 3  # what resolvers read (MAXNS in resolv.h)
+DRAWS: Final = 32  # random tries before the range is searched in order
+
+# Guests could not tell these from their own, the node's or the world's special addresses.
+RESERVED: Final = tuple(
+    IPv4Network(text)
+    for text in ("0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A subnet's parsed addresses."""
+
+    cidr: IPv4Network
+    gateway: IPv4Address
+
+    @property
+    def usable(self) -> int:
+        """Addresses that ports can have."""
+        return self.cidr.num_addresses - 3
+
+    def holds(self, address: IPv4Address) -> bool:
+        return address in self.cidr and address not in (
+            self.cidr.network_address,
+            self.cidr.broadcast_address,
+            self.gateway,
+        )
+
+
+def range_of(spec: subnet_pb2.SubnetSpec) -> Range:
+    """The addresses of a stored subnet."""
+    return Range(IPv4Network(spec.cidr), IPv4Address(spec.gateway))
+
+
+def create(state: State, context: Context, project: str, given: subnet_pb2.Subnet) -> Change:
+    violations = Violations()
+    project_row = common.get_live_row(state, keys.PROJECTS, project)
+    meta = common.new_meta(given.meta, project, context, violations)
+    cidr = _parse_cidr(given.spec.cidr, violations)
+    gateway = _parse_gateway(given.spec.gateway, cidr, violations)
+    _check_dns(given.spec, violations)
+    network = state.find(keys.NETWORKS, project, given.spec.network)
+    if network is None:
+        violations.add("spec.network", f"network {given.spec.network!r} does not exist in project {project}")
+    elif cidr is not None:
+        _check_overlap(state, project, given.spec.network, cidr, violations)
+    violations.raise_any(f"subnet {given.meta.name!r} was not created")
+    assert network is not None  # violations.raise_any has refused otherwise
+    spec = subnet_pb2.SubnetSpec(
+        network=given.spec.network, cidr=str(cidr), gateway=str(gateway), dns_servers=given.spec.dns_servers
+    )
+    change = common.put_new(
+        state, keys.SUBNETS, (project, meta.name), subnet_pb2.Subnet(meta=meta, spec=spec)
+    )
+    common.rest_on(change, keys.PROJECTS, project_row, project)
+    common.rest_on(change, keys.NETWORKS, network, project, given.spec.network)
+    change.compares.append(range_unchanged_since(keys.SUBNETS.prefix(project), state.revision))
+    return change
+
+
+def update(
+    state: State, context: Context, parts: tuple[str, ...], given: subnet_pb2.Subnet, mask: FieldMask
+) -> Change:
+    row, merged = common.updated(state, keys.SUBNETS, parts, given, mask, MUTABLE)
+    violations = Violations()
+    _check_dns(merged.spec, violations)
+    violations.raise_any(f"subnet {'/'.join(parts)} was not changed")
+    return common.put_changed(keys.SUBNETS, parts, row, merged)
+
+
+def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) -> Change:
+    row = common.get_row(state, keys.SUBNETS, *parts)
+    common.check_etag(keys.SUBNETS, parts, row, etag)
+    project, name = parts
+    users = [
+        where[1]
+        for where, port in state.rows(keys.PORTS, project).items()
+        if any(fixed.subnet == name for fixed in port.message.spec.addresses)
+    ]
+    if users:
+        raise FailedPreconditionError(
+            f"subnet {project}/{name} is used by {len(users)} port(s), such as {users[0]}: "
+            "delete their instances first"
+        )
+    change = common.remove(keys.SUBNETS, parts, row)
+    change.compares.append(range_unchanged_since(keys.PORTS.prefix(project), state.revision))
+    return change
+
+
+def subnets_of(state: State, project: str, network: str) -> list[tuple[str, Stored]]:
+    """(name, row) of a network's subnets, by name."""
+    rows = state.rows(keys.SUBNETS, project)
+    return [(where[1], rows[where]) for where in sorted(rows) if rows[where].message.spec.network == network]
+
+
+def choose_address(
+    state: State, context: Context, project: str, network: Stored, wish: str
+) -> tuple[str, str]:
+    """(subnet name, address) for a new port: the wish, or a free one.
+
+    Random draws, so that concurrent controllers rarely choose the same. Raises InvalidArgumentError for a
+    wish that cannot be, FailedPreconditionError when nothing is free.
+    """
+    name, project = network.message.meta.name, network.message.meta.project
+    subnets = [(subnet, range_of(row.message.spec)) for subnet, row in subnets_of(state, project, name)]
+    if not subnets:
+        raise FailedPreconditionError(
+            f"network {project}/{name} has no subnet, so its ports can have no address",
+            hints=[f"cumulet subnet create SUBNET --network {name} --cidr 10.0.0.0/24 --project {project}"],
+        )
+    taken = {*state.addresses_in(network.message.meta.uid), *besides}
+    if wish:
+        return _wished(project, name, subnets, taken, wish)
+    for subnet, addresses in subnets:
+        for address in _candidates(addresses, context):
+            if str(address) not in taken and addresses.holds(address):
+                return subnet, str(address)
+    raise FailedPreconditionError(
+        f"all addresses of network {project}/{name} are taken: add a subnet",
+        hints=[f"cumulet subnet create SUBNET --network {name} --cidr 10.1.0.0/24 --project {project}"],
+    )
+
+
+def _wished(
+    project: str, network: str, subnets: list[tuple[str, Range]], taken: Collection[str], wish: str
+) -> tuple[str, str]:
+    field = "spec.networks.address"
+
+    def refuse(text: str) -> InvalidArgumentError:
+        return InvalidArgumentError.of("the address was refused", [FieldViolation(field, text)])
+
+    try:
+        address = IPv4Address(wish)
+    except AddressValueError:
+        raise refuse(f"{wish!r} is not an IPv4 address") from None
+    for subnet, addresses in subnets:
+        if addresses.holds(address):
+            if str(address) in taken:
+                raise refuse(f"{address} is taken in network {project}/{network}: choose another or none")
+            return subnet, str(address)
+    ranges = ", ".join(f"{addresses.cidr} ({subnet})" for subnet, addresses in subnets)
+    raise refuse(
+        f"{address} is outside the network's subnets or reserved in them (first, last, gateway): {ranges}"
+    )
+
+
+def _candidates(addresses: Range, context: Context) -> Iterator[IPv4Address]:
+    for _ in range(DRAWS):
+        yield addresses.cidr[context.rng.randrange(1, addresses.cidr.num_addresses - 1)]
+    yield from addresses.cidr.hosts()
+
+
+def _parse_cidr(text: str, violations: Violations) -> IPv4Network | None:
+    try:
+        cidr = IPv4Network(text)
+    except (AddressValueError, NetmaskValueError, ValueError) as error:
+        violations.add("spec.cidr", f"{text!r} is not an IPv4 range such as 10.0.0.0/24 ({error})")
+        return None
+    if not PREFIX_MIN <= cidr.prefixlen <= PREFIX_MAX:
+        violations.add("spec.cidr", f"/{cidr.prefixlen} must be between /{PREFIX_MIN} and /{PREFIX_MAX}")
+    for reserved in RESERVED:
+        if cidr.overlaps(reserved):
+            violations.add("spec.cidr", f"{cidr} overlaps {reserved}, which is reserved")
+    return cidr
+
+
+def _parse_gateway(text: str, cidr: IPv4Network | None, violations: Violations) -> IPv4Address | None:
+    if cidr is None:
+        return None
+    if not text:
+        return cidr.network_address + 1
+    try:
+        gateway = IPv4Address(text)
+    except AddressValueError:
+        violations.add("spec.gateway", f"{text!r} is not an IPv4 address")
+        return None
+    if gateway not in cidr or gateway in (cidr.network_address, cidr.broadcast_address):
+        violations.add("spec.gateway", f"{gateway} is not a host address of {cidr}")
+    return gateway
+
+
+def _check_dns(spec: subnet_pb2.SubnetSpec, violations: Violations) -> None:
+    if len(spec.dns_servers) > DNS_SERVERS_MAX:
+        violations.add("spec.dns_servers", f"{len(spec.dns_servers)} servers, at most {DNS_SERVERS_MAX}")
+    for text in spec.dns_servers:
+        try:
+            IPv4Address(text)
+        except AddressValueError:
+            violations.add("spec.dns_servers", f"{text!r} is not an IPv4 address")
+
+
+def _check_overlap(
+    state: State, project: str, network: str, cidr: IPv4Network, violations: Violations
+) -> None:
+    for name, row in subnets_of(state, project, network):
+        other = IPv4Network(row.message.spec.cidr)
+        if cidr.overlaps(other):
+            violations.add("spec.cidr", f"{cidr} overlaps subnet {name} ({other}) of the same network")

@@ -1,0 +1,139 @@
+"""Objects as the API shows them: stored meta and spec, with status derived from the other tables.
+
+**Pure.** The result is a new message; stored ones are shared and stay as they are.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+from controller.admit.subnet import Range, range_of
+from controller.fleet import allocatable
+from controller.state import Parts, State, Stored
+from controller.store import keys
+from controller.store.keys import Table
+from cumulet import lifecycle
+from cumulet.convert import resources_from, resources_to
+from cumulet.v1 import (
+    instance_pb2,
+    meta_pb2,
+    network_pb2,
+    node_pb2,
+    port_pb2,
+    project_pb2,
+    subnet_pb2,
+)
+
+
+def assemble(state: State, table: Table, parts: Parts, row: Stored) -> Any:
+    """The object of a row, complete. Secrets (user-data) are left out."""
+    message = type(row.message)()
+    message.CopyFrom(row.message)
+    message.meta.etag = str(row.mod_revision)
+    message.meta.revision = row.mod_revision
+    fill = _FILL.get(table)
+    if fill is not None:
+        fill(state, parts, row, message)
+    return message
+
+
+def instance_phase(state: State, row: Stored) -> instance_pb2.InstancePhase.ValueType:
+    """The phase at the state's revision: of the last transition, overruled by newer intent."""
+    instance: instance_pb2.Instance = row.message
+    status = state.status_of(instance.meta.uid)
+    placed = state.placement_of(instance.meta.uid) is not None
+    if instance.meta.HasField("deleted_at"):
+        return lifecycle.DELETING
+    if not placed:
+        on = instance.spec.power == instance_pb2.POWER_STATE_ON
+        return lifecycle.PENDING if on else lifecycle.STOPPED
+    if status is None or not status.phase:
+        return lifecycle.STARTING
+    if status.observed_generation < instance.meta.generation:
+        return _awaited_phase(instance, status)
+    return status.phase
+
+
+def _awaited_phase(
+    instance: instance_pb2.Instance, status: instance_pb2.InstanceStatus
+) -> instance_pb2.InstancePhase.ValueType:
+    """Intent has changed since the node last spoke."""
+    if instance.spec.power == instance_pb2.POWER_STATE_OFF:
+        return lifecycle.STOPPED if status.phase == lifecycle.STOPPED else lifecycle.STOPPING
+    return lifecycle.STARTING if status.boots < instance.spec.boots else status.phase
+
+
+def _fill_instance(state: State, parts: Parts, row: Stored, message: instance_pb2.Instance) -> None:
+    uid = message.meta.uid
+    status_row = state.find(keys.INSTANCE_STATUS, uid)
+    placement = state.placement_of(uid)
+    if status_row is not None:
+        message.status.CopyFrom(status_row.message)
+        message.meta.revision = max(message.meta.revision, status_row.mod_revision)
+    message.status.phase = instance_phase(state, row)
+    message.status.node = placement.message.node if placement else ""
+    if placement is not None:
+        message.status.epoch = placement.message.epoch
+        message.meta.revision = max(message.meta.revision, placement.mod_revision)
+        if not message.status.conditions:
+            text = f"placed on {placement.message.node}; the node prepares it"
+            message.status.conditions.append(_condition("Placed", True, "Scheduled", text))
+    message.status.addresses[:] = [attachment.address for attachment in message.spec.networks]
+    message.spec.ClearField("user_data")  # may hold secrets; the guest's seed has it
+
+
+def _condition(kind: str, true: bool, reason: str, text: str) -> meta_pb2.Condition:
+    status = meta_pb2.CONDITION_STATUS_TRUE if true else meta_pb2.CONDITION_STATUS_FALSE
+    return meta_pb2.Condition(type=kind, status=status, reason=reason, message=text)
+
+
+def _fill_node(state: State, parts: Parts, row: Stored, message: node_pb2.Node) -> None:
+    status_row = state.find(keys.NODE_STATUS, parts[0])
+    if status_row is not None:
+        message.status.CopyFrom(status_row.message)
+        message.meta.revision = max(message.meta.revision, status_row.mod_revision)
+    message.status.allocatable.CopyFrom(
+        resources_to(allocatable(message.spec, resources_from(message.status.capacity)))
+    )
+    message.status.allocated.CopyFrom(resources_to(state.allocated_on(parts[0])))
+    message.status.instances = len(state.placements_on(parts[0]))
+
+
+def _fill_project(state: State, parts: Parts, row: Stored, message: project_pb2.Project) -> None:
+    message.status.used.CopyFrom(resources_to(state.used_by(parts[0])))
+    message.status.instances = len(state.rows(keys.INSTANCES, parts[0]))
+    message.status.networks = len(state.rows(keys.NETWORKS, parts[0]))
+
+
+def _fill_network(state: State, parts: Parts, row: Stored, message: network_pb2.Network) -> None:
+    message.status.ports = len(state.addresses_in(message.meta.uid))
+
+
+def _fill_subnet(state: State, parts: Parts, row: Stored, message: subnet_pb2.Subnet) -> None:
+    addresses = range_of(message.spec)
+    message.status.addresses_total = addresses.usable
+    network = state.find(keys.NETWORKS, parts[0], message.spec.network)
+    if network is not None:
+        taken = state.addresses_in(network.message.meta.uid)
+        message.status.addresses_used = sum(_inside(addresses, text) for text in taken)
+
+
+def _inside(addresses: Range, text: str) -> bool:
+    return IPv4Address(text) in addresses.cidr
+
+
+def _fill_port(state: State, parts: Parts, row: Stored, message: port_pb2.Port) -> None:
+    instance = state.find(keys.INSTANCES, parts[0], message.spec.instance)
+    placement = state.placement_of(instance.message.meta.uid) if instance else None
+    message.status.node = placement.message.node if placement else ""
+
+
+_FILL: Final = {
+    keys.INSTANCES: _fill_instance,
+    keys.NODES: _fill_node,
+    keys.PROJECTS: _fill_project,
+    keys.NETWORKS: _fill_network,
+    keys.SUBNETS: _fill_subnet,
+    keys.PORTS: _fill_port,
+}

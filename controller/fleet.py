@@ -1,0 +1,68 @@
+"""The scheduler's view and requests from the State.
+
+**Pure.** Readiness is the node's Ready condition as the leader wrote it, so every replica explains alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from controller.state import State, Stored
+from controller.store import keys
+from cumulet.convert import find_condition, resources_from
+from cumulet.resources import ZERO, Resources
+from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
+from scheduler.model import NodeView, Request, View, derive_allocatable
+
+# Guests rarely use all their vCPUs at once; memory and disk are really taken.
+RATIOS_DEFAULT: Final = {"vcpu": 4.0}
+READY: Final = "Ready"
+
+
+def ratios(spec: node_pb2.NodeSpec) -> Mapping[str, float]:
+    """Allocation ratio by resource, with the defaults where the operator set none."""
+    return {**RATIOS_DEFAULT, **spec.allocation_ratio}
+
+
+def allocatable(spec: node_pb2.NodeSpec, capacity: Resources) -> Resources:
+    """What may be promised of a node."""
+    return derive_allocatable(capacity, resources_from(spec.reserved), ratios(spec))
+
+
+def build_view(state: State) -> View:
+    """All nodes as they are at the state's revision."""
+    return View(state.revision, tuple(node_view(state, row) for row in state.rows(keys.NODES).values()))
+
+
+def node_view(state: State, row: Stored) -> NodeView:
+    node: node_pb2.Node = row.message
+    name = node.meta.name
+    status_row = state.find(keys.NODE_STATUS, name)
+    status: node_pb2.NodeStatus | None = status_row.message if status_row else None
+    ready = find_condition(status.conditions, READY) if status else None
+    return NodeView(
+        name=name,
+        capacity=resources_from(status.capacity) if status else ZERO,
+        reserved=resources_from(node.spec.reserved),
+        allocation_ratio=ratios(node.spec),
+        allocated=state.allocated_on(name),
+        schedulable=not node.spec.cordoned and not node.meta.HasField("deleted_at"),
+        cordon_reason=node.spec.cordon_reason,
+        ready=ready is not None and ready.status == meta_pb2.CONDITION_STATUS_TRUE,
+        not_ready_reason=ready.message if ready else "its agent has not connected yet",
+        security_level=node.spec.security_level,
+        labels=dict(node.meta.labels),
+    )
+
+
+def build_request(instance: instance_pb2.Instance) -> Request:
+    """What the scheduler needs to know of an instance."""
+    return Request(
+        uid=instance.meta.uid,
+        project=instance.meta.project,
+        name=instance.meta.name,
+        resources=resources_from(instance.spec.resources),
+        security_level=instance.spec.security_level,
+        node_selector=dict(instance.spec.node_selector),
+    )

@@ -1,0 +1,385 @@
+"""What the leader writes of instances: status transitions, ends of operations, removals.
+
+**Pure** down to `Statuses`, which queues names and commits. Facts come from the node's last report; what
+nobody has seen is not written. Several instances share a transaction (commit.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from controller.admit import common
+from controller.admit.common import Context
+from controller.commit import Change, Committer
+from controller.reconcile.queue import Queue
+from controller.state import Parts, State, Stored
+from controller.store import keys
+from controller.store.protocol import unchanged
+from cumulet import lifecycle
+from cumulet.clock import Clock
+from cumulet.convert import find_condition, timestamp
+from cumulet.errors import CumuletError
+from cumulet.v1 import agent_pb2, event_pb2, instance_pb2, meta_pb2, operation_pb2
+
+BATCH: Final = 200  # names taken at once; the committer splits them into transactions
+RETRY_S: Final = 1.0
+SWEEP_S: Final = 30.0  # how late a passed deadline may be noticed
+PENDING_TEXT_S: Final = 60.0  # how often the text of a lasting refusal is written anew
+
+PLACED: Final = "Placed"
+RUNNING: Final = "Running"
+ADDRESS: Final = "AddressReady"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the node of an instance last said of it.
+
+    `acted_revision`: revision of the plan that the node had acted on, by this leader, before it looked; 0 if it
+    has not yet. `observed` is None when it did not mention the instance.
+    """
+
+    node_alive: bool
+    acted_revision: int
+    observed: agent_pb2.ObservedInstance | None
+
+
+SILENT: Final = Facts(node_alive=False, acted_revision=0, observed=None)
+
+
+class FactSource(Protocol):
+    """Sessions (reconcile/sessions.py), as this module needs them."""
+
+    def facts(self, node: str, uid: str) -> Facts: ...
+
+
+def build_status(
+    state: State, instance: instance_pb2.Instance, facts: Facts, refusal: str | None, now: float
+) -> instance_pb2.InstanceStatus:
+    """The status that the facts support, on top of the last one."""
+    before = state.status_of(instance.meta.uid)
+    placement = state.placement_of(instance.meta.uid)
+    status = instance_pb2.InstanceStatus()
+    if before is not None:
+        status.CopyFrom(before)
+    if placement is None:
+        _build_pending(status, instance, refusal, now)
+        return status
+    record = placement.message
+    status.node, status.epoch = record.node, record.epoch
+    _set(status, PLACED, meta_pb2.CONDITION_STATUS_TRUE, "Scheduled", f"placed on {record.node}", now)
+    observed = facts.observed
+    if observed is not None and observed.epoch not in (0, record.epoch):
+        observed = None  # a copy of another placement says nothing of this one
+    if observed is None and before is None:
+        return status
+    _build_placed(status, instance, facts, observed, now)
+    return status
+
+
+def _build_pending(
+    status: instance_pb2.InstanceStatus, instance: instance_pb2.Instance, refusal: str | None, now: float
+) -> None:
+    status.node = ""
+    status.phase = (
+        lifecycle.PENDING if instance.spec.power == instance_pb2.POWER_STATE_ON else lifecycle.STOPPED
+    )
+    if refusal is not None:
+        known = find_condition(status.conditions, PLACED)
+        lasting = known is not None and known.reason == "NoCapacity"
+        if known is not None and lasting and now - known.changed_at.seconds < PENDING_TEXT_S:
+            return
+        _set(status, PLACED, meta_pb2.CONDITION_STATUS_FALSE, "NoCapacity", refusal, now)
+
+
+def _build_placed(
+    status: instance_pb2.InstanceStatus,
+    instance: instance_pb2.Instance,
+    facts: Facts,
+    observed: agent_pb2.ObservedInstance | None,
+    now: float,
+) -> None:
+    spec = instance.spec
+    reason = observed.reason if observed else ""
+    status.phase = lifecycle.derive_phase(
+        deleted=instance.meta.HasField("deleted_at"),
+        placed=True,
+        node_known=facts.node_alive,
+        power=spec.power,
+        boots_asked=spec.boots,
+        state=observed.state if observed else agent_pb2.DOMAIN_STATE_PREPARING,
+        boots_done=observed.boots if observed else status.boots,
+        failed=reason in GIVEN_UP,
+    )
+    if not facts.node_alive:
+        text = f"node {status.node} is silent; the instance may run or not"
+        _set(status, RUNNING, meta_pb2.CONDITION_STATUS_UNKNOWN, "NodeSilent", text, now)
+        return
+    status.observed_generation = instance.meta.generation
+    if observed is None:
+        return
+    status.boots, status.restarts = observed.boots, observed.restarts
+    running = status.phase == lifecycle.RUNNING
+    word = reason or _WORDS.get(status.phase, "Preparing")
+    text = observed.message or f"the instance is {word.lower()} on {status.node}"
+    truth = meta_pb2.CONDITION_STATUS_TRUE if running else meta_pb2.CONDITION_STATUS_FALSE
+    _set(status, RUNNING, truth, word, text, now)
+    if observed.address_leased and running:
+        address = instance.spec.networks[0].address
+        text = f"the guest took {address} by DHCP"
+        _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_TRUE, "Leased", text, now)
+    elif not running and find_condition(status.conditions, ADDRESS) is not None:
+        _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_FALSE, "NotRunning", "the guest does not run", now)
+
+
+# The node has tried and will not try again until somebody asks for another boot.
+GIVEN_UP: Final = frozenset({"CrashLoop", "StartFailed", "ImageRefused"})
+_WORDS: Final = {
+    lifecycle.STARTING: "Starting",
+    lifecycle.RUNNING: "Running",
+    lifecycle.STOPPING: "Stopping",
+    lifecycle.STOPPED: "Stopped",
+    lifecycle.FAILED: "Failed",
+}
+
+
+def _set(
+    status: instance_pb2.InstanceStatus,
+    kind: str,
+    truth: meta_pb2.ConditionStatus.ValueType,
+    reason: str,
+    text: str,
+    now: float,
+) -> None:
+    known = find_condition(status.conditions, kind)
+    if known is None:
+        known = status.conditions.add(type=kind)
+    if (known.status, known.reason, known.message) != (truth, reason, text):
+        known.status, known.reason, known.message = truth, reason, text
+        known.changed_at.CopyFrom(timestamp(now))
+
+
+def is_gone(instance_row: Stored, placement: Stored | None, facts: Facts) -> bool:
+    """A deleted instance has left nothing: it never had a node, or its node has looked and found nothing."""
+    if placement is None:
+        return True
+    if not facts.node_alive or facts.acted_revision < instance_row.mod_revision:
+        return False
+    observed = facts.observed
+    return observed is None or observed.state == agent_pb2.DOMAIN_STATE_ABSENT
+
+
+def end_of_operation(
+    operation: operation_pb2.Operation,
+    instance: instance_pb2.Instance,
+    status: instance_pb2.InstanceStatus,
+    now: float,
+) -> operation_pb2.OperationError | bool | None:
+    """False: it goes on. None: it ended well. An error: it ended badly."""
+    if now > operation.deadline_at.seconds:
+        pending = find_condition(status.conditions, PLACED)
+        if status.phase == lifecycle.PENDING and pending is not None:
+            return operation_pb2.OperationError(reason="NO_CAPACITY", message=pending.message)
+        return operation_pb2.OperationError(
+            reason="TIMED_OUT",
+            message=f"{operation.verb} has not ended in its time; the instance goes on trying",
+        )
+    if operation.verb == "instance.delete":
+        return False
+    if instance.meta.HasField("deleted_at"):
+        return operation_pb2.OperationError(reason="CONFLICT", message="the instance is being deleted")
+    if operation.verb == "instance.stop":
+        return _end_of_stop(instance, status)
+    return _end_of_boot(operation, instance, status)
+
+
+def _end_of_stop(
+    instance: instance_pb2.Instance, status: instance_pb2.InstanceStatus
+) -> operation_pb2.OperationError | bool | None:
+    if instance.spec.power != instance_pb2.POWER_STATE_OFF:
+        return operation_pb2.OperationError(reason="CONFLICT", message="a later start overtook this stop")
+    stopped = status.phase == lifecycle.STOPPED and status.observed_generation >= instance.meta.generation
+    return None if stopped or not status.node else False
+
+
+def _end_of_boot(
+    operation: operation_pb2.Operation,
+    instance: instance_pb2.Instance,
+    status: instance_pb2.InstanceStatus,
+) -> operation_pb2.OperationError | bool | None:
+    if operation.verb == "instance.create" and not operation.goal_boots:
+        return None if status.node else False
+    booted = status.boots >= operation.goal_boots and status.phase in (lifecycle.RUNNING, lifecycle.STOPPED)
+    if booted:
+        return None
+    if instance.spec.power == instance_pb2.POWER_STATE_OFF:
+        return operation_pb2.OperationError(reason="CONFLICT", message="a later stop overtook this operation")
+    if status.phase == lifecycle.FAILED:
+        running = find_condition(status.conditions, RUNNING)
+        text = running.message if running else "the node gave up on the instance"
+        return operation_pb2.OperationError(reason="OPERATION_FAILED", message=text)
+    return False
+
+
+def build_change(
+    state: State, context: Context, uid: str, facts: Facts, refusal: str | None
+) -> Change | None:
+    """Everything that there is to write of an instance now, or None."""
+    found = state.find_instance(uid)
+    if found is None:
+        return None
+    parts, row = found
+    placement = state.placement_of(uid)
+    if row.message.meta.HasField("deleted_at") and is_gone(row, placement, facts):
+        return _removal(state, context, parts, row, placement)
+    before = state.find(keys.INSTANCE_STATUS, uid)
+    status = build_status(state, row.message, facts, refusal, context.now)
+    change = Change()
+    if _differs(before, status):
+        key = keys.INSTANCE_STATUS.key(uid)
+        change.compares.append(unchanged(key, before.mod_revision if before else 0))
+        change.writes[key] = common.encode(status)
+        change.events += _transitions(context, row.message, before, status)
+    _end_operations(change, state, context, row.message, status)
+    return change if change.writes else None
+
+
+def _differs(before: Stored | None, status: instance_pb2.InstanceStatus) -> bool:
+    """Only what somebody sees: a first status that says no more than the placement is not written."""
+    if before is None:
+        return bool(status.phase)
+    return bool(before.message != status)
+
+
+def _transitions(
+    context: Context,
+    instance: instance_pb2.Instance,
+    before: Stored | None,
+    status: instance_pb2.InstanceStatus,
+) -> Iterator[event_pb2.Event]:
+    old = before.message.phase if before else lifecycle.PENDING
+    if status.phase != old:
+        lifecycle.check_transition(old, status.phase)
+    running = find_condition(status.conditions, RUNNING)
+    known = find_condition(before.message.conditions, RUNNING) if before else None
+    if running is not None and (known is None or known.reason != running.reason):
+        warning = status.phase in (lifecycle.FAILED, lifecycle.UNKNOWN) or running.reason == "EmulatorDied"
+        yield common.event(
+            context, "instance", instance.meta, running.reason, running.message, warning=warning
+        )
+    placed = find_condition(status.conditions, PLACED)
+    refused = find_condition(before.message.conditions, PLACED) if before else None
+    if placed is not None and placed.reason == "NoCapacity" and refused is None:
+        yield common.event(context, "instance", instance.meta, placed.reason, placed.message, warning=True)
+
+
+def _end_operations(
+    change: Change,
+    state: State,
+    context: Context,
+    instance: instance_pb2.Instance,
+    status: instance_pb2.InstanceStatus,
+) -> None:
+    for parts, row in state.operations_of(instance.meta.uid):
+        if row.message.done:
+            continue
+        end = end_of_operation(row.message, instance, status, context.now)
+        if not isinstance(end, bool):
+            _end(change, context, parts, row, end)
+
+
+def _end(
+    change: Change, context: Context, parts: Parts, row: Stored, error: operation_pb2.OperationError | None
+) -> None:
+    ended = operation_pb2.Operation()
+    ended.CopyFrom(row.message)
+    ended.done = True
+    ended.done_at.CopyFrom(timestamp(context.now))
+    if error is not None:
+        ended.error.CopyFrom(error)
+    key = keys.OPERATIONS.key(*parts)
+    change.compares.append(unchanged(key, row.mod_revision))
+    change.writes[key] = common.encode(ended)
+
+
+def _removal(state: State, context: Context, parts: Parts, row: Stored, placement: Stored | None) -> Change:
+    """Remove a deleted instance with all that was written for it."""
+    instance: instance_pb2.Instance = row.message
+    uid = instance.meta.uid
+    change = common.remove(keys.INSTANCES, parts, row)
+    change.writes[keys.INSTANCE_STATUS.key(uid)] = None
+    if placement is not None:
+        key = keys.PLACEMENTS.key(placement.message.node, uid)
+        change.compares.append(unchanged(key, placement.mod_revision))
+        change.writes[key] = None
+    for port_row in state.ports_of(parts[0], parts[1]):
+        port = port_row.message
+        change.writes[keys.PORTS.key(parts[0], port.meta.name)] = None
+        network = state.find(keys.NETWORKS, parts[0], port.spec.network)
+        if network is not None:
+            network_uid = network.message.meta.uid
+            change.writes[keys.MACS.key(network_uid, port.spec.mac)] = None
+            for fixed in port.spec.addresses:
+                change.writes[keys.ADDRESSES.key(network_uid, fixed.address)] = None
+    gone = operation_pb2.OperationError(reason="CONFLICT", message="the instance was deleted")
+    for where, operation in state.operations_of(uid):
+        if not operation.message.done:
+            _end(
+                change,
+                context,
+                where,
+                operation,
+                None if operation.message.verb == "instance.delete" else gone,
+            )
+    change.events.append(common.event(context, "instance", instance.meta, "Deleted", "the instance is gone"))
+    return change
+
+
+class Statuses:
+    """Keeps statuses up to date: queue names here, run it while leading."""
+
+    def __init__(
+        self, state: State, committer: Committer, facts: FactSource, clock: Clock, rng: random.Random
+    ) -> None:
+        self._state = state
+        self._committer = committer
+        self._facts = facts
+        self._clock = clock
+        self._rng = rng
+        self.refusals: dict[str, str] = {}
+        self.queue: Queue[str] = Queue()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep())
+            while True:
+                uids = await self.queue.take(BATCH)
+                await asyncio.gather(*(self._write(uid) for uid in uids))
+
+    async def _write(self, uid: str) -> None:
+        def compute(state: State) -> Change | None:
+            placement = state.placement_of(uid)
+            facts = self._facts.facts(placement.message.node, uid) if placement else SILENT
+            context = Context(self._clock.now(), self._rng, "controller")
+            return build_change(state, context, uid, facts, self.refusals.get(uid))
+
+        try:
+            await self._committer.commit(compute)
+        except CumuletError as error:
+            log.warning("a status was not written, trying again", instance=uid, error=str(error))
+            self.queue.add_later(uid, RETRY_S)
+
+    async def _sweep(self) -> None:
+        """Look at everything now and then: deadlines pass without any event, and hints get lost."""
+        while True:
+            for row in self._state.rows(keys.INSTANCES).values():
+                self.queue.add(row.message.meta.uid)
+            await asyncio.sleep(SWEEP_S)

@@ -1,0 +1,357 @@
+"""The controller's view of the store at one revision: tables of parsed values and what is derived from them.
+
+**Pure** in effect: fed by `feed.py`, read by everyone; it never does I/O. It is mutable for speed, so a
+reader must not keep it across an `await` and expect the same revision. Nothing in it is needed after a
+restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from controller.store import keys
+from controller.store.keys import Table
+from controller.store.protocol import Change, KeyValue
+from cumulet.convert import resources_from
+from cumulet.resources import ZERO, Resources
+from cumulet.v1 import event_pb2, instance_pb2
+
+HISTORY_MAX: Final = 50_000  # changes a watcher may be behind: some minutes at the highest rate we plan for
+
+# Values that only transactions and readbacks need; keeping them would cost memory for nothing.
+_NOT_KEPT: Final = frozenset({keys.REQUESTS.path, keys.COMMITS.path, keys.JOURNAL.path})
+
+_JOURNAL_PREFIX: Final = keys.JOURNAL.prefix()
+_WITH_UID: Final = frozenset(
+    table.path for table in keys.TABLES if table.message and "meta" in table.message.DESCRIPTOR.fields_by_name
+)
+
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A parsed value with its revisions. The message is shared: never change it."""
+
+    message: Any
+    create_revision: int
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One applied change: the value before and after (None: not there)."""
+
+    table: Table
+    parts: Parts
+    before: Stored | None
+    after: Stored | None
+    revision: int
+
+
+Listener = Callable[[Changed], None]
+EventListener = Callable[[event_pb2.Event], None]
+_EMPTY: Final[dict[Any, Any]] = {}
+
+
+class State:
+    """Everything at `revision`. Tables by path; see the `find_*` and index methods for what is derived."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.history: deque[Changed] = deque(maxlen=HISTORY_MAX)
+        self._base_revision = 0  # changes up to here are in already
+        self._tables: dict[str, dict[Parts, Stored]] = {
+            table.path: {} for table in keys.TABLES if table.path not in _NOT_KEPT
+        }
+        self._by_uid: dict[str, tuple[Table, Parts]] = {}
+        self._placements_by_node: dict[str, dict[str, Stored]] = {}
+        self._node_of: dict[str, str] = {}
+        self._allocated: dict[str, Resources] = {}
+        self._used: dict[str, Resources] = {}
+        self._scoped: dict[tuple[str, str], dict[Parts, Stored]] = {}
+        self._ports_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
+        self._addresses: dict[str, dict[str, str]] = {}
+        self._operations_of: dict[str, set[Parts]] = {}
+        self._listeners: list[Listener] = []
+        self._event_listeners: list[EventListener] = []
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def find(self, table: Table, *parts: str) -> Stored | None:
+        """The value of a key, or None."""
+        return self._tables[table.path].get(parts)
+
+    def rows(self, table: Table, project: str | None = None) -> dict[Parts, Stored]:
+        """All rows of a table, or of one project. A live view: do not keep it across an await."""
+        if project is None:
+            return self._tables[table.path]
+        return self._scoped.get((table.path, project), _EMPTY)
+
+    def find_uid(self, uid: str) -> tuple[Table, Parts, Stored] | None:
+        """The object with a uid, whatever its kind."""
+        where = self._by_uid.get(uid)
+        if where is None:
+            return None
+        table, parts = where
+        return table, parts, self._tables[table.path][parts]
+
+    def find_instance(self, uid: str) -> tuple[Parts, Stored] | None:
+        found = self.find_uid(uid)
+        return (found[1], found[2]) if found and found[0] is keys.INSTANCES else None
+
+    def placement_of(self, uid: str) -> Stored | None:
+        """The instance's PlacementRecord, or None."""
+        node = self._node_of.get(uid)
+        return self._placements_by_node[node][uid] if node is not None else None
+
+    def placements_on(self, node: str) -> dict[str, Stored]:
+        """PlacementRecords of a node by instance uid."""
+        return self._placements_by_node.get(node, _EMPTY)
+
+    def allocated_on(self, node: str) -> Resources:
+        """Sum over the node's placements."""
+        return self._allocated.get(node, ZERO)
+
+    def used_by(self, project: str) -> Resources:
+        """Sum over the project's instances, placed or not."""
+        return self._used.get(project, ZERO)
+
+    def status_of(self, uid: str) -> instance_pb2.InstanceStatus | None:
+        row = self._tables[keys.INSTANCE_STATUS.path].get((uid,))
+        return row.message if row else None
+
+    def ports_of(self, project: str, instance: str) -> list[Stored]:
+        """Ports of an instance, by port name."""
+        rows = self._ports_of.get((project, instance), _EMPTY)
+        return [rows[parts] for parts in sorted(rows)]
+
+    def addresses_in(self, network_uid: str) -> dict[str, str]:
+        """Port uid by address."""
+        return self._addresses.get(network_uid, _EMPTY)
+
+    def operations_of(self, uid: str) -> Iterator[tuple[Parts, Stored]]:
+        """Operations on an object, done or not."""
+        table = self._tables[keys.OPERATIONS.path]
+        for parts in sorted(self._operations_of.get(uid, ())):
+            yield parts, table[parts]
+
+    @property
+    def epoch(self) -> int:
+        """The present leader's epoch, 0 without one."""
+        row = self.find(keys.LEADER_KEY)
+        return row.create_revision if row else 0
+
+    @property
+    def restore_generation(self) -> int:
+        row = self.find(keys.CLOUD)
+        return row.message.restore_generation if row else 0
+
+    # --- following -------------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call the listener with every applied change; the result ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def listen_events(self, listener: EventListener) -> None:
+        """Call the listener with every event on its way to the journal; the same one may come again."""
+        self._event_listeners.append(listener)
+
+    async def reach(self, revision: int) -> None:
+        """Wait until the state holds everything up to a revision."""
+        if self.revision >= revision:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((revision, future))
+        await future
+
+    # --- feeding ---------------------------------------------------------------------------------
+
+    def load(self, revision: int, items: Iterable[KeyValue]) -> None:
+        """Take a complete listing: what differs from it is changed, what is not in it is deleted."""
+        listed: set[tuple[str, Parts]] = set()
+        for item in items:
+            parsed = keys.parse_key(item.key)
+            if parsed is None or parsed[0].path in _NOT_KEPT:
+                self._pass_event(item.key, item.value, item.mod_revision)
+                continue
+            table, parts = parsed
+            listed.add((table.path, parts))
+            known = self._tables[table.path].get(parts)
+            if known is None or known.mod_revision < item.mod_revision:
+                self._put(table, parts, item.value, item.create_revision, item.mod_revision)
+        for table in keys.TABLES:
+            rows = self._tables.get(table.path, _EMPTY)
+            gone = [p for p, row in rows.items() if (table.path, p) not in listed]
+            for parts in gone:
+                if rows[parts].mod_revision <= revision:
+                    self._delete(table, parts, revision)
+        self._base_revision = max(self._base_revision, revision)
+        self.advance(revision)
+
+    def apply(self, revision: int, changes: Iterable[Change]) -> None:
+        """Take a watch batch that ends at `revision`. What is in already is passed over."""
+        for change in changes:
+            if change.mod_revision <= self._base_revision:
+                continue
+            parsed = keys.parse_key(change.key)
+            if parsed is None or parsed[0].path in _NOT_KEPT:
+                if not change.deleted:
+                    self._pass_event(change.key, change.value, change.mod_revision)
+                continue
+            if change.deleted:
+                self._delete(*parsed, change.mod_revision)
+            else:
+                self._put(*parsed, change.value, change.create_revision, change.mod_revision)
+        self.advance(revision)
+
+    def advance(self, revision: int) -> None:
+        """Nothing up to `revision` is missing any more."""
+        self.revision = max(self.revision, revision)
+        ready = [future for wanted, future in self._waiters if wanted <= self.revision]
+        if ready:
+            self._waiters = [w for w in self._waiters if w[0] > self.revision]
+            for future in ready:
+                if not future.done():
+                    future.set_result(None)
+
+    def speculate(self, writes: dict[bytes, bytes | None]) -> list[tuple[Table, Parts, Stored | None]]:
+        """Show writes as if they had happened, silently. Give the result to `undo` before any await.
+
+        Speculative rows have mod_revision -1: a guard on one means nothing (commit.py leaves it out).
+        """
+        undo: list[tuple[Table, Parts, Stored | None]] = []
+        for key, value in writes.items():
+            parsed = keys.parse_key(key)
+            if parsed is None or parsed[0].path in _NOT_KEPT:
+                continue
+            table, parts = parsed
+            before = self._tables[table.path].get(parts)
+            undo.append((table, parts, before))
+            created = before.create_revision if before else -1
+            after = None if value is None else Stored(_parse(table, value), created, -1)
+            self._replace(table, parts, before, after)
+        return undo
+
+    def undo(self, log: list[tuple[Table, Parts, Stored | None]]) -> None:
+        """Take speculative writes back."""
+        for table, parts, before in reversed(log):
+            self._replace(table, parts, self._tables[table.path].get(parts), before)
+
+    def _put(self, table: Table, parts: Parts, value: bytes, created: int, modified: int) -> None:
+        before = self._tables[table.path].get(parts)
+        after = Stored(_parse(table, value), created, modified)
+        self._replace(table, parts, before, after)
+        self._tell(Changed(table, parts, before, after, modified))
+
+    def _delete(self, table: Table, parts: Parts, revision: int) -> None:
+        before = self._tables[table.path].get(parts)
+        if before is None:
+            return
+        self._replace(table, parts, before, None)
+        self._tell(Changed(table, parts, before, None, revision))
+
+    def _pass_event(self, key: bytes, value: bytes, revision: int) -> None:
+        if key.startswith(_JOURNAL_PREFIX):
+            event = event_pb2.Event.FromString(value)
+            event.revision = revision
+            for listener in self._event_listeners:
+                listener(event)
+
+    def _tell(self, changed: Changed) -> None:
+        self.history.append(changed)
+        for listener in tuple(self._listeners):
+            listener(changed)
+
+    def _replace(self, table: Table, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        rows = self._tables[table.path]
+        if after is None:
+            rows.pop(parts, None)
+        else:
+            rows[parts] = after
+        if table.parts[:1] == ("project",):
+            _replace_in(self._scoped, (table.path, parts[0]), parts, after)
+        if table.path in _WITH_UID:
+            self._index_uid(table, parts, before, after)
+        index = _INDEXES.get(table.path)
+        if index is not None:
+            index(self, parts, before, after)
+
+    def _index_uid(self, table: Table, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        if before is not None:
+            self._by_uid.pop(before.message.meta.uid, None)
+        if after is not None:
+            self._by_uid[after.message.meta.uid] = (table, parts)
+
+    def _index_placement(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        node, uid = parts
+        total = self._allocated.get(node, ZERO)
+        if before is not None:
+            total = total - resources_from(before.message.resources)
+            if self._node_of.get(uid) == node:
+                del self._node_of[uid]
+        if after is not None:
+            total = total + resources_from(after.message.resources)
+            self._node_of[uid] = node
+        self._allocated[node] = total
+        _replace_in(self._placements_by_node, node, uid, after)
+
+    def _index_instance(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        total = self._used.get(parts[0], ZERO)
+        if before is not None:
+            total = total - resources_from(before.message.spec.resources)
+        if after is not None:
+            total = total + resources_from(after.message.spec.resources)
+        self._used[parts[0]] = total
+
+    def _index_port(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        if before is not None:
+            _replace_in(self._ports_of, (parts[0], before.message.spec.instance), parts, None)
+        if after is not None:
+            _replace_in(self._ports_of, (parts[0], after.message.spec.instance), parts, after)
+
+    def _index_address(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        _replace_in(self._addresses, parts[0], parts[1], after.message if after else None)
+
+    def _index_operation(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        row = after or before
+        if row is None:
+            return
+        owned = self._operations_of.setdefault(row.message.target.uid, set())
+        if after is not None:
+            owned.add(parts)
+        else:
+            owned.discard(parts)
+            if not owned:
+                del self._operations_of[row.message.target.uid]
+
+
+def _parse(table: Table, value: bytes) -> Any:
+    return table.message.FromString(value) if table.message else value.decode()
+
+
+def _replace_in(index: dict[Any, dict[Any, Any]], key: Any, item: Any, value: Any | None) -> None:
+    """Set or remove one item of an index's bucket; an empty bucket goes."""
+    if value is not None:
+        index.setdefault(key, {})[item] = value
+        return
+    bucket = index.get(key)
+    if bucket is not None:
+        bucket.pop(item, None)
+        if not bucket:
+            del index[key]
+
+
+_INDEXES: Final[dict[str, Callable[[State, Parts, Stored | None, Stored | None], None]]] = {
+    keys.PLACEMENTS.path: State._index_placement,
+    keys.INSTANCES.path: State._index_instance,
+    keys.PORTS.path: State._index_port,
+    keys.ADDRESSES.path: State._index_address,
+    keys.OPERATIONS.path: State._index_operation,
+}

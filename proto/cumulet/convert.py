@@ -1,0 +1,40 @@
+"""Between protobuf messages and the vocabulary's values.
+
+**Pure.** The one place where a Resources message becomes a Resources value, and time a Timestamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cumulet.resources import Resources
+from cumulet.v1 import meta_pb2
+
+
+def resources_from(message: meta_pb2.Resources) -> Resources:
+    """Raises QuantityError for what is not a resource vector."""
+    return Resources(
+        message.vcpu, message.memory_mib, message.disk_gib, tuple(sorted(message.extended.items()))
+    )
+
+
+def resources_to(value: Resources) -> meta_pb2.Resources:
+    return meta_pb2.Resources(
+        vcpu=value.vcpu,
+        memory_mib=value.memory_mib,
+        disk_gib=value.disk_gib,
+        extended=dict(value.extended),
+    )
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Wall time in seconds since 1970, kept to the millisecond."""
+    made = Timestamp()
+    made.FromMilliseconds(int(seconds * 1000))
+    return made
+
+
+def find_condition(conditions: Iterable[meta_pb2.Condition], kind: str) -> meta_pb2.Condition | None:
+    return next((condition for condition in conditions if condition.type == kind), None)
