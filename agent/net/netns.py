@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def remove(path: Path) -> None:
 def remove_directory(directory: Path) -> None:
     """Undo what the first `create` in this directory did, if it is empty."""
     if directory.is_dir() and not any(directory.iterdir()):
-        if directory.is_mount():
+        with contextlib.suppress(OSError):  # EINVAL: not a mount point
             _call("umount2", os.fsencode(directory), _MNT_DETACH)
         directory.rmdir()
 
@@ -95,7 +96,11 @@ def _prepare_directory(directory: Path) -> None:
     Otherwise a service with private mounts would keep removed namespaces alive.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if not directory.is_mount():
+    try:
+        _mount("none", directory, _MS_SHARED | _MS_REC)
+    except OSError as err:
+        if err.errno != errno.EINVAL:  # not a mount point yet (a bind mount cannot be told by its device)
+            raise
         _mount(str(directory), directory, _MS_BIND | _MS_REC)
         _mount("none", directory, _MS_SHARED | _MS_REC)
 

@@ -1,0 +1,149 @@
+"""dnsmasq's files for one network: typed options in, text out.
+
+**Pure.** Only addresses, MACs, checked host names and checked paths are ever written, and every value passes
+`_option`, which refuses what could end a line or start a comment. Source: dnsmasq(8) 2.90.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.net.ruleset import GATEWAY_LINK
+
+DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
+LEASE_S: Final = 3600  # addresses are fixed: a lease only says that the guest is there
+_LEASES_MAX: Final = 65536  # ranges are static, so known ports bound the leases; dnsmasq's 1,000 is too few
+_SAFE_VALUE: Final = re.compile(r"[A-Za-z0-9._:,/=!-]+")
+_NAMESERVER: Final = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFiles:
+    """Where one network's server keeps its files."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "dnsmasq.conf"
+
+    @property
+    def hosts(self) -> Path:
+        """MAC to address; read again on SIGHUP."""
+        return self.directory / "hosts"
+
+    @property
+    def names(self) -> Path:
+        """Address to name; read again on SIGHUP."""
+        return self.directory / "names"
+
+    @property
+    def leases(self) -> Path:
+        return self.directory / "leases"
+
+    @property
+    def pid(self) -> Path:
+        return self.directory / "dnsmasq.pid"
+
+
+def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -> str:
+    """What a change of needs a restart. `resolvers` is a resolv.conf that is polled.
+
+    Without outbound NAT nothing is forwarded: DNS would be a tunnel out of an isolated network.
+    """
+    upstream = _option("resolv-file", str(resolvers)) if network.outbound_nat else _option("no-resolv")
+    lines = [
+        _option("interface", GATEWAY_LINK),
+        _option("except-interface", "lo"),
+        _option("bind-interfaces"),
+        _option("pid-file", str(files.pid)),
+        _option("no-hosts"),
+        _option("addn-hosts", str(files.names)),
+        upstream,
+        _option("domain", DOMAIN),
+        _option("local", f"/{DOMAIN}/"),
+        _option("domain-needed"),
+        _option("bogus-priv"),
+        _option("dhcp-authoritative"),
+        _option("dhcp-ignore-names"),  # a guest cannot choose the name that others find it by
+        _option("dhcp-hostsfile", str(files.hosts)),
+        _option("dhcp-leasefile", str(files.leases)),
+        _option("dhcp-lease-max", str(_LEASES_MAX)),
+        _option("quiet-dhcp"),
+    ]
+    for index, subnet in enumerate(network.subnets):
+        lines += _subnet_options(f"subnet{index}", subnet)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def render_hosts(ports: tuple[PortIntent, ...]) -> str:
+    """dhcp-hostsfile: one line per fixed address."""
+    return "".join(
+        f"{_checked(f'{port.mac.lower()},{address},{port.hostname.lower()},{LEASE_S}')}\n"
+        for port in ports
+        for address in port.addresses
+    )
+
+
+def render_names(ports: tuple[PortIntent, ...]) -> str:
+    """addn-hosts: names resolve before the guest has asked for its address."""
+    return "".join(
+        f"{address} {_checked(port.hostname.lower())}.{DOMAIN} {port.hostname.lower()}\n"
+        for port in ports
+        for address in port.addresses
+    )
+
+
+def render_resolvers(resolvers: tuple[IPv4Address, ...]) -> str:
+    return "".join(f"nameserver {address}\n" for address in resolvers)
+
+
+def parse_resolvers(text: str) -> tuple[IPv4Address, ...]:
+    """The resolvers of a resolv.conf that can be reached from a namespace: IPv4, not loopback."""
+    return tuple(address for word in _NAMESERVER.findall(text) if (address := _reachable(word)) is not None)
+
+
+def parse_leases(text: str, now: float) -> frozenset[tuple[str, str]]:
+    """(MAC, address) of the leases in force; a line is `expiry MAC address name client-id`, 0 = no expiry."""
+    return frozenset(_leases(text, now))
+
+
+def _leases(text: str, now: float) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 4 and words[0].isdigit() and (words[0] == "0" or int(words[0]) > now):
+            yield words[1].lower(), words[2]
+
+
+def _subnet_options(tag: str, subnet: SubnetIntent) -> list[str]:
+    network, netmask = subnet.cidr.network_address, subnet.cidr.netmask
+    dns = subnet.dns_servers or (subnet.gateway,)
+    return [
+        _option("dhcp-range", f"set:{tag},{network},static,{netmask},{LEASE_S}"),
+        _option("dhcp-option", f"tag:{tag},option:router,{subnet.gateway}"),
+        _option("dhcp-option", f"tag:{tag},option:dns-server,{','.join(map(str, dns))}"),
+    ]
+
+
+def _option(name: str, value: str | None = None) -> str:
+    return name if value is None else f"{name}={_checked(value)}"
+
+
+def _checked(value: str) -> str:
+    if not _SAFE_VALUE.fullmatch(value):
+        raise ValueError(f"{value!r} cannot be a value in dnsmasq's files")
+    return value
+
+
+def _reachable(word: str) -> IPv4Address | None:
+    try:
+        address = IPv4Address(word)
+    except ValueError:
+        return None
+    return None if address.is_loopback or address.is_unspecified else address

@@ -1,0 +1,331 @@
+"""nftables rules of a node and of one network's namespace, as libnftables-json(5) data.
+
+**Pure**: values in, JSON structures out; `nft.py` commits a batch as one transaction. The host's tables know
+interfaces only through sets that name exactly ours (a wildcard would catch a foreign `cbr0`), and every
+element's comment names its owner, so that `verify` reads owners from the kernel.
+
+The way of a guest's packet: bridge table (anti-spoofing, default deny) -> bridge -> gw0 in the namespace
+(DHCP, DNS and ICMP to the gateway; forwarding to up0, source-NATed) -> host table (nothing to the host,
+nothing to another network) -> out, source-NATed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent.net import names
+from agent.net.addressing import UPLINK_RANGE
+from agent.net.driver import PortIntent
+
+TABLE: Final = "cumulet"
+GATEWAY_LINK: Final = "gw0"
+UPLINK_LINK: Final = "up0"
+HOST_FAMILIES: Final = ("inet", "bridge")
+NAMESPACE_FAMILIES: Final = ("inet",)
+
+_BEFORE_FIREWALLS: Final = -10  # ours judges first; a foreign firewall at 0 may still refuse, never allow
+_RAW: Final = -300
+_SOURCE_NAT: Final = 100
+_ANTI_SPOOF: Final = -350
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One member of a set of the host's tables, with the uid that it belongs to."""
+
+    family: str
+    set_name: str
+    value: tuple[str, ...]
+    network_uid: str
+    port_uid: str = ""
+
+    @property
+    def comment(self) -> str:
+        return f"{self.network_uid} {self.port_uid}".strip()
+
+    @property
+    def owner(self) -> str:
+        return self.port_uid or self.network_uid
+
+
+# -- elements ---------------------------------------------------------------------------------------------
+
+
+def network_elements(network_uid: str) -> frozenset[Element]:
+    bridge, uplink = names.bridge_name(network_uid), names.uplink_name(network_uid)
+    return frozenset(
+        {
+            Element("inet", "bridges", (bridge,), network_uid),
+            Element("inet", "uplinks", (uplink,), network_uid),
+        }
+    )
+
+
+def port_elements(port: PortIntent) -> frozenset[Element]:
+    """The tap as a guest's, and what it may send as. Program them before the tap is on a bridge."""
+    tap = names.tap_name(port.uid)
+    guest = Element("bridge", "taps", (tap,), port.network_uid, port.uid)
+    mac = Element("bridge", "macs", (tap, port.mac.lower()), port.network_uid, port.uid)
+    addresses = {
+        Element("bridge", "addresses", (tap, str(address)), port.network_uid, port.uid)
+        for address in port.addresses
+    }
+    return frozenset({guest, mac, *addresses})
+
+
+def add_elements(elements: Iterable[Element]) -> list[Json]:
+    return [{"add": {"element": _element(element)}} for element in _ordered(elements)]
+
+
+def remove_elements(elements: Iterable[Element]) -> list[Json]:
+    """Adding first makes it no error that an element is gone already."""
+    return [
+        {verb: {"element": _element(element)}} for element in _ordered(elements) for verb in ("add", "delete")
+    ]
+
+
+def parse_elements(listing: Json) -> frozenset[Element]:
+    """Elements of our sets in what `nft -j list table` printed; one without our comment has no owner."""
+    found: set[Element] = set()
+    for item in listing["nftables"]:
+        if "set" in item:
+            body = item["set"]
+            found.update(_parse_element(body["family"], body["name"], raw) for raw in body.get("elem", ()))
+    return frozenset(found)
+
+
+def _parse_element(family: str, set_name: str, raw: Any) -> Element:
+    body = raw["elem"] if isinstance(raw, dict) and "elem" in raw else {"val": raw}
+    value = body["val"]
+    parts = value["concat"] if isinstance(value, dict) else [value]
+    network_uid, _, port_uid = body.get("comment", "").partition(" ")
+    return Element(family, set_name, tuple(str(part) for part in parts), network_uid, port_uid)
+
+
+def _element(element: Element) -> Json:
+    value = element.value[0] if len(element.value) == 1 else {"concat": list(element.value)}
+    return {
+        "family": element.family,
+        "table": TABLE,
+        "name": element.set_name,
+        "elem": [{"elem": {"val": value, "comment": element.comment}}],
+    }
+
+
+def _ordered(elements: Iterable[Element]) -> list[Element]:
+    return sorted(elements, key=lambda element: (element.family, element.set_name, element.value))
+
+
+# -- the host ---------------------------------------------------------------------------------------------
+
+
+def host_rules(elements: Iterable[Element]) -> list[Json]:
+    """Replaces both host tables by what they are to be, in one transaction."""
+    return [*_host_inet(), *_host_bridge(), *add_elements(elements)]
+
+
+def host_rules_absent() -> list[Json]:
+    return [command for family in HOST_FAMILIES for command in _table_absent(family)]
+
+
+def _host_inet() -> list[Json]:
+    return [
+        *_table("inet"),
+        _set("inet", "bridges", "ifname"),
+        _set("inet", "uplinks", "ifname"),
+        # With the global bridge-nf-call sysctls on (Docker), bridged frames pass here. They belong to the
+        # bridge: no conntrack, in which tenants' overlapping addresses would meet.
+        _chain("inet", "raw", "filter", "prerouting", _RAW),
+        _rule("inet", "raw", _iifname("@bridges"), {"notrack": None}),
+        _chain("inet", "input", "filter", "input", _BEFORE_FIREWALLS),
+        _rule("inet", "input", _iifname("@bridges"), *_DROP),
+        _rule("inet", "input", _iifname("@uplinks"), *_DROP),
+        _chain("inet", "forward", "filter", "forward", _BEFORE_FIREWALLS),
+        *(_rule("inet", "forward", *statements) for statements in _host_forward()),
+        _chain("inet", "postrouting", "nat", "postrouting", _SOURCE_NAT),
+        _rule("inet", "postrouting", *_host_masquerade()),
+    ]
+
+
+def _host_forward() -> list[list[Json]]:
+    uplink_range = {"prefix": {"addr": str(UPLINK_RANGE.network_address), "len": UPLINK_RANGE.prefixlen}}
+    link_local = {"prefix": {"addr": "169.254.0.0", "len": 16}}
+    return [
+        [_iifname("@bridges"), _oifname("@bridges"), *_ACCEPT],  # bridged, see raw
+        [_iifname("@bridges"), *_DROP],  # a frame to the bridge's own MAC is not a way out
+        [_oifname("@bridges"), *_DROP],
+        [_iifname("@uplinks"), _oifname("@uplinks"), *_DROP],  # another network
+        [_oifname("@uplinks"), _ct_state("established", "related"), *_ACCEPT],
+        [_oifname("@uplinks"), *_DROP],
+        [_iifname("@uplinks"), _match("==", {"meta": {"key": "nfproto"}}, "ipv6"), *_DROP],
+        [_iifname("@uplinks"), _ct_state("invalid"), *_DROP],  # NAT skips invalid packets
+        [_iifname("@uplinks"), _match("!=", _payload("ip", "saddr"), uplink_range), *_DROP],
+        # The node's own cloud answers on link-local addresses, credentials among the answers.
+        [_iifname("@uplinks"), _match("==", _payload("ip", "daddr"), link_local), *_DROP],
+        [_iifname("@uplinks"), *_ACCEPT],
+    ]
+
+
+def _host_masquerade() -> list[Json]:
+    return [_iifname("@uplinks"), _oifname("@uplinks", "!="), _COUNTER, {"masquerade": None}]
+
+
+def _host_bridge() -> list[Json]:
+    sender = {"concat": [_IIFNAME, _payload("ether", "saddr")]}
+    return [
+        *_table("bridge"),
+        _set("bridge", "taps", "ifname"),
+        _set("bridge", "macs", ["ifname", "ether_addr"]),
+        _set("bridge", "addresses", ["ifname", "ipv4_addr"]),
+        {"add": {"chain": {"family": "bridge", "table": TABLE, "name": "guest"}}},
+        _rule("bridge", "guest", _match("!=", sender, "@macs"), *_DROP),
+        *(_rule("bridge", "guest", *statements) for statements in _guest_arp()),
+        *(_rule("bridge", "guest", *statements) for statements in _guest_ip()),
+        _rule("bridge", "guest", *_DROP),  # IPv6 too, until ports have IPv6 addresses
+        _chain("bridge", "prerouting", "filter", "prerouting", _ANTI_SPOOF),
+        # By tap and not by "a port of our bridge": `meta ibrname` is a module that small kernels lack.
+        _rule("bridge", "prerouting", _iifname("@taps"), {"jump": {"target": "guest"}}),
+    ]
+
+
+def _guest_arp() -> list[list[Json]]:
+    sender_mac = {"concat": [_IIFNAME, _payload("arp", "saddr ether")]}
+    sender_ip = {"concat": [_IIFNAME, _payload("arp", "saddr ip")]}
+    is_probe = _match("==", _payload("arp", "saddr ip"), "0.0.0.0")  # RFC 5227, section 2.1.1
+    return [
+        [_match("!=", sender_mac, "@macs"), *_DROP],
+        [_match("==", sender_ip, "@addresses"), *_ACCEPT],
+        [is_probe, *_ACCEPT],
+    ]
+
+
+def _guest_ip() -> list[list[Json]]:
+    source = {"concat": [_IIFNAME, _payload("ip", "saddr")]}
+    unconfigured = _match("==", _payload("ip", "saddr"), "0.0.0.0")
+    return [
+        [_match("==", _payload("udp", "sport"), 67), *_DROP],  # a guest is no DHCP server
+        [_match("==", source, "@addresses"), *_ACCEPT],
+        [unconfigured, _match("==", _payload("udp", "dport"), 67), *_ACCEPT],
+    ]
+
+
+# -- a network's namespace --------------------------------------------------------------------------------
+
+
+def namespace_rules(*, outbound_nat: bool) -> list[Json]:
+    """Replaces the namespace's table. Without `outbound_nat` subnets reach each other and nothing else."""
+    outbound = [[_iifname(GATEWAY_LINK), _oifname(UPLINK_LINK), *_ACCEPT]] if outbound_nat else []
+    forward = [
+        [_ct_state("invalid"), *_DROP],
+        [_ct_state("established", "related"), *_ACCEPT],
+        [_iifname(GATEWAY_LINK), _oifname(GATEWAY_LINK), *_ACCEPT],
+        *outbound,
+        list(_DROP),
+    ]
+    masquerade = [_oifname(UPLINK_LINK), _COUNTER, {"masquerade": None}]
+    return [
+        *_table("inet"),
+        _chain("inet", "input", "filter", "input", 0, policy="drop"),
+        *(_rule("inet", "input", *statements) for statements in _gateway_input()),
+        _chain("inet", "forward", "filter", "forward", 0, policy="drop"),
+        *(_rule("inet", "forward", *statements) for statements in forward),
+        _chain("inet", "postrouting", "nat", "postrouting", _SOURCE_NAT),
+        _rule("inet", "postrouting", *masquerade),
+    ]
+
+
+def _gateway_input() -> list[list[Json]]:
+    """What a guest may ask of its gateway."""
+    echo = _match("==", _payload("icmp", "type"), "echo-request")
+    return [
+        [_iifname("lo"), *_ACCEPT],
+        [_ct_state("established", "related"), *_ACCEPT],
+        [_iifname(GATEWAY_LINK), _match("==", _payload("udp", "dport"), 67), *_ACCEPT],
+        [_iifname(GATEWAY_LINK), _match("==", _payload("udp", "dport"), 53), *_ACCEPT],
+        [_iifname(GATEWAY_LINK), _match("==", _payload("tcp", "dport"), 53), *_ACCEPT],
+        [_iifname(GATEWAY_LINK), echo, *_ACCEPT],
+        list(_DROP),
+    ]
+
+
+# -- comparison -------------------------------------------------------------------------------------------
+
+
+def rules_fingerprint(listing: Json) -> str:
+    """A digest of tables, chains, sets and rules, without what changes by itself (handles, counters) or is
+    compared on its own (elements)."""
+    kept = [_without_volatile(item) for item in listing["nftables"] if "metainfo" not in item]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def count_rules(batch_or_listing: Iterable[Json]) -> int:
+    return sum("rule" in item or "rule" in item.get("add", ()) for item in batch_or_listing)
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: {} if key == "counter" else _without_volatile(inner)
+            for key, inner in value.items()
+            if key not in ("handle", "elem")
+        }
+    if isinstance(value, list):
+        return [_without_volatile(inner) for inner in value]
+    return value
+
+
+# -- the words of the language ----------------------------------------------------------------------------
+
+_COUNTER: Final[Json] = {"counter": {"packets": 0, "bytes": 0}}
+_ACCEPT: Final[tuple[Json, ...]] = (_COUNTER, {"accept": None})
+_DROP: Final[tuple[Json, ...]] = (_COUNTER, {"drop": None})
+_IIFNAME: Final[Json] = {"meta": {"key": "iifname"}}
+
+
+def _table(family: str) -> list[Json]:
+    """An empty table in place of whatever has this name."""
+    return [*_table_absent(family), {"add": {"table": {"family": family, "name": TABLE}}}]
+
+
+def _table_absent(family: str) -> list[Json]:
+    table = {"table": {"family": family, "name": TABLE}}
+    return [{"add": table}, {"delete": table}]
+
+
+def _set(family: str, name: str, kind: str | list[str]) -> Json:
+    return {"add": {"set": {"family": family, "table": TABLE, "name": name, "type": kind}}}
+
+
+def _chain(family: str, name: str, kind: str, hook: str, priority: int, policy: str = "accept") -> Json:
+    body = {"family": family, "table": TABLE, "name": name, "type": kind, "hook": hook, "prio": priority}
+    return {"add": {"chain": {**body, "policy": policy}}}
+
+
+def _rule(family: str, chain: str, *statements: Json) -> Json:
+    return {"add": {"rule": {"family": family, "table": TABLE, "chain": chain, "expr": list(statements)}}}
+
+
+def _match(operator: str, left: Json, right: object) -> Json:
+    return {"match": {"op": operator, "left": left, "right": right}}
+
+
+def _iifname(name: str, operator: str = "==") -> Json:
+    return _match(operator, _IIFNAME, name)
+
+
+def _oifname(name: str, operator: str = "==") -> Json:
+    return _match(operator, {"meta": {"key": "oifname"}}, name)
+
+
+def _payload(protocol: str, field: str) -> Json:
+    return {"payload": {"protocol": protocol, "field": field}}
+
+
+def _ct_state(*states: str) -> Json:
+    return _match("in", {"ct": {"key": "state"}}, list(states))

@@ -1,0 +1,163 @@
+"""What the driver remembers on disk: per network the last intent that was programmed completely.
+
+**Edge**: files below one directory, replaced atomically. Everything here may be lost: the network is then
+observed as incomplete and programmed again. What is there is never believed without the kernel.
+
+    STATE/resolv.conf               resolvers that namespaces can reach
+    STATE/host.json                 HostRecord
+    STATE/net/<uid>/                dnsmasq's files and intent.json (NetworkRecord)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any, Final
+
+from agent.errors import DriverError
+from agent.net.dnsmasq_config import ServerFiles
+from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+
+_RECORD: Final = "intent.json"
+_OTHERS_MAY_ENTER: Final = 0o001
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord:
+    """Written last: its presence says that everything before it was done."""
+
+    intent: NetworkIntent
+    digest: str  # of the intent
+    program: str  # digest of what was programmed
+    rules: str  # fingerprint of the namespace's rules as the kernel listed them afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    program: str
+    rules: str
+    forwarding_was_off: bool  # then it goes off again with the last network
+
+
+class State:
+    """The driver's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.resolvers = directory / "resolv.conf"
+        self._networks = directory / "net"
+        self._host = directory / "host.json"
+
+    def prepare(self) -> None:
+        """Raises DriverError when dnsmasq, which runs as a user of its own, could not read its files."""
+        self._networks.mkdir(parents=True, exist_ok=True)
+        for directory in (self.directory, self._networks):
+            directory.chmod(directory.stat().st_mode | 0o755)
+        for parent in self.directory.resolve().parents:
+            if not parent.stat().st_mode & _OTHERS_MAY_ENTER:
+                raise DriverError(
+                    "StateDirNotTraversable",
+                    f"network state {self.directory}: dnsmasq runs as its own user and cannot enter "
+                    f"{parent}; choose another directory or `chmod o+x {parent}`",
+                    permanent=True,
+                )
+
+    def files(self, uid: str) -> ServerFiles:
+        return ServerFiles(self._networks / uid)
+
+    def network_uids(self) -> list[str]:
+        return sorted(entry.name for entry in self._networks.iterdir()) if self._networks.is_dir() else []
+
+    def find_network(self, uid: str) -> NetworkRecord | None:
+        """None when the network was not programmed completely, or by a version that wrote otherwise."""
+        raw = _read_json(self._networks / uid / _RECORD)
+        try:
+            return None if raw is None else _network_record(raw)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def write_network(self, record: NetworkRecord) -> None:
+        write_text(self._networks / record.intent.uid / _RECORD, json.dumps(_network_json(record)))
+
+    def forget_completion(self, uid: str) -> None:
+        (self._networks / uid / _RECORD).unlink(missing_ok=True)
+
+    def forget_network(self, uid: str) -> None:
+        shutil.rmtree(self._networks / uid, ignore_errors=True)
+
+    def find_host(self) -> HostRecord | None:
+        raw = _read_json(self._host)
+        try:
+            return None if raw is None else HostRecord(**raw)
+        except TypeError:
+            return None
+
+    def write_host(self, record: HostRecord) -> None:
+        raw = {
+            "program": record.program,
+            "rules": record.rules,
+            "forwarding_was_off": record.forwarding_was_off,
+        }
+        write_text(self._host, json.dumps(raw))
+
+    def forget_host(self) -> None:
+        self._host.unlink(missing_ok=True)
+        self.resolvers.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Empty when there is no such file."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once; readable by dnsmasq's user."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path) or "null")
+    except ValueError:
+        return None
+
+
+def _network_json(record: NetworkRecord) -> dict[str, Any]:
+    network = record.intent
+    return {
+        "digest": record.digest,
+        "program": record.program,
+        "rules": record.rules,
+        "uid": network.uid,
+        "vni": network.vni,
+        "outbound_nat": network.outbound_nat,
+        "subnets": [
+            [subnet.uid, str(subnet.cidr), str(subnet.gateway), list(map(str, subnet.dns_servers))]
+            for subnet in network.subnets
+        ],
+        "ports": [
+            [port.uid, port.mac, list(map(str, port.addresses)), port.hostname] for port in network.ports
+        ],
+    }
+
+
+def _network_record(raw: dict[str, Any]) -> NetworkRecord:
+    subnets = tuple(
+        SubnetIntent(uid, IPv4Network(cidr), IPv4Address(gateway), tuple(map(IPv4Address, dns)))
+        for uid, cidr, gateway, dns in raw["subnets"]
+    )
+    ports = tuple(
+        PortIntent(uid, raw["uid"], mac, tuple(map(IPv4Address, addresses)), hostname)
+        for uid, mac, addresses, hostname in raw["ports"]
+    )
+    intent = NetworkIntent(raw["uid"], raw["vni"], subnets, raw["outbound_nat"], ports)
+    return NetworkRecord(intent, raw["digest"], raw["program"], raw["rules"])
