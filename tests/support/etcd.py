@@ -1,7 +1,7 @@
 """A real etcd as a child process, alone or as a cluster, for tests and benchmarks.
 
 **Edge**: starts, signals and reaps processes of its own, on free loopback ports and in a data
-directory of its own. Start it from the main thread: the child dies with the thread that made it.
+directory of its own. The children die with this process, however it ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import Final, Self
 READY_S: Final = 30.0  # half a second on an idle machine; a loaded one takes its time
 # Below the kernel's ephemeral range, so that no outgoing connection takes a stopped member's port.
 PORTS: Final = range(20_000, 32_000)
+# The kernel ends a child when the *thread* that made it ends: this one lives as long as we do.
+_SPAWNER: Final = ThreadPoolExecutor(1, "etcd-spawner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,12 @@ class EtcdServer:
         etcd = shutil.which("etcd")
         if etcd is None:
             raise RuntimeError("etcd is missing: apt-get install etcd-server")
-        setpriv = shutil.which("setpriv") or "setpriv"
+        self._process = _SPAWNER.submit(self._spawn, etcd).result()
+
+    def _spawn(self, etcd: str) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [setpriv, "--pdeathsig", "KILL", etcd, *self._arguments()],
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", etcd, *self._arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
