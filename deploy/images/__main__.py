@@ -15,8 +15,10 @@ from .image import DEFAULT_CACHE, build_image
 
 def main() -> int:
     """Builds the image, or finds it in the cache, and prints its folder."""
-    parser = argparse.ArgumentParser(prog="deploy/images/build", description=build_image.__doc__)
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where images are kept (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="deploy/images/build", description="Builds the guest image, or finds it in the cache."
+    )
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="image cache (%(default)s)")
     parser.add_argument("--refresh", action="store_true", help="take Debian's current packages")
     options = parser.parse_args()
     try:

@@ -53,7 +53,7 @@ def read_kernel(deb: Path) -> Kernel:
                 below = path.partition("lib/modules/")[2].partition("/")[2]
                 files[modules.module_name(path)] = (below, _read(archive, member))
     if not (vmlinuz and files):
-        raise ImageBuildError(f"{deb.name}: holds no kernel or no modules", "check KERNEL_METAPACKAGE in recipe.py")
+        raise ImageBuildError(f"{deb.name}: holds no kernel or modules", "check recipe.py")
     depends = {name: modules.parse_depends(data) for name, (_, data) in files.items()}
     return Kernel(release, vmlinuz, built_at_s, files, depends, modules.parse_builtin(listing))
 
@@ -110,13 +110,13 @@ def find_busybox(taken: tuple[Entry, ...]) -> bytes:
 
 
 def list_applets(busybox: bytes) -> tuple[str, ...]:
-    """The paths that busybox wants to be called by. Runs it: the builder and the guest have one architecture."""
+    """The paths that busybox wants to be called by. Runs it: builder and guest have one architecture."""
     with tempfile.TemporaryDirectory(prefix="cumulet-busybox-") as folder:
         program = Path(folder) / "busybox"
         program.write_bytes(busybox)
         program.chmod(0o755)
-        done = subprocess.run([program, "--list-full"], capture_output=True, text=True, check=True, timeout=10)
-    return tuple(path for path in done.stdout.split() if path != "bin/busybox")
+        listing = subprocess.check_output([program, "--list-full"], text=True, timeout=10)
+    return tuple(path for path in listing.split() if path != "bin/busybox")
 
 
 def _module_files(kernel: Kernel, wanted: Iterable[str]) -> list[Entry]:

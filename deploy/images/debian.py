@@ -116,7 +116,8 @@ def _run(command: list[str], cwd: Path | None = None) -> str:
     except FileNotFoundError as err:
         raise ImageBuildError(f"{command[0]}: not found", "build the image on a Debian machine") from err
     except subprocess.TimeoutExpired as err:
-        raise ImageBuildError(f"{' '.join(command[:2])}: no end after {_APT_TIMEOUT_S} s", "check the mirror") from err
+        what = f"{' '.join(command[:2])}: no end after {_APT_TIMEOUT_S} s"
+        raise ImageBuildError(what, "check the mirror") from err
     if done.returncode != 0:
         raise ImageBuildError(
             f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()}",

@@ -70,7 +70,9 @@ class BuiltImage:
         return str(self.manifest["cmdline"])
 
 
-def build_image(cache: Path = DEFAULT_CACHE, *, refresh: bool = False, report: Report = lambda line: None) -> BuiltImage:
+def build_image(
+    cache: Path = DEFAULT_CACHE, *, refresh: bool = False, report: Report = lambda line: None
+) -> BuiltImage:
     """Returns the image of this checkout's recipe, building it unless the cache has it.
 
     `refresh` asks apt for the current packages even when the recipe was built before. Concurrent builds
@@ -121,7 +123,7 @@ def _build(cache: Path, recipe_digest: str, pointer: Path, report: Report) -> Bu
             work.rename(target)
         found = find_image(target)
         if found is None:
-            raise ImageBuildError(f"{target}: not complete after the build", "remove the folder and build again")
+            raise ImageBuildError(f"{target}: not complete after the build", "remove it and build again")
         report(f"guest image {found.manifest['version']}: built in {target}")
         found = BuiltImage(found.folder, found.manifest, was_cached=False)
     _point(pointer, target)
@@ -138,13 +140,13 @@ def _write_image(
     initramfs = contents.build_initramfs_tree(kernel, contents.find_busybox(taken))
     # Not compressed: QEMU copies it in no time, and under emulation unpacking costs more than reading.
     (work / INITRD).write_bytes(render_cpio(initramfs, built_at_s))
-    _write_disk(work, contents.build_root_tree(kernel, taken), built_at_s)
+    write_disk(work, contents.build_root_tree(kernel, taken), built_at_s)
     manifest = _build_manifest(work, kernel.release, packages, digest)
     (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _write_disk(work: Path, tree: Sequence[Entry], built_at_s: int) -> None:
-    """Writes DISK: an ext4 file system filled by debugfs, which takes owner and times from us, not the host."""
+def write_disk(work: Path, tree: Sequence[Entry], built_at_s: int) -> None:
+    """Writes DISK: an ext4 file system filled by debugfs: owner and times come from us, not the host."""
     raw, staging = work / "disk.raw", work / "staging"
     staging.mkdir()
     sources: dict[str, str] = {}
@@ -158,7 +160,8 @@ def _write_disk(work: Path, tree: Sequence[Entry], built_at_s: int) -> None:
     _make_filesystem(raw, built_at_s)
     _run_debugfs(raw, script, built_at_s)
     _run(["e2fsck", "-fn", str(raw)], built_at_s)
-    _run(["qemu-img", "convert", "-f", "raw", "-O", recipe.DISK_FORMAT, str(raw), str(work / DISK)], built_at_s)
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", recipe.DISK_FORMAT]
+    _run([*convert, str(raw), str(work / DISK)], built_at_s)
     raw.unlink()
     script.unlink()
     shutil.rmtree(staging)
@@ -169,7 +172,8 @@ def _make_filesystem(raw: Path, built_at_s: int) -> None:
         stream.truncate(recipe.DISK_SIZE_MIB << 20)
     # Nothing is left to lazy initialisation: a guest's kernel would write zeros into its overlay for it.
     extended = f"hash_seed={recipe.FILESYSTEM_UUID},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0"
-    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", str(_INODES), "-J", f"size={_JOURNAL_MIB}"]
+    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", str(_INODES)]
+    command += ["-J", f"size={_JOURNAL_MIB}"]
     command += ["-U", recipe.FILESYSTEM_UUID, "-L", recipe.FILESYSTEM_LABEL, "-E", extended, str(raw)]
     _run(command, built_at_s)
 
@@ -193,7 +197,8 @@ def _run(command: list[str], built_at_s: int) -> str:
     except FileNotFoundError as err:
         raise ImageBuildError(f"{command[0]}: not found", "run deploy/install") from err
     except subprocess.TimeoutExpired as err:
-        raise ImageBuildError(f"{command[0]}: no end after {_TOOL_TIMEOUT_S} s", "check disk and load") from err
+        what = f"{command[0]}: no end after {_TOOL_TIMEOUT_S} s"
+        raise ImageBuildError(what, "check disk and load") from err
     if done.returncode != 0:
         raise ImageBuildError(
             f"{command[0]}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}",
@@ -241,7 +246,8 @@ def _locked(cache: Path) -> Iterator[None]:
         cache.mkdir(parents=True, exist_ok=True)
         stream = (cache / ".lock").open("w")
     except OSError as err:
-        raise ImageBuildError(f"cache {cache}: {err.strerror}", "run as root or choose another with --cache") from err
+        what = f"cache {cache}: {err.strerror}"
+        raise ImageBuildError(what, "run as root or choose another with --cache") from err
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         for leftover in cache.glob(f"{_WORK_PREFIX}*"):

@@ -65,7 +65,7 @@ def order_modules(
 
 
 def render_modules_dep(paths: Mapping[str, str], depends: Mapping[str, tuple[str, ...]]) -> str:
-    """A `modules.dep` file for the given modules (name -> path), as modprobe reads it: nearest dependency first."""
+    """A `modules.dep` file for modules (name -> path), as modprobe reads it: the nearest dependency first."""
     outside = frozenset(depends) - frozenset(paths)
     lines: list[str] = []
     for name in sorted(paths):

@@ -79,7 +79,7 @@ def render_cpio(tree: Iterable[Entry], mtime_s: int) -> bytes:
 
 
 def render_debugfs(tree: Iterable[Entry], sources: Mapping[str, str]) -> str:
-    """The commands that fill an empty ext4 file system; `sources` maps a file's path to its data on the host."""
+    """debugfs commands that fill an empty ext4 file system; `sources`: path -> its data on the host."""
     lines: list[str] = []
     for entry in tree:
         parent, name = _split(entry.path)

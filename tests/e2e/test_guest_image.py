@@ -83,7 +83,8 @@ class Guest:
     async def forward(self, guest_port: int) -> int:
         """The host's port that leads to a port of the guest; QEMU chose it, so no one can take it before."""
         listing = await self.execute("human-monitor-command", **{"command-line": "info usernet"})
-        found = re.search(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{guest_port}\s", str(listing))
+        pattern = rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{guest_port}\s"
+        found = re.search(pattern, str(listing))
         assert found is not None, listing
         return int(found[1])
 
@@ -115,7 +116,8 @@ def work() -> Iterator[Path]:
 def seed(work: Path) -> Seed:
     """A seed in the form that the agent writes: meta-data as indented JSON, user-data as a script."""
     key = work / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "o'test, {user}", "-f", key], check=True)
+    make_key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "o'test, {user}", "-f", str(key)]
+    subprocess.run(make_key, check=True)
     meta_data = {
         "instance-id": "i-0001",
         "local-hostname": "web-1",
@@ -126,7 +128,19 @@ def seed(work: Path) -> Seed:
     (content / "meta-data").write_text(json.dumps(meta_data, indent=2))
     (content / "user-data").write_text(USER_DATA)
     iso = work / "seed.iso"
-    command = ["xorriso", "-as", "mkisofs", "-quiet", "-V", "cidata", "-J", "-R", "-o", iso, content]
+    command = [
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-V",
+        "cidata",
+        "-J",
+        "-R",
+        "-o",
+        str(iso),
+        str(content),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return Seed(iso, key)
 
@@ -135,7 +149,19 @@ def seed(work: Path) -> Seed:
 def overlay(work: Path, image: BuiltImage) -> Path:
     """A disk of 2 GiB over the image, as an agent makes it: the guest has a gigabyte to grow into."""
     path = work / "disk.qcow2"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, path, "2G"]
+    command = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "qcow2",
+        "-b",
+        str(image.disk),
+        str(path),
+        "2G",
+    ]
     subprocess.run(command, check=True)
     return path
 
@@ -197,7 +223,8 @@ async def test_two_boots_of_one_instance(image: BuiltImage, overlay: Path, seed:
         await guest.wait_for(r"root@web-1:")
 
         assert await asyncio.to_thread(fetch, await guest.forward(80)) == "web-1\n"
-        written = await run_ssh(await guest.forward(22), seed, "hostname; echo precious > /root/kept; wc -l < /root/runs")
+        command = "hostname; echo precious > /root/kept; wc -l < /root/runs"
+        written = await run_ssh(await guest.forward(22), seed, command)
         assert written.split() == ["web-1", "1"]
         assert await guest.power_down() < POWERDOWN_DEADLINE_S
         assert guest.process.returncode == 0
