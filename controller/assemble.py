@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -129,7 +130,7 @@ def _fill_port(state: State, parts: Parts, row: Stored, message: port_pb2.Port) 
     message.status.node = placement.message.node if placement else ""
 
 
-_FILL: Final = {
+_FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.INSTANCES: _fill_instance,
     keys.NODES: _fill_node,
     keys.PROJECTS: _fill_project,

@@ -121,9 +121,9 @@ def subnets_of(state: State, project: str, network: str) -> list[tuple[str, Stor
 
 
 def choose_address(
-    state: State, context: Context, project: str, network: Stored, wish: str
+    state: State, context: Context, network: Stored, wish: str, besides: Collection[str] = ()
 ) -> tuple[str, str]:
-    """(subnet name, address) for a new port: the wish, or a free one.
+    """(subnet name, address) for a new port: the wish, or a free one; never one of `besides`.
 
     Random draws, so that concurrent controllers rarely choose the same. Raises InvalidArgumentError for a
     wish that cannot be, FailedPreconditionError when nothing is free.

@@ -43,8 +43,8 @@ log = structlog.get_logger(__name__)
 class Facts:
     """What the node of an instance last said of it.
 
-    `acted_revision`: revision of the plan that the node had acted on, by this leader, before it looked; 0 if it
-    has not yet. `observed` is None when it did not mention the instance.
+    `acted_revision`: revision of the plan, by this leader, that the node had acted on before it looked; 0
+    if it has not yet. `observed` is None when it did not mention the instance.
     """
 
     node_alive: bool
@@ -79,8 +79,8 @@ def build_status(
     observed = facts.observed
     if observed is not None and observed.epoch not in (0, record.epoch):
         observed = None  # a copy of another placement says nothing of this one
-    if observed is None and before is None:
-        return status
+    if observed is None and (facts.node_alive or before is None):
+        return status  # nothing new was seen: what was last said still stands
     _build_placed(status, instance, facts, observed, now)
     return status
 

@@ -1,0 +1,168 @@
+"""The journal: every event of the cloud, in revision order, in an append-only, hash-chained file.
+
+**Edge**: writes one file. An entry's hash covers the entry and the hash before it, so that a changed, lost or
+reordered line shows (`check_journal`). The file is backed up like etcd.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from cumulet.v1 import event_pb2, store_pb2
+
+RECENT_MAX: Final = 20_000  # events kept at hand for `cumulet events`: some 10 MiB
+
+ZERO_HASH: Final = bytes(32)
+
+
+class JournalBrokenError(Exception):
+    """The file does not continue what the store says was written; the message names the line."""
+
+
+class Journal(Protocol):
+    """Where the leader exports events to."""
+
+    def append(self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]) -> store_pb2.JournalHead:
+        """Durably append after `head`; the new head. What is there already after `head` is not repeated."""
+
+
+class FileJournal:
+    """JSON lines: sequence, event, hash in hex."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: store_pb2.JournalHead | None = None  # what this object wrote last: no need to read back
+
+    def append(self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]) -> store_pb2.JournalHead:
+        """Raises JournalBrokenError, OSError. A tail that the store never heard of is taken over first."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        known: set[str] = set()
+        if head != self._last:
+            head, known = self._take_over(head)
+        lines = []
+        for event in events:
+            if event.uid in known:
+                continue
+            body = MessageToDict(event, preserving_proto_field_name=True)
+            head = store_pb2.JournalHead(sequence=head.sequence + 1, hash=_chain(head, body))
+            lines.append(json.dumps({"sequence": head.sequence, "event": body, "hash": head.hash.hex()}))
+        if lines:
+            _append_durably(self._path, lines)
+        self._last = head
+        return head
+
+    def _take_over(self, head: store_pb2.JournalHead) -> tuple[store_pb2.JournalHead, set[str]]:
+        """The file's own end and the events after `head`: written before a crash kept the store from knowing."""
+        tail = [entry for entry in read_entries(self._path) if entry["sequence"] > head.sequence]
+        if tail:
+            last = tail[-1]
+            head = store_pb2.JournalHead(sequence=last["sequence"], hash=bytes.fromhex(last["hash"]))
+        return head, {entry["event"].get("uid", "") for entry in tail}
+
+
+class MemoryJournal:
+    """The same without a file, for simulations."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, event_pb2.Event] = {}
+
+    def append(self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]) -> store_pb2.JournalHead:
+        for event in events:
+            if event.uid not in self.events:
+                self.events[event.uid] = event
+                body = MessageToDict(event, preserving_proto_field_name=True)
+                head = store_pb2.JournalHead(sequence=head.sequence + 1, hash=_chain(head, body))
+        return head
+
+
+class EventLog:
+    """The last events, for reading: filled from the file's end and from the State's watch."""
+
+    def __init__(self) -> None:
+        self._recent: deque[event_pb2.Event] = deque(maxlen=RECENT_MAX)
+        self._known: set[str] = set()
+        self._listeners: list[Callable[[event_pb2.Event], None]] = []
+
+    def load(self, path: Path) -> None:
+        for entry in read_entries(path):
+            self.add(ParseDict(entry["event"], event_pb2.Event()))
+
+    def add(self, event: event_pb2.Event) -> None:
+        """Take an event once; the oldest one goes when there are too many."""
+        if event.uid in self._known:
+            return
+        if len(self._recent) == RECENT_MAX:
+            self._known.discard(self._recent[0].uid)
+        self._known.add(event.uid)
+        self._recent.append(event)
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    def listen(self, listener: Callable[[event_pb2.Event], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def find(self, matches: Callable[[event_pb2.Event], bool]) -> list[event_pb2.Event]:
+        """Oldest first."""
+        return sorted(filter(matches, self._recent), key=lambda event: event.revision)
+
+
+def check_journal(path: Path) -> str | None:
+    """What is wrong with a journal file, naming the line; None when every hash follows."""
+    head = store_pb2.JournalHead(hash=ZERO_HASH)
+    for number, entry in enumerate(read_entries(path), 1):
+        expected = _chain(head, entry["event"])
+        if entry["sequence"] != head.sequence + 1 or entry["hash"] != expected.hex():
+            return f"{path}:{number}: entry {entry['sequence']} does not follow entry {head.sequence}"
+        head = store_pb2.JournalHead(sequence=entry["sequence"], hash=expected)
+    return None
+
+
+def read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """Entries of a file; a last line that a crash tore is not one. Raises JournalBrokenError."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise JournalBrokenError(f"{path}:{number}: not an entry ({error})") from error
+
+
+def _chain(head: store_pb2.JournalHead, body: dict[str, Any]) -> bytes:
+    text = json.dumps([head.sequence + 1, body], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256((head.hash or ZERO_HASH) + text.encode()).digest()
+
+
+def _append_durably(path: Path, lines: list[str]) -> None:
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        end = _end_of_last_line(file)
+        file.seek(end)
+        file.truncate()
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _end_of_last_line(file: Any) -> int:
+    """Where the next line starts: after a torn line, at that line's start."""
+    end: int = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0

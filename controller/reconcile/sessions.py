@@ -1,0 +1,372 @@
+"""The leader's sessions with agents: plans out, reports in, liveness.
+
+**Edge**: talks over links and commits. An agent is alive while it is heard within `SILENCE_S` on this
+replica's own clock; what it reports is kept in memory only. A new leader knows nothing until agents have
+come to it, so it judges nobody silent before `SILENCE_S` of leading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+
+from controller.admit import common
+from controller.admit import node as admit_node
+from controller.admit.common import Context
+from controller.commit import Change, Committer
+from controller.fleet import READY
+from controller.reconcile.nodeplan import compile_plan
+from controller.reconcile.status import Facts
+from controller.state import Changed, State
+from controller.store import keys
+from controller.store.protocol import unchanged
+from cumulet.clock import Clock
+from cumulet.convert import find_condition, timestamp
+from cumulet.errors import CumuletError, UnavailableError
+from cumulet.link import ControllerEnd, LinkClosedError
+from cumulet.names import new_uid
+from cumulet.v1 import agent_pb2, meta_pb2, node_pb2, store_pb2
+
+HEARTBEAT_S: Final = 5
+SILENCE_S: Final = 30.0  # six heartbeats: a lost packet or a busy node is not a death
+HELLO_S: Final = 10.0
+JUDGE_S: Final = 1.0
+REQUEST_S: Final = 20.0  # an agent's answer to a question, such as its inventory
+PAUSE_S: Final = 0.02  # plans of one burst of changes are sent once
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One agent's open session and what it has reported in it."""
+
+    node: str
+    nonce: str
+    end: ControllerEnd
+    heard_at: float
+    reports: dict[str, agent_pb2.ObservedInstance] = field(default_factory=dict)
+    strays: dict[str, agent_pb2.ObservedInstance] = field(default_factory=dict)
+    acted_on: agent_pb2.PlanVersion = field(default_factory=agent_pb2.PlanVersion)
+    outbox: list[agent_pb2.ControllerMessage] = field(default_factory=list)
+    plan_due: bool = True
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: dict[str, asyncio.Future[agent_pb2.AgentReply]] = field(default_factory=dict)
+
+    def post(self, message: agent_pb2.ControllerMessage) -> None:
+        self.outbox.append(message)
+        self.wake.set()
+
+    def want_plan(self) -> None:
+        self.plan_due = True
+        self.wake.set()
+
+
+class Sessions:
+    """All sessions of this replica while it leads; `serve` runs one, `run` judges liveness."""
+
+    def __init__(
+        self,
+        state: State,
+        committer: Committer,
+        clock: Clock,
+        rng: random.Random,
+        on_facts: Callable[[str], None],
+    ) -> None:
+        self._state = state
+        self._committer = committer
+        self._clock = clock
+        self._rng = rng
+        self._on_facts = on_facts  # called with the uid of every instance with news
+        self._sessions: dict[str, Session] = {}
+        self._last_heard: dict[str, float] = {}
+        self._leading_since = 0.0
+
+    # --- asked by others -------------------------------------------------------------------------
+
+    def facts(self, node: str, uid: str) -> Facts:
+        session = self._sessions.get(node)
+        alive = session is not None or self._silence(node) < SILENCE_S
+        if session is None:
+            return Facts(alive, 0, None)
+        current = session.acted_on.leader_epoch == self._state.epoch
+        return Facts(alive, session.acted_on.revision if current else 0, session.reports.get(uid))
+
+    def live_nodes(self) -> list[str]:
+        return sorted(self._sessions)
+
+    async def ask(self, node: str, request: agent_pb2.AgentRequest) -> agent_pb2.AgentReply:
+        """An agent's answer. Raises UnavailableError when it is silent or refuses."""
+        session = self._sessions.get(node)
+        if session is None:
+            raise UnavailableError(
+                f"node {node} has no session with this controller", hints=[f"cumulet node show {node}"]
+            )
+        request.request_id = new_uid(self._rng)
+        answer: asyncio.Future[agent_pb2.AgentReply] = asyncio.get_running_loop().create_future()
+        session.answers[request.request_id] = answer
+        session.post(agent_pb2.ControllerMessage(request=request))
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                reply = await answer
+        except TimeoutError:
+            raise UnavailableError(f"node {node} did not answer within {REQUEST_S:.0f} s") from None
+        finally:
+            session.answers.pop(request.request_id, None)
+        if reply.error:
+            raise UnavailableError(f"node {node}: {reply.error}")
+        return reply
+
+    # --- serving ---------------------------------------------------------------------------------
+
+    async def serve(self, end: ControllerEnd, hello: agent_pb2.AgentHello) -> None:
+        """One session from its hello to its end. Raises CumuletError when the agent is refused."""
+        node = hello.node
+        await self._committer.commit(lambda state: self._opening(state, hello))
+        now = self._now()
+        session = Session(node, hello.session_nonce, end, now)
+        replaced = self._sessions.get(node)
+        self._sessions[node] = session
+        self._last_heard[node] = now
+        if replaced is not None:
+            await replaced.end.close()
+        session.post(agent_pb2.ControllerMessage(welcome=agent_pb2.Welcome(heartbeat_interval_s=HEARTBEAT_S)))
+        log.info("agent connected", node=node, nonce=session.nonce)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send(session))
+                group.create_task(self._receive(session))
+        except* LinkClosedError as group_error:
+            log.info("agent disconnected", node=node, why=str(group_error.exceptions[0]))
+        finally:
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
+        for answer in session.answers.values():
+            if not answer.done():
+                answer.set_exception(UnavailableError(f"node {session.node} went away before it answered"))
+        if self._sessions.get(session.node) is session:
+            del self._sessions[session.node]
+
+    def _opening(self, state: State, hello: agent_pb2.AgentHello) -> Change | None:
+        """Register the node if it is new, record the session, and say that the node is ready."""
+        context = Context(self._clock.now(), self._rng, f"agent/{hello.node}")
+        change = admit_node.register(state, context, hello) or Change()
+        known = state.find(keys.NODES, hello.node)
+        if known is not None:
+            common.get_live_row(state, keys.NODES, hello.node)
+            common.rest_on(change, keys.NODES, known, hello.node)
+        record = store_pb2.SessionRecord(
+            nonce=hello.session_nonce, leader_epoch=state.epoch, opened_at=timestamp(context.now)
+        )
+        change.writes[keys.SESSIONS.key(hello.node)] = common.encode(record)
+        self._write_node_status(change, state, context, hello.node, _ready_status(state, hello, context.now))
+        return change
+
+    async def _send(self, session: Session) -> None:
+        while True:
+            await session.wake.wait()
+            session.wake.clear()
+            await asyncio.sleep(PAUSE_S if session.plan_due and not session.outbox else 0)
+            while session.outbox:
+                await session.end.send(session.outbox.pop(0))
+            if session.plan_due:
+                session.plan_due = False
+                plan = compile_plan(self._state, session.node, session.nonce, session.strays.values())
+                await session.end.send(agent_pb2.ControllerMessage(plan=plan))
+
+    async def _receive(self, session: Session) -> None:
+        while True:
+            message = await session.end.receive()
+            session.heard_at = self._now()
+            self._last_heard[session.node] = session.heard_at
+            kind = message.WhichOneof("kind")
+            if kind == "heartbeat":
+                ack = agent_pb2.HeartbeatAck(sequence=message.heartbeat.sequence)
+                session.post(agent_pb2.ControllerMessage(heartbeat_ack=ack))
+            elif kind == "report":
+                self._take_report(session, message.report)
+            elif kind == "reply":
+                answer = session.answers.get(message.reply.request_id)
+                if answer is not None and not answer.done():
+                    answer.set_result(message.reply)
+
+    def _take_report(self, session: Session, report: agent_pb2.AgentReport) -> None:
+        news: set[str] = set()
+        if report.full:
+            news |= session.reports.keys()
+            session.reports.clear()
+            session.strays.clear()
+        for observed in report.instances:
+            session.reports[observed.uid] = observed
+            news.add(observed.uid)
+        for stray in report.unknown:
+            if session.strays.get(stray.uid) != stray:
+                session.strays[stray.uid] = stray
+                session.want_plan()
+        if report.acted_on != session.acted_on:
+            session.acted_on.CopyFrom(report.acted_on)
+            news |= self._state.placements_on(session.node).keys()
+        for uid in news:
+            self._on_facts(uid)
+
+    # --- following the state ---------------------------------------------------------------------
+
+    def note_change(self, changed: Changed) -> None:
+        """Have the plans compiled anew that a change concerns."""
+        for node in _concerned_nodes(self._state, changed):
+            session = self._sessions.get(node)
+            if session is not None:
+                session.want_plan()
+
+    # --- liveness --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Declare nodes silent, and clear away those that were declared off; forever."""
+        self._leading_since = self._now()
+        while True:
+            for row in list(self._state.rows(keys.NODES).values()):
+                name = row.message.meta.name
+                try:
+                    if row.message.meta.HasField("deleted_at"):
+                        await self._remove_node(name)
+                    elif name not in self._sessions and self._silence(name) >= SILENCE_S:
+                        await self._committer.commit(partial(self._silencing, node=name))
+                except CumuletError as error:
+                    log.warning("a node's status was not written", node=name, error=str(error))
+            await asyncio.sleep(JUDGE_S)
+
+    def _silence(self, node: str) -> float:
+        return self._now() - max(self._last_heard.get(node, 0.0), self._leading_since)
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def _silencing(self, state: State, node: str) -> Change | None:
+        row = state.find(keys.NODE_STATUS, node)
+        if row is None or node in self._sessions:
+            return None
+        context = Context(self._clock.now(), self._rng, "controller")
+        status = node_pb2.NodeStatus()
+        status.CopyFrom(row.message)
+        text = f"its agent was not heard for {SILENCE_S:.0f} s"
+        _set_condition(status, READY, meta_pb2.CONDITION_STATUS_UNKNOWN, "AgentSilent", text, context.now)
+        change = Change()
+        self._write_node_status(change, state, context, node, status)
+        return change
+
+    async def _remove_node(self, name: str) -> None:
+        """A node that was declared off for good: forget its placements, then the node."""
+        session = self._sessions.get(name)
+        if session is not None:
+            await session.end.close()
+        context = Context(self._clock.now(), self._rng, "controller")
+        forgets = [
+            self._committer.commit(partial(_forgetting, context=context, node=name, uid=uid))
+            for uid in list(self._state.placements_on(name))
+        ]
+        await asyncio.gather(*forgets)
+        await self._committer.commit(
+            lambda state: (
+                admit_node.delete(state, context, (name,), "") if state.find(keys.NODES, name) else None
+            )
+        )
+
+    def _write_node_status(
+        self, change: Change, state: State, context: Context, node: str, status: node_pb2.NodeStatus
+    ) -> None:
+        row = state.find(keys.NODE_STATUS, node)
+        if row is not None and row.message == status:
+            return
+        key = keys.NODE_STATUS.key(node)
+        change.compares.append(unchanged(key, row.mod_revision if row else 0))
+        change.writes[key] = common.encode(status)
+        ready = find_condition(status.conditions, READY)
+        known = find_condition(row.message.conditions, READY) if row else None
+        if ready is not None and (known is None or known.status != ready.status):
+            meta = meta_pb2.Meta(name=node)
+            found = state.find(keys.NODES, node)
+            warning = ready.status != meta_pb2.CONDITION_STATUS_TRUE
+            meta.uid = found.message.meta.uid if found else ""
+            change.events.append(
+                common.event(
+                    context, "node", meta, ready.reason, f"node {node}: {ready.message}", warning=warning
+                )
+            )
+
+
+def _forgetting(state: State, context: Context, node: str, uid: str) -> Change | None:
+    if uid not in state.placements_on(node):
+        return None
+    return admit_node.forget_placement(state, context, node, uid)
+
+
+def _ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node_pb2.NodeStatus:
+    row = state.find(keys.NODE_STATUS, hello.node)
+    status = node_pb2.NodeStatus()
+    if row is not None:
+        status.CopyFrom(row.message)
+    status.capacity.CopyFrom(hello.capacity)
+    status.agent_version, status.address = hello.agent_version, hello.address
+    status.virt_type, status.boot_id = hello.virt_type, hello.boot_id
+    _set_condition(
+        status, READY, meta_pb2.CONDITION_STATUS_TRUE, "AgentConnected", "its agent has a session", now
+    )
+    kvm = hello.virt_type == node_pb2.VIRT_TYPE_KVM
+    _set_condition(
+        status,
+        "HardwareVirtualization",
+        meta_pb2.CONDITION_STATUS_TRUE if kvm else meta_pb2.CONDITION_STATUS_FALSE,
+        "KVM" if kvm else "Emulated",
+        "guests run on KVM"
+        if kvm
+        else "guests are emulated (TCG): slow, and no border between tenants who do not trust each other",
+        now,
+    )
+    return status
+
+
+def _set_condition(
+    status: node_pb2.NodeStatus,
+    kind: str,
+    truth: meta_pb2.ConditionStatus.ValueType,
+    reason: str,
+    text: str,
+    now: float,
+) -> None:
+    known = find_condition(status.conditions, kind)
+    if known is None:
+        known = status.conditions.add(type=kind)
+    if (known.status, known.reason, known.message) != (truth, reason, text):
+        known.status, known.reason, known.message = truth, reason, text
+        known.changed_at.CopyFrom(timestamp(now))
+
+
+def _concerned_nodes(state: State, changed: Changed) -> set[str]:
+    """Nodes whose plan may differ after a change."""
+    table, parts = changed.table, changed.parts
+    row = changed.after or changed.before
+    if row is None:
+        return set()
+    if table is keys.PLACEMENTS:
+        return {parts[0]}
+    if table is keys.INSTANCES:
+        return _nodes_of(state, [row.message.meta.uid])
+    if table in (keys.NETWORKS, keys.SUBNETS):
+        name = parts[1] if table is keys.NETWORKS else row.message.spec.network
+        ports = state.rows(keys.PORTS, parts[0]).values()
+        owners = {port.message.spec.instance for port in ports if port.message.spec.network == name}
+        found = [state.find(keys.INSTANCES, parts[0], owner) for owner in owners]
+        return _nodes_of(state, [instance.message.meta.uid for instance in found if instance])
+    return set()
+
+
+def _nodes_of(state: State, uids: list[str]) -> set[str]:
+    placements = [state.placement_of(uid) for uid in uids]
+    return {placement.message.node for placement in placements if placement is not None}
