@@ -13,9 +13,7 @@ import click
 from cumulet.kinds import Flag, Kind, Shape
 
 FILE_BYTES_MAX: Final = 1 << 20  # the server refuses far less; this only stops a wrong file early
-_REPEATED: Final = frozenset(
-    {Shape.WORDS, Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS, Shape.ATTACHMENTS}
-)
+_REPEATED: Final = frozenset({Shape.WORDS, Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS, Shape.ATTACHMENTS})
 
 
 class Parsed(click.ParamType[Any]):
