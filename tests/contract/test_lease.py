@@ -6,7 +6,7 @@ import asyncio
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -124,12 +124,6 @@ def test_a_late_answer_does_not_bring_a_lease_back() -> None:
 # --- the thread, on etcd
 
 
-@pytest.fixture
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer() as server:
-        yield server
-
-
 async def test_a_thread_renews_beside_a_blocked_loop_and_stops_when_etcd_is_silent(etcd: EtcdServer) -> None:
     lost_at: list[float] = []
     store = EtcdStore([etcd.endpoint])
@@ -146,12 +140,14 @@ async def test_a_thread_renews_beside_a_blocked_loop_and_stops_when_etcd_is_sile
         time.sleep(0.01)  # noqa: ASYNC251  the event loop is blocked on purpose
     assert keeper.held()
     etcd.pause()
-    paused_at, held_until = boottime_s(), keeper.held_until
-    keeper.lost.wait(WAIT_S)  # blocks the loop again
-    assert lost_at
-    assert held_until <= lost_at[0] < paused_at + STOP_S + 0.5
-    assert not keeper.held()
-    etcd.resume()
+    try:
+        paused_at, held_until = boottime_s(), keeper.held_until
+        keeper.lost.wait(WAIT_S)  # blocks the loop again
+        assert lost_at
+        assert held_until <= lost_at[0] < paused_at + STOP_S + 0.5
+        assert not keeper.held()
+    finally:
+        etcd.resume()
     async with asyncio.timeout(WAIT_S):
         await running
     await store.close()

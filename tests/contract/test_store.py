@@ -1,26 +1,19 @@
-"""What every store guarantees, shown on the memory store and on a real etcd."""
+"""What every store guarantees about keys, transactions and history, on memory and a real etcd."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from controller.store.etcd import EtcdStore
-from controller.store.memory import MemoryStore
 from controller.store.protocol import (
     OPS_MAX,
     PAGE_KEYS,
     REQUEST_BYTES_MAX,
-    Batch,
-    Change,
     CompactedError,
     Compare,
     Delete,
-    LeaseLostError,
     Put,
     Store,
     StoreError,
@@ -34,87 +27,7 @@ from controller.store.protocol import (
     range_unchanged_since,
     unchanged,
 )
-from tests.support.etcd import EtcdServer
-
-WAIT_S = 20.0  # for what happens within milliseconds on an idle machine
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A store, a second client of the same data, and a way to break every watch of the first."""
-
-    store: Store
-    other: Store
-    break_watches: Callable[[], Awaitable[None]]
-    prefix: bytes
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer() as server:
-        yield server
-
-
-_prefixes = (b"/t%d/" % number for number in itertools.count())
-
-
-@pytest.fixture(params=["memory", "etcd"])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    store: Store
-    other: Store
-    if request.param == "memory":
-        store = memory = MemoryStore()
-        other = memory.connect()
-
-        async def break_watches() -> None:
-            memory.cut_watches(0.05)
-    else:
-        server: EtcdServer = request.getfixturevalue("etcd")
-        store, other = EtcdStore([server.endpoint]), EtcdStore([server.endpoint])
-
-        async def break_watches() -> None:
-            await asyncio.to_thread(server.kill)
-            await asyncio.to_thread(server.start)
-
-    yield Subject(store, other, break_watches, next(_prefixes))
-    await store.close()
-    await other.close()
-
-
-@pytest.fixture
-def store(subject: Subject) -> Store:
-    return subject.store
-
-
-@pytest.fixture
-def prefix(subject: Subject) -> bytes:
-    return subject.prefix
-
-
-async def write(store: Store, *writes: Put | Delete) -> int:
-    """Writes without a guard; the revision."""
-    result = await store.txn(Txn((), writes, "test"))
-    assert result.committed
-    return result.revision
-
-
-async def holds(store: Store, *compares: Compare) -> bool:
-    return (await store.txn(Txn(compares, (), "test"))).committed
-
-
-async def take(watch: AsyncIterator[Batch], count: int) -> list[Change]:
-    """At least so many changes, checking that batches are whole and in order."""
-    changes: list[Change] = []
-    async with asyncio.timeout(WAIT_S):
-        while len(changes) < count:
-            batch = await anext(watch)
-            revisions = [change.mod_revision for change in batch.changes]
-            assert revisions == sorted(revisions)
-            assert not changes or revisions[0] > changes[-1].mod_revision
-            assert batch.revision == revisions[-1]
-            changes.extend(batch.changes)
-    return changes
-
+from tests.support.stores import WAIT_S, Subject, holds, take, write
 
 # --- keys, revisions, transactions
 
@@ -235,7 +148,8 @@ async def test_a_range_guard_holds_a_quota(subject: Subject) -> None:
                 return True
 
     stores = [subject.store, subject.other] * 15
-    created = await asyncio.gather(*(create(store, number) for number, store in enumerate(stores)))
+    async with asyncio.timeout(WAIT_S):
+        created = await asyncio.gather(*(create(store, number) for number, store in enumerate(stores)))
     assert created.count(True) == 10
     assert len((await subject.store.list(subject.prefix)).items) == 10
 
@@ -361,158 +275,3 @@ async def test_the_future_cannot_be_read_or_forgotten(store: Store, prefix: byte
         with pytest.raises(StoreError, match="revision") as refusal:
             await attempt
         assert not isinstance(refusal.value, StoreUnavailableError | CompactedError)
-
-
-# --- watches
-
-
-async def test_a_watch_tells_history_and_then_what_comes(store: Store, prefix: bytes) -> None:
-    a, b = prefix + b"a", prefix + b"b"
-    first = await write(store, Put(a, b"1"), Put(b, b"1"))
-    await write(store, Put(prefix[:-1], b"beside the prefix"))
-    watch = store.watch(prefix, first)
-    assert await take(watch, 2) == [
-        Change(a, b"1", first, first, False),
-        Change(b, b"1", first, first, False),
-    ]
-    second = await write(store, Put(b, b"2"))
-    third = await write(store, Delete(prefix, prefix_end(prefix)))
-    assert await take(watch, 3) == [
-        Change(b, b"2", first, second, False),
-        Change(a, b"", 0, third, True),
-        Change(b, b"", 0, third, True),
-    ]
-
-
-async def test_a_watch_may_start_in_the_middle_or_in_the_future(store: Store, prefix: bytes) -> None:
-    first = await write(store, Put(prefix + b"a", b"1"))
-    for start, expected in ((first + 1, b"2"), (first + 2, b"3")):
-        watch = store.watch(prefix, start)
-        waiting = asyncio.create_task(take(watch, 1))
-        await write(store, Put(prefix + b"a", expected))
-        assert [change.value for change in await waiting] == [expected]
-    with pytest.raises(ValueError, match="start_revision"):
-        await anext(store.watch(prefix, 0))
-
-
-async def test_a_broken_watch_loses_nothing_and_tells_nothing_twice(subject: Subject) -> None:
-    """Thousands of events, several keys a revision, and breaks in the middle of them."""
-    store, prefix = subject.store, subject.prefix
-    rounds, width = 200, 10
-    start = (await store.list(prefix)).revision + 1
-
-    async def write_rounds(first: int) -> None:
-        for number in range(first, first + rounds):
-            await write(subject.other, *(Put(prefix + b"%d" % key, b"%d" % number) for key in range(width)))
-
-    await write_rounds(0)
-    watch = store.watch(prefix, start)
-    seen = await take(watch, 1)
-    for part in (1, 2):
-        breaking = asyncio.ensure_future(subject.break_watches())
-        seen += await take(watch, part * rounds * width - len(seen))
-        await breaking
-        await write_rounds(part * rounds)
-        seen += await take(watch, (part + 1) * rounds * width - len(seen))
-    assert [(change.key, change.value) for change in seen] == [
-        (prefix + b"%d" % key, b"%d" % number) for number in range(3 * rounds) for key in range(width)
-    ]
-
-
-async def test_big_revisions_arrive_whole(store: Store, prefix: bytes) -> None:
-    """etcd cuts what is over its request limit into fragments, in the middle of a revision."""
-    width, value = 100, b"x" * 13_000
-    for _ in range(4):
-        last = await write(store, *(Put(prefix + b"%03d" % key, value) for key in range(width)))
-    changes = await take(store.watch(prefix, last - 3), 4 * width)
-    assert [(change.key, change.mod_revision) for change in changes] == [
-        (prefix + b"%03d" % key, revision) for revision in range(last - 3, last + 1) for key in range(width)
-    ]
-
-
-async def test_an_idle_watch_survives_a_break(subject: Subject) -> None:
-    start = await write(subject.store, Put(subject.prefix + b"a", b"1"))
-    watch = subject.store.watch(subject.prefix, start)
-    await take(watch, 1)
-    waiting = asyncio.create_task(take(watch, 1))
-    await asyncio.sleep(0)
-    await subject.break_watches()
-    await write(subject.other, Put(subject.prefix + b"a", b"2"))
-    assert [change.value for change in await waiting] == [b"2"]
-
-
-async def test_a_watch_whose_history_went_while_it_was_broken_says_so(subject: Subject) -> None:
-    first = await write(subject.store, Put(subject.prefix + b"a", b"1"))
-    watch = subject.store.watch(subject.prefix, first)
-    await take(watch, 1)
-    await subject.break_watches()
-    await write(subject.other, Put(subject.prefix + b"a", b"2"))
-    last = await write(subject.other, Put(subject.prefix + b"a", b"3"))
-    await subject.other.compact(last)
-    with pytest.raises(CompactedError):
-        await take(watch, 3)
-
-
-# --- leases
-
-
-async def test_an_expired_lease_takes_its_keys_along(store: Store, prefix: bytes) -> None:
-    dying, kept = await store.grant_lease(2), await store.grant_lease(2)
-    start = await write(
-        store,
-        Put(prefix + b"dying", b"", dying),
-        Put(prefix + b"kept", b"", kept),
-        Put(prefix + b"freed", b"", dying),
-    )
-    await write(store, Put(prefix + b"freed", b"now without a lease"))
-    item = await store.get(prefix + b"dying")
-    assert item is not None
-    assert item.lease_id == dying
-    waiting = asyncio.create_task(take(store.watch(prefix, start + 2), 1))
-    while not waiting.done():
-        assert await store.keep_alive(kept) >= 2
-        await asyncio.wait([waiting], timeout=0.3)
-    assert [(change.key, change.deleted) for change in await waiting] == [(prefix + b"dying", True)]
-    assert [item.key for item in (await store.list(prefix)).items] == [prefix + b"freed", prefix + b"kept"]
-    with pytest.raises(LeaseLostError):
-        await store.keep_alive(dying)
-
-
-async def test_a_revoked_lease_deletes_its_keys_in_one_revision(store: Store, prefix: bytes) -> None:
-    lease = await store.grant_lease(60)
-    keys = [prefix + bytes([letter]) for letter in b"cab"]
-    start = await write(store, *(Put(key, b"", lease) for key in keys))
-    await store.revoke_lease(lease)
-    await store.revoke_lease(lease)
-    changes = await take(store.watch(prefix, start + 1), 3)
-    assert [(change.key, change.mod_revision) for change in changes] == [(k, start + 1) for k in sorted(keys)]
-    with pytest.raises(LeaseLostError):
-        await store.keep_alive(lease)
-
-
-async def test_a_put_under_a_lost_lease_writes_nothing(store: Store, prefix: bytes) -> None:
-    lease = await store.grant_lease(60)
-    await store.revoke_lease(lease)
-    puts = (Put(prefix + b"a", b""), Put(prefix + b"b", b"", lease))
-    with pytest.raises(LeaseLostError):
-        await store.txn(Txn((), puts, "test"))
-    assert not (await store.txn(Txn((unchanged(prefix, 1),), puts, "test"))).committed
-    assert (await store.list(prefix)).items == ()
-
-
-# --- the end
-
-
-async def test_close_ends_watches_and_refuses_calls(subject: Subject) -> None:
-    watch = subject.other.watch(subject.prefix, 1_000_000)
-    waiting = asyncio.ensure_future(anext(watch, None))
-    await asyncio.wait([waiting], timeout=0.1)
-    assert not waiting.done()
-    await subject.other.close()
-    async with asyncio.timeout(WAIT_S):
-        assert await waiting is None
-    with pytest.raises(StoreUnavailableError, match="closed"):
-        await subject.other.get(subject.prefix)
-    with pytest.raises(StoreUnavailableError, match="closed"):
-        await write(subject.other, Put(subject.prefix, b""))
-    assert await subject.store.get(subject.prefix) is None

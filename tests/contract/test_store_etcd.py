@@ -29,12 +29,6 @@ WAIT_S = 30.0  # for what happens within a few seconds on an idle machine
 
 
 @pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServer]:
-    with EtcdServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def cluster() -> Iterator[EtcdCluster]:
     with etcd_cluster(3) as members:
         yield members
