@@ -1,0 +1,217 @@
+"""The node's plan, parsed into the values that drivers take.
+
+**Pure.** A bad object in a plan becomes a Refusal of that object and holds up no other (correctness.md
+I21). Uids and digests become paths and names on the host, so their form is checked here, once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final, Literal
+from uuid import UUID
+
+from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.storage.driver import DiskSpec, SeedSpec
+from cumulet.v1 import agent_pb2 as pb
+from cumulet.v1 import image_pb2, instance_pb2
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+VNI_MAX: Final = 2**24 - 1  # Source: RFC 7348, section 5
+
+
+class IntentError(ValueError):
+    """A field of a planned object that no driver can be given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An object of the plan that the agent does not act on, and why."""
+
+    uid: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIntent:
+    """One instance as it is to be here. `stop_timeout_s` 0 or less: cut the power at once.
+
+    The controller fills in the default of the API's stop_timeout_s and sends 0 for a forced stop or
+    reboot, so that an agent never needs to know a default.
+    """
+
+    uid: str
+    name: str
+    project: str
+    epoch: int
+    power_on: bool
+    boots: int
+    stop_timeout_s: int
+    vcpu: int
+    memory_mib: int
+    disk: DiskSpec
+    kernel: image_pb2.ImageFile | None
+    initrd: image_pb2.ImageFile | None
+    kernel_args: str
+    seed: SeedSpec
+    ports: tuple[PortIntent, ...]
+
+    def image_files(self) -> tuple[image_pb2.ImageFile, ...]:
+        """Everything that it needs of the image cache."""
+        return tuple(file for file in (self.disk.base, self.kernel, self.initrd) if file is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanIntent:
+    """A whole plan. Networks carry no ports here: the diff adds those that live on this node.
+
+    `refused` are uids that the plan names but that could not be parsed: they are neither made nor removed.
+    No uid is both planned and tombstoned: the higher epoch counts, at the same one the tombstone.
+    """
+
+    instances: Mapping[str, InstanceIntent]
+    networks: Mapping[str, NetworkIntent]
+    tombstones: Mapping[str, int]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def refused(self) -> frozenset[str]:
+        return frozenset(refusal.uid for refusal in self.refusals)
+
+
+NOTHING: Final = PlanIntent({}, {}, {}, ())
+
+
+def parse_plan(plan: pb.NodePlan) -> PlanIntent:
+    """Every object that can be acted on, and a refusal for each that cannot."""
+    refusals: list[Refusal] = []
+    networks: dict[str, NetworkIntent] = {}
+    for network in plan.networks:
+        try:
+            networks[network.uid] = _parse_network(network)
+        except ValueError as err:
+            refusals.append(_refusal("network", network.uid, network.name, err))
+    instances: dict[str, InstanceIntent] = {}
+    for instance in plan.instances:
+        try:
+            instances[instance.uid] = _parse_instance(instance)
+        except ValueError as err:
+            refusals.append(_refusal("instance", instance.uid, instance.name, err))
+    tombstones: dict[str, int] = {}
+    for tombstone in plan.tombstones:
+        tombstones[tombstone.uid] = max(tombstone.epoch, tombstones.get(tombstone.uid, tombstone.epoch))
+    _drop_bad_tombstones(tombstones, refusals)
+    for uid in tombstones.keys() & instances.keys():
+        if instances[uid].epoch > tombstones[uid]:
+            del tombstones[uid]
+        else:
+            del instances[uid]
+    return PlanIntent(instances, networks, tombstones, tuple(refusals))
+
+
+def iter_ports(plan: PlanIntent) -> Iterator[PortIntent]:
+    """All ports of all planned instances."""
+    for instance in plan.instances.values():
+        yield from instance.ports
+
+
+def _refusal(kind: str, uid: str, name: str, err: ValueError) -> Refusal:
+    return Refusal(uid, "BadPlan", f"{kind} {name or uid!r} of the plan: {err}; correct it at the controller")
+
+
+def _drop_bad_tombstones(tombstones: dict[str, int], refusals: list[Refusal]) -> None:
+    for uid in list(tombstones):
+        try:
+            check_uid("tombstones.uid", uid)
+        except IntentError as err:
+            del tombstones[uid]
+            refusals.append(_refusal("tombstone", uid, uid, err))
+
+
+def check_uid(field: str, text: str) -> str:
+    """`text`, if it is a UUID in canonical form; uids become names on the host. Raises IntentError."""
+    try:
+        canonical = str(UUID(text)) == text
+    except ValueError:
+        canonical = False
+    if not canonical:
+        raise IntentError(f"{field} {text!r} is not a UUID in lower case")
+    return text
+
+
+def _parse_network(network: pb.PlannedNetwork) -> NetworkIntent:
+    if not 0 < network.vni <= VNI_MAX:
+        raise IntentError(f"vni {network.vni} is not in 1..{VNI_MAX}")
+    return NetworkIntent(
+        uid=check_uid("uid", network.uid),
+        vni=network.vni,
+        subnets=tuple(_parse_subnet(subnet) for subnet in network.subnets),
+        outbound_nat=network.outbound_nat,
+        ports=(),
+    )
+
+
+def _parse_subnet(subnet: pb.PlannedSubnet) -> SubnetIntent:
+    return SubnetIntent(
+        uid=check_uid("subnets.uid", subnet.uid),
+        cidr=IPv4Network(subnet.cidr),
+        gateway=IPv4Address(subnet.gateway),
+        dns_servers=tuple(IPv4Address(server) for server in subnet.dns_servers),
+    )
+
+
+def _parse_instance(planned: pb.PlannedInstance) -> InstanceIntent:
+    uid = check_uid("uid", planned.uid)
+    if planned.power not in (instance_pb2.POWER_STATE_ON, instance_pb2.POWER_STATE_OFF):
+        raise IntentError(f"power {planned.power} is neither on nor off")
+    if planned.resources.vcpu <= 0 or planned.resources.memory_mib <= 0:
+        raise IntentError("resources.vcpu and resources.memory_mib must be above zero")
+    hostname = planned.hostname or planned.name
+    return InstanceIntent(
+        uid=uid,
+        name=planned.name,
+        project=planned.project,
+        epoch=planned.epoch,
+        power_on=planned.power == instance_pb2.POWER_STATE_ON,
+        boots=planned.boots,
+        stop_timeout_s=planned.stop_timeout_s,
+        vcpu=planned.resources.vcpu,
+        memory_mib=planned.resources.memory_mib,
+        disk=DiskSpec(uid, _parse_file("image.disk", planned.image.disk), planned.resources.disk_gib),
+        kernel=_parse_boot_file(planned.image, "kernel"),
+        initrd=_parse_boot_file(planned.image, "initrd"),
+        kernel_args=planned.image.kernel_args,
+        seed=SeedSpec(uid, hostname, tuple(planned.authorized_keys), planned.user_data),
+        ports=tuple(_parse_port(port, hostname) for port in planned.ports),
+    )
+
+
+def _parse_file(field: str, file: image_pb2.ImageFile) -> image_pb2.ImageFile:
+    if not _SHA256.fullmatch(file.sha256):
+        raise IntentError(f"{field}.sha256 {file.sha256!r} is not a SHA-256 in lower-case hex")
+    return file
+
+
+def _parse_boot_file(
+    image: image_pb2.ImageSpec, field: Literal["kernel", "initrd"]
+) -> image_pb2.ImageFile | None:
+    """Absent where the disk boots by itself."""
+    if not image.HasField(field):
+        return None
+    return _parse_file(f"image.{field}", image.kernel if field == "kernel" else image.initrd)
+
+
+def _parse_port(port: pb.PlannedPort, hostname: str) -> PortIntent:
+    if not _MAC.fullmatch(port.mac):
+        raise IntentError(f"ports.mac {port.mac!r} is not a MAC address in lower case")
+    return PortIntent(
+        uid=check_uid("ports.uid", port.uid),
+        network_uid=check_uid("ports.network_uid", port.network_uid),
+        mac=port.mac,
+        addresses=tuple(IPv4Address(address) for address in port.addresses),
+        hostname=hostname,
+    )

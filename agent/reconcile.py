@@ -1,0 +1,329 @@
+"""The agent of one node: observe, diff (pure), apply, observe again.
+
+**Edge**: composes drivers, journal and clock. Needs no controller to keep what runs: without a session it
+repairs the network of running instances from the journaled plan, and starts, stops and removes nothing
+until a plan with the present session's nonce arrives (architecture.md §2.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from agent.actions import Action, Decision, StartDomain
+from agent.apply import JITTER, Applier
+from agent.diff import diff
+from agent.drivers import Drivers, FileSource
+from agent.errors import DriverError
+from agent.intent import NOTHING, PlanIntent, Refusal, parse_plan
+from agent.journal import Journal, JournalError, is_newer, order_of
+from agent.memory import Memory, remember_action, remember_look
+from agent.observed import Observed
+from agent.report import (
+    HYPERVISOR_READY,
+    PLAN_ACCEPTED,
+    Look,
+    Snapshot,
+    build_instances,
+    build_unknown,
+    condition,
+)
+from cumulet.clock import Clock
+from cumulet.v1 import agent_pb2 as pb
+from cumulet.v1 import meta_pb2
+
+# libvirt's events wake the agent at once; this look is for lost events and for what has none (nft, taps).
+OBSERVE_EVERY_S: Final = 15.0
+# After a look that failed: libvirtd restarts within a second or two.
+OBSERVE_AGAIN_S: Final = 2.0
+# A burst of events and of finished works becomes one look.
+ROUND_GAP_S: Final = 0.02
+# A look that takes longer is given up; whatever hangs must not make the agent silent.
+OBSERVE_TIMEOUT_S: Final = 30.0
+
+_log = structlog.get_logger("agent")
+
+
+class PlanRefusedError(Exception):
+    """A plan that must not be acted on: of another node, another session, or older than one acted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """The present session. `is_alive` is asked before every start."""
+
+    nonce: str
+    is_alive: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    plan: pb.NodePlan
+    intent: PlanIntent
+
+
+class Agent:
+    """One node's agent. `run` looks after the node; the session methods are called by `session.py`."""
+
+    def __init__(
+        self,
+        node: str,
+        drivers: Drivers,
+        journal: Journal,
+        source: FileSource,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self.node = node
+        self.drivers = drivers
+        self._journal = journal
+        self._clock = clock
+        self._rng = rng
+        self._wake = asyncio.Event()
+        self._round_done = asyncio.Condition()
+        self._applier = Applier(
+            drivers,
+            source,
+            clock,
+            rng,
+            may_start=self._may_start,
+            on_try=self._note,
+            on_done=self._wake.set,
+        )
+        self._session: _Session | None = None
+        self._offered: _Offer | None = None  # newest plan that is not in the journal yet
+        self._accepted: pb.NodePlan | None = None
+        self._intent = NOTHING
+        self._memory = Memory()
+        self._acted_on = pb.PlanVersion()  # in this session
+        self._dispatched = pb.PlanVersion()
+        self._plan_trouble = ""
+        self.snapshot: Snapshot | None = None
+        self.rounds = 0
+        self.round_s = 0.0  # time spent in rounds, for metrics
+
+    @property
+    def results(self) -> dict[tuple[str, str], int]:
+        """How often each kind of action ended how."""
+        return dict(self._applier.results)
+
+    @property
+    def intent(self) -> PlanIntent:
+        """The plan that is in force."""
+        return self._intent
+
+    @property
+    def in_session(self) -> bool:
+        """A session is open, and its plan is in force."""
+        session, plan = self._session, self._accepted
+        return session is not None and plan is not None and plan.session_nonce == session.nonce
+
+    # For the session
+
+    def accepted_version(self) -> pb.PlanVersion:
+        """The newest version that the agent will not go behind."""
+        return self._journal.read_acted()
+
+    def begin_session(self, nonce: str, is_alive: Callable[[], bool]) -> None:
+        """The leader has welcomed a session with this nonce."""
+        self._session = _Session(nonce, is_alive)
+        self._offered = None
+        self._acted_on, self._dispatched = pb.PlanVersion(), pb.PlanVersion()
+        self._plan_trouble = ""
+        self._wake.set()
+
+    def end_session(self) -> None:
+        """The session is lost: what runs goes on, nothing is started."""
+        self._session = None
+        self._offered = None
+        self._wake.set()
+
+    def offer(self, plan: pb.NodePlan) -> None:
+        """Take a plan of the present session; the next round acts on it. Raises PlanRefusedError."""
+        try:
+            self._check_plan(plan)
+        except PlanRefusedError as err:
+            self._plan_trouble = str(err)
+            self._wake.set()
+            raise
+        self._offered = _Offer(plan, parse_plan(plan))
+        self._plan_trouble = ""
+        self._wake.set()
+
+    async def round_after(self, seen: int) -> Snapshot:
+        """The snapshot of a round that began after round `seen` ended."""
+        async with self._round_done:
+            await self._round_done.wait_for(lambda: self.snapshot is not None and self.snapshot.round > seen)
+        assert self.snapshot is not None
+        return self.snapshot
+
+    def wake(self) -> None:
+        """Look soon."""
+        self._wake.set()
+
+    # The loop
+
+    async def run(self) -> None:
+        """Look after the node until cancelled. Guests are not touched by the end."""
+        self._adopt_journal()
+        self.drivers.hypervisor.on_change(self._wake.set)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                wake_at = await self._round(group)
+                await self._pause(wake_at)
+
+    def _adopt_journal(self) -> None:
+        plan = self._journal.read_plan()
+        if plan is not None and plan.node in ("", self.node):
+            self._accepted = plan
+            self._intent = parse_plan(plan)
+
+    async def _pause(self, wake_at: float) -> None:
+        await asyncio.sleep(ROUND_GAP_S)
+        delay = max(0.0, wake_at - self._clock.monotonic())
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _round(self, group: asyncio.TaskGroup) -> float:
+        """One look and what follows from it; when the next one is due."""
+        started = self._clock.monotonic()
+        self._take_offer()
+        self._acted_on = self._dispatched
+        stale = self._applier.busy()
+        number = self.rounds + 1
+        try:
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                observed = await self.drivers.observe()
+        except (TimeoutError, ExceptionGroup) as err:
+            await self._publish_unknown(number, _driver_error(err))
+            return self._clock.monotonic() + self._jittered(OBSERVE_AGAIN_S)
+        decision = self._decide(observed, stale, group)
+        await self._publish(number, self._look(observed, decision.refusals, stale))
+        self.round_s += self._clock.monotonic() - started
+        return self._next_at(decision)
+
+    def _decide(self, observed: Observed, stale: frozenset[str], group: asyncio.TaskGroup) -> Decision:
+        """Diff and dispatch: no await, so that nothing changes in between."""
+        now = self._clock.monotonic()
+        in_session = self.in_session
+        self._memory = remember_look(self._memory, self._intent, observed, now)
+        decision = diff(self._intent, observed, self._memory, now, in_session=in_session)
+        started = self._applier.dispatch(decision, stale, group)
+        if in_session and self._accepted is not None:
+            self._dispatched = self._accepted.version
+            if not started:
+                self._acted_on = self._dispatched
+        return decision
+
+    def _next_at(self, decision: Decision) -> float:
+        now = self._clock.monotonic()
+        due = [now + self._jittered(OBSERVE_EVERY_S)]
+        due += [at for at in (decision.wake_at, self._applier.next_retry_at()) if at is not None]
+        return min(due)
+
+    def _jittered(self, delay_s: float) -> float:
+        return delay_s * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    # Plans and the fence
+
+    def _check_plan(self, plan: pb.NodePlan) -> None:
+        if plan.node != self.node:
+            raise PlanRefusedError(f"the plan is for node {plan.node!r}, this is {self.node!r}")
+        if self._session is None or plan.session_nonce != self._session.nonce:
+            raise PlanRefusedError(f"the plan is for session {plan.session_nonce!r}, not for the present one")
+        for known in (self._journal.read_acted(), self._offered.plan.version if self._offered else None):
+            if known is not None and is_newer(known, plan.version):
+                raise PlanRefusedError(
+                    f"the plan {order_of(plan.version)} is older than {order_of(known)}, already acted on; "
+                    "if the cloud was set up anew, empty this agent's state directory"
+                )
+
+    def _take_offer(self) -> None:
+        """Put the newest offered plan in the journal; only then it is in force."""
+        offer = self._offered
+        if offer is None:
+            return
+        try:
+            self._journal.write_plan(offer.plan)
+        except JournalError as err:
+            self._plan_trouble = str(err)
+            return
+        self._offered = None
+        self._accepted = offer.plan
+        self._intent = offer.intent
+
+    def _may_start(self, start: StartDomain) -> bool:
+        """The fence: the newest plan of a live session still asks for exactly this start."""
+        session = self._session
+        if session is None or not self.in_session or not session.is_alive():
+            return False
+        newest = self._intent if self._offered is None else self._offered.intent
+        asked = newest.instances.get(start.instance.uid)
+        return (
+            asked is not None
+            and asked.power_on
+            and (asked.epoch, asked.boots) == (start.instance.epoch, start.instance.boots)
+        )
+
+    def _note(self, action: Action) -> None:
+        self._memory = remember_action(self._memory, action, self._clock.monotonic())
+
+    # What is told
+
+    def _look(self, observed: Observed, refusals: tuple[Refusal, ...], stale: frozenset[str]) -> Look:
+        busy = stale | self._applier.busy()
+        return Look(self._intent, observed, self._memory, self._applier.failures, refusals, busy)
+
+    async def _publish(self, number: int, look: Look) -> None:
+        conditions = (condition(HYPERVISOR_READY, True, "Ready", ""), self._plan_condition())
+        snapshot = Snapshot(
+            number,
+            self._acted_on,
+            True,
+            build_instances(look),
+            build_unknown(look),
+            conditions,
+            self._clock.now(),
+        )
+        await self._announce(snapshot)
+
+    async def _publish_unknown(self, number: int, err: DriverError) -> None:
+        """Nothing is known: what was said of instances before stays said."""
+        _log.warning("node not observed", reason=err.reason, message=err.message)
+        conditions = (condition(HYPERVISOR_READY, False, err.reason, err.message), self._plan_condition())
+        now = self._clock.now()
+        before = self.snapshot or Snapshot(0, pb.PlanVersion(), False, {}, {}, (), now)
+        await self._announce(
+            replace(before, round=number, known=False, conditions=conditions, observed_at=now)
+        )
+
+    def _plan_condition(self) -> meta_pb2.Condition:
+        if self._plan_trouble:
+            return condition(PLAN_ACCEPTED, False, "PlanRefused", self._plan_trouble)
+        return condition(PLAN_ACCEPTED, True, "Accepted", "")
+
+    async def _announce(self, snapshot: Snapshot) -> None:
+        self.rounds = snapshot.round
+        self.snapshot = snapshot
+        async with self._round_done:
+            self._round_done.notify_all()
+
+
+def _driver_error(err: TimeoutError | ExceptionGroup[Exception]) -> DriverError:
+    """The first reason why a look failed."""
+    if isinstance(err, TimeoutError):
+        return DriverError("ObserveTimeout", f"looking at the node took more than {OBSERVE_TIMEOUT_S:.0f} s")
+    first = err.exceptions[0]
+    if isinstance(first, DriverError):
+        return first
+    _log.error("a driver broke its contract", exc_info=first)
+    return DriverError("Internal", f"looking at the node failed with {first!r}; see the agent's log")
