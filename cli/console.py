@@ -1,6 +1,6 @@
 """`console` and `logs`: a guest's serial console, live and as kept.
 
-**Edge**: puts the terminal into raw mode and back. `Escape` is pure: it finds `~.` at the beginning of a line.
+**Edge**: puts the terminal into raw mode and back. `Escape` and `SafeLog` are pure.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
     from cumulet.console_stream import ConsoleStream
 
 READ_BYTES: Final = 4096
-# Everything of a guest's log that a terminal obeys, except colours: titles, cursor moves, answers typed back.
-_UNSAFE: Final = re.compile(
-    rb"\x1b\[[0-9;:?<=>]*[ -/]*[@-ln-~]|\x1b[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[^\[]|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]"
+HELD_BYTES_MAX: Final = 256  # of a sequence whose end has not come yet
+# What a terminal obeys: control sequences, strings such as titles, two-byte sequences (ECMA-48, section 5).
+_SEQUENCE: Final = re.compile(
+    rb"\x1b\[[0-?]*[ -/]*(?P<final>[@-~])|\x1b[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ`-~\\]"
 )
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # all but tab, line feed, carriage return
 
 
 class Escape:
-    """Typed bytes on their way: `~.` at the beginning of a line detaches, `~~` there is one tilde (as in ssh)."""
+    """Typed bytes on their way: as in ssh `~.` at a line's beginning detaches, `~~` there is one tilde."""
 
     def __init__(self) -> None:
         self._line_start = True
@@ -59,9 +62,30 @@ class Escape:
         return bytes(out), False
 
 
-def safe_log(data: bytes) -> bytes:
-    """**Pure.** A guest's log without what could take over the terminal of the person who reads it."""
-    return _UNSAFE.sub(b"", data)
+class SafeLog:
+    """A guest's log, in pieces, without what could take over the terminal of who reads it; colours stay."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The safe part; the beginning of an unfinished sequence is held back for the next piece."""
+        data = self._held + data
+        start = data.rfind(b"\x1b")
+        unfinished = start >= 0 and len(data) - start < HELD_BYTES_MAX and not _SEQUENCE.match(data, start)
+        cut = start if unfinished else len(data)
+        self._held = data[cut:]
+        return b"".join(_safe_parts(data[:cut]))
+
+
+def _safe_parts(data: bytes) -> Iterator[bytes]:
+    position = 0
+    for sequence in _SEQUENCE.finditer(data):
+        yield _CONTROL.sub(b"", data[position : sequence.start()])
+        if sequence["final"] == b"m":
+            yield sequence[0]
+        position = sequence.end()
+    yield _CONTROL.sub(b"", data[position:])
 
 
 @click.command("console", epilog="Example: cumulet console web")
@@ -91,9 +115,11 @@ def logs(session: Session, name: str, tail: int | None, follow: bool) -> None:
     # Attached before the log is read: a few bytes may come twice, none is lost.
     stream = client.console(ref.name, project=ref.project) if follow else None
     try:
-        _write_log(client.console_log(ref.name, project=ref.project, tail_lines=tail or 0))
-        for data in stream or ():
-            _write_log(data)
+        safe = SafeLog() if sys.stdout.isatty() else None
+        kept = client.console_log(ref.name, project=ref.project, tail_lines=tail or 0)
+        for data in chain((kept,), stream or ()):
+            sys.stdout.buffer.write(safe.feed(data) if safe else data)
+            sys.stdout.buffer.flush()
     finally:
         if stream is not None:
             stream.close()
@@ -161,8 +187,3 @@ def _type(stream: ConsoleStream, typed_from: int, ended: int) -> None:
             stream.send(out)
         if detach:
             return
-
-
-def _write_log(data: bytes) -> None:
-    sys.stdout.buffer.write(safe_log(data) if sys.stdout.isatty() else data)
-    sys.stdout.buffer.flush()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from typing import Any, Final
@@ -13,7 +14,7 @@ import click
 
 from cli import cells
 from cli.output import Layout, choose_columns, output_options, to_dict, write_json, write_objects
-from cli.refs import by_word, parse_target
+from cli.refs import parse_target
 from cli.session import Session, connection_options
 from cumulet.kinds import INSTANCE, Column, Kind
 from cumulet.names import ALL_PROJECTS
@@ -35,11 +36,12 @@ EVENT: Final[Kind] = replace(
         Column("MESSAGE", "message"),
     ),
 )
+_UID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _WIDTHS: Final = (4, 8, 16, 16)  # of the first columns in a stream
 
 
 @click.command("events", epilog="Example: cumulet events instance/web -w")
-@click.argument("target", required=False, default="", metavar="[KIND/NAME]")
+@click.argument("target", required=False, default="", metavar="[KIND/NAME|UID]")
 @click.option("-w", "--watch", is_flag=True, help="Go on with what happens from now on, until Ctrl-C.")
 @click.option("-A", "--all-projects", is_flag=True, help="Of all projects.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the last ones.")
@@ -54,7 +56,8 @@ def events(
     choose_columns(EVENT, layout)
     project, wanted = ALL_PROJECTS if all_projects else "", ""
     if target:
-        project, wanted = _resolve(session, target)
+        own, wanted = _resolve(target)
+        project = own or project
     found = session.client.events(wanted, project=project)
     shown = found[-limit:] if limit else found
     if not watch:
@@ -68,23 +71,11 @@ def events(
             _write_line(event, layout)
 
 
-def _resolve(session: Session, target: str) -> tuple[str, str]:
-    """Project and KIND/NAME. Objects that are gone have events too, so a missing one is no error."""
+def _resolve(target: str) -> tuple[str, str]:
+    """Project and KIND/NAME, or a uid as it is. Objects that are gone have events too: none is looked up."""
+    if _UID.fullmatch(target):
+        return "", target
     kind, ref = parse_target(target)
-    if len(ref.name) >= 4:
-        from cumulet.errors import NotFoundError
-
-        client = session.client
-        try:
-            found = by_word(
-                client,
-                kind,
-                "/".join(filter(None, (ref.project, ref.name))),
-                lambda one: client.get(kind, one.name, project=one.project),
-            )
-            return ref.project, f"{kind.noun}/{found.meta.name}"
-        except NotFoundError:
-            pass
     return ref.project, f"{kind.noun}/{ref.name}"
 
 

@@ -72,12 +72,14 @@ def import_image(
     wanted.meta.name = name
     wanted.meta.labels.update(dict(labels))
     assign(wanted, flags_of(IMAGE), values)
-    parts = ((file, FORMATS[found], wanted.spec.disk),)
-    parts += ((kernel, "FILE_FORMAT_BLOB", wanted.spec.kernel),) if kernel else ()
-    parts += ((initrd, "FILE_FORMAT_BLOB", wanted.spec.initrd),) if initrd else ()
-    for path, format_name, part in parts:
-        with _progress(path) as progress:
-            part.CopyFrom(client.upload_file(path, pb.FileFormat.Value(format_name), progress))
+    for path, format_name, part in (
+        (file, FORMATS[found], wanted.spec.disk),
+        (kernel, "FILE_FORMAT_BLOB", wanted.spec.kernel),
+        (initrd, "FILE_FORMAT_BLOB", wanted.spec.initrd),
+    ):
+        if path is not None:
+            with _progress(path) as progress:
+                part.CopyFrom(client.upload_file(path, pb.FileFormat.Value(format_name), progress))
     made = client.create(IMAGE, wanted)
     finish_create(session, IMAGE, name, made, layout, dry_run=False, wait=None)
 

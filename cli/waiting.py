@@ -128,6 +128,8 @@ def judge(instance: Any, goal: Goal, goal_boots: int = 0) -> CumuletError | bool
     if goal is Goal.PLACED:
         return bool(status.node)
     if goal is Goal.STOPPED:
+        if instance.spec.power == pb.POWER_STATE_ON:
+            return _ended(name, "was started meanwhile", instance)
         return bool(status.phase == pb.INSTANCE_PHASE_STOPPED)
     if status.phase == pb.INSTANCE_PHASE_STOPPED:
         return _ended(name, "stopped instead of running", instance)
@@ -256,7 +258,10 @@ def _unplaceable(conditions: Iterable[Any]) -> bool:
 
 
 def _has_ip(instance: Any) -> bool:
+    """The guest took its address: readiness of its own, since Running only says that it was booted."""
     from cumulet.v1 import meta_pb2
 
-    ready = [condition.status for condition in instance.status.conditions if condition.type == "Ready"]
-    return bool(instance.status.addresses) and all(one == meta_pb2.CONDITION_STATUS_TRUE for one in ready)
+    return any(
+        condition.type == "AddressReady" and condition.status == meta_pb2.CONDITION_STATUS_TRUE
+        for condition in instance.status.conditions
+    )
