@@ -8,7 +8,7 @@ fleet's largest allocatable amount of a resource, so that a remainder weighs the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -71,12 +71,11 @@ class Fleet:
 
     def _eligibility(self, requests: Sequence[Request]) -> tuple[Flags, Ints]:
         """One row for each distinct set of constraints, and each request's row."""
-        row_of: dict[object, int] = {}
+        row_of: dict[Hashable, int] = {}
         flags: list[Flags] = []
         rows: list[int] = []
         for request in requests:
-            selector = frozenset(request.node_selector.items())
-            row = row_of.setdefault((request.security_level, selector, request.excluded_nodes), len(flags))
+            row = row_of.setdefault(request.constraints(), len(flags))
             if row == len(flags):
                 flags.append(self.eligible(request))
             rows.append(row)

@@ -9,7 +9,7 @@ at that revision, so there is no second book that could disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -135,6 +135,10 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "node_selector", MappingProxyType(dict(self.node_selector)))
+
+    def constraints(self) -> Hashable:
+        """What filters look at but resources: with equal constraints the same nodes are eligible."""
+        return self.security_level, frozenset(self.node_selector.items()), self.excluded_nodes
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from scheduler.model import (
     View,
 )
 from scheduler.policy import PACK, Policy
-from scheduler.refusal import build_rejection
+from scheduler.refusal import build_rejection, build_rejections
 from scheduler.score import explain_ranked, rank
 
 
@@ -42,7 +42,7 @@ def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Ra
         policy=policy.name,
         tie_start=tie_start,
         placements=tuple(Placement(r.uid, view.nodes[node].name) for r, node in decided if node >= 0),
-        rejections=tuple(build_rejection(fleet, r) for r, node in decided if node < 0),
+        rejections=tuple(build_rejections(fleet, [r for r, node in decided if node < 0])),
     )
 
 

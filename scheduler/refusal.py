@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from scheduler.filters import reasons_against
@@ -15,6 +17,16 @@ from scheduler.model import NearNode, Rejection, Request
 from scheduler.reasons import NotEnough, Reason
 
 NEAREST_MAX: Final = 3  # what a person acts on; the counts say the rest
+
+
+def build_rejections(fleet: Fleet, requests: Iterable[Request]) -> Iterator[Rejection]:
+    """A rejection each; equal requests share one look at the fleet, or a full cloud's queue would be slow."""
+    known: dict[Hashable, Rejection] = {}
+    for request in requests:
+        shape = (request.resources, request.constraints())
+        if shape not in known:
+            known[shape] = build_rejection(fleet, request)
+        yield replace(known[shape], uid=request.uid)
 
 
 def build_rejection(fleet: Fleet, request: Request) -> Rejection:

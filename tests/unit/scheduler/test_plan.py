@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -112,6 +113,30 @@ def test_reasons_and_the_specification_agree_on_who_fits(view: View, batch: tupl
                 fleet.free.tolist(), fleet.demand(wanted).tolist(), only_it, fleet.scale.tolist(), 0
             )
             assert (found == index) == (not reasons_against(candidate, candidate.free(), wanted))
+
+
+@settings(deadline=None)
+@given(views(), batches(), seeds)
+def test_a_refusal_is_told_as_things_stand_after_the_plan(
+    view: View, batch: tuple[Request, ...], seed: int
+) -> None:
+    twice = batch + tuple(replace(r, uid=f"{r.uid}-again") for r in batch)
+    decided = plan(view, twice, PACK, random.Random(seed))
+    taken = {p.uid: p.node for p in decided.placements}
+    after = View(
+        view.revision,
+        tuple(
+            replace(
+                n,
+                allocated=Resources.total(
+                    [n.allocated, *(r.resources for r in twice if taken.get(r.uid) == n.name)]
+                ),
+            )
+            for n in view.nodes
+        ),
+    )
+    told = [explain(after, r) for r in twice if r.uid not in taken]
+    assert list(decided.rejections) == told
 
 
 def test_best_fit_prefers_the_fuller_node_until_it_is_full() -> None:
