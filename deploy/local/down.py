@@ -26,6 +26,7 @@ from cumulet.errors import CumuletError
 from deploy.images.image import DEFAULT_CACHE
 from deploy.local import process, traces
 from deploy.local.address import answers
+from deploy.local.environment import supervised_environment
 from deploy.local.errors import SetupError
 from deploy.local.health import LIBVIRT_URI
 from deploy.local.layout import CONTEXT_NAME, SETTINGS_FILE, Layout
@@ -39,9 +40,9 @@ from deploy.local.services import (
     VIRTLOGD_SOCKET,
     build_services,
 )
-from deploy.local.supervisor import child_environment
 
 LIBVIRT_START_TIMEOUT_S: Final = 20.0
+FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 _GUEST_LOGS: Final = Path("/var/log/libvirt/qemu")
 _UNDEFINE_FLAGS: Final = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -65,6 +66,7 @@ def take_down(layout: Layout, progress: Progress) -> None:
     progress.step(f"{len(removed)} instances, libvirt (where it is ours) and etcd have stopped")
     found = traces.observe_traces(layout)
     remove_network(found)
+    restore_forwarding(layout)
     progress.step(
         f"{len(found.links)} links, {len(found.namespaces)} namespaces, {len(found.tables)} nft tables gone"
     )
@@ -102,7 +104,7 @@ def libvirt_for_removal(layout: Layout) -> Iterator[None]:
     if answers(LIBVIRT_SOCKET) or not traces.has_domain_files():
         yield
         return
-    environment = child_environment(os.environ, layout.state_dir)
+    environment = supervised_environment(os.environ, layout.state_dir)
     started: list[subprocess.Popen[bytes]] = []
     try:
         for program, socket in (("virtlogd", VIRTLOGD_SOCKET), ("libvirtd", LIBVIRT_SOCKET)):
@@ -141,6 +143,22 @@ def remove_network(found: traces.Traces) -> None:
     if found.tables:
         with contextlib.suppress(subprocess.CalledProcessError):
             traces.run_nft(["-f", "-"], render_deletion(found.tables))
+
+
+def restore_forwarding(layout: Layout) -> None:
+    """Turns IPv4 forwarding off again when the agent has recorded that it was off before."""
+    records = (*layout.agent_dir.glob("host.json"), *layout.agent_dir.glob("*/host.json"))
+    if any(was_forwarding_off(path.read_text()) for path in records):
+        with contextlib.suppress(OSError):  # a read-only /proc/sys: then it was not turned on
+            FORWARDING.write_text("0")
+
+
+def was_forwarding_off(text: str) -> bool:
+    """Reads the agent's host record; anything else says nothing."""
+    try:
+        return json.loads(text)["forwarding_was_off"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def render_deletion(tables: Iterable[traces.Table]) -> str:

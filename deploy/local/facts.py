@@ -25,10 +25,10 @@ from pyroute2 import NetlinkError, NetNS, netns
 
 from deploy.local import health, process, traces
 from deploy.local.address import answers, taken_ports
+from deploy.local.environment import with_sbin
 from deploy.local.layout import Layout
 from deploy.local.record import load_record
 from deploy.local.services import LIBVIRT_RUN, LIBVIRT_SOCKET, build_services
-from deploy.local.supervisor import child_environment
 
 SYNC_PROBES: Final = 20
 _PROGRAM_TIMEOUT_S: Final = 10
@@ -79,7 +79,7 @@ class HostFacts:
 
 def observe_host(layout: Layout, programs: tuple[str, ...]) -> HostFacts:
     """Everything, in a second or two."""
-    path = child_environment(os.environ, layout.state_dir)["PATH"]
+    path = with_sbin(os.environ)["PATH"]
     libvirt_version, qemu_version, libvirt_error = _observe_libvirt()
     return HostFacts(
         root=os.geteuid() == 0,

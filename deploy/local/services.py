@@ -11,8 +11,6 @@ from typing import Final
 
 from deploy.local.layout import LOOPBACK, Layout
 
-# Marks every process of ours in its environment, and so their children (dnsmasq), for `cumulet down`.
-MARK_VARIABLE: Final = "CUMULET_SUPERVISED_BY"
 SUPERVISOR: Final = "supervisor"
 LIBVIRT_SOCKET: Final = "unix:/run/libvirt/libvirt-sock"
 VIRTLOGD_SOCKET: Final = "unix:/run/libvirt/virtlogd-sock"

@@ -22,17 +22,16 @@ from typing import Final
 
 from deploy.local import process, record
 from deploy.local.address import answers
+from deploy.local.environment import supervised_environment
 from deploy.local.layout import Layout, load_layout
 from deploy.local.logs import rotate
 from deploy.local.record import Record
-from deploy.local.services import MARK_VARIABLE, ROOM_MIN_BYTES, SUPERVISOR, Service, build_services
+from deploy.local.services import ROOM_MIN_BYTES, SUPERVISOR, Service, build_services
 
 # Waiting for a need or for a backoff: short, for it is part of every start. Otherwise only log sizes wait.
 PENDING_POLL_S: Final = 0.05
 IDLE_POLL_S: Final = 5.0
-# Many distributions leave sbin out of an ordinary PATH; libvirtd, nft and dnsmasq are there.
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
-_SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class Supervisor:
@@ -41,7 +40,7 @@ class Supervisor:
     def __init__(self, layout: Layout, services: tuple[Service, ...], environment: Mapping[str, str]) -> None:
         self._layout = layout
         self._services = services
-        self._environment = child_environment(environment, layout.state_dir)
+        self._environment = supervised_environment(environment, layout.state_dir)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._leaving = False
 
@@ -158,12 +157,6 @@ def describe_exit(code: int | None) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit {code}"
-
-
-def child_environment(base: Mapping[str, str], state_dir: Path) -> dict[str, str]:
-    """The environment of supervised processes: the mark, sbin in PATH, output without delay."""
-    path = base.get("PATH", "/usr/bin:/bin")
-    return {**base, "PATH": f"{path}:{_SBIN}", MARK_VARIABLE: str(state_dir), "PYTHONUNBUFFERED": "1"}
 
 
 def say(line: str) -> None:

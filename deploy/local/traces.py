@@ -20,10 +20,11 @@ from pyroute2 import IPRoute, netns
 
 from deploy.local import process
 from deploy.local.address import answers
+from deploy.local.environment import MARK_VARIABLE, with_sbin
 from deploy.local.health import LIBVIRT_URI
 from deploy.local.layout import Layout
 from deploy.local.process import ProcessId
-from deploy.local.services import LIBVIRT_SOCKET, MARK_VARIABLE
+from deploy.local.services import LIBVIRT_SOCKET
 
 ALIAS_PREFIX: Final = "cumulet:"
 NAMESPACE_PREFIX: Final = "cumulet-"
@@ -153,11 +154,10 @@ def parse_tables(output: str) -> tuple[Table, ...]:
 
 def run_nft(words: list[str], stdin: str = "") -> str:
     """Output of `nft -j WORDS`. Raises FileNotFoundError and subprocess.CalledProcessError."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     done = subprocess.run(
         ["nft", "-j", *words],
         input=stdin,
-        env={**os.environ, "PATH": path},
+        env=with_sbin(os.environ),
         capture_output=True,
         text=True,
         timeout=_NFT_TIMEOUT_S,

@@ -28,6 +28,7 @@ from deploy.images.errors import ImageBuildError
 from deploy.images.image import BuiltImage, build_image
 from deploy.local import health, process
 from deploy.local.address import free_ports, taken_ports
+from deploy.local.environment import supervised_environment, with_sbin
 from deploy.local.errors import SetupError
 from deploy.local.layout import (
     CONTEXT_NAME,
@@ -43,7 +44,6 @@ from deploy.local.progress import Progress
 from deploy.local.record import load_record
 from deploy.local.seed import ensure_image, explain_failure, seed
 from deploy.local.services import SUPERVISOR
-from deploy.local.supervisor import child_environment
 from deploy.local.waiting import wait_for
 
 KVM_DEVICE: Final = Path("/dev/kvm")
@@ -89,7 +89,7 @@ def check_host() -> None:
     """Root, and the programs that are started. Raises SetupError with all that is missing."""
     if os.geteuid() != 0:
         raise SetupError("`cumulet up` makes bridges and guests: it needs root", "run it as root")
-    path = child_environment(os.environ, Path("/"))["PATH"]
+    path = with_sbin(os.environ)["PATH"]
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if missing:
         raise SetupError(f"not installed: {', '.join(missing)}", "run deploy/install")
@@ -149,7 +149,7 @@ def ensure_supervisor(layout: Layout, progress: Progress) -> None:
             stdout=log,
             stderr=log,
             cwd="/",
-            env=child_environment(os.environ, layout.state_dir),
+            env=supervised_environment(os.environ, layout.state_dir),
             start_new_session=True,
         )
     check = "no supervisor has taken its lock yet"

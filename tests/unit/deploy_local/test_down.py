@@ -9,10 +9,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from deploy.local import traces
-from deploy.local.down import remove_files, render_deletion
+from deploy.local.down import remove_files, render_deletion, was_forwarding_off
 from deploy.local.layout import Layout, save_layout
 from deploy.local.traces import Table
 
@@ -124,3 +125,11 @@ def test_the_marks_are_those_that_the_agent_sets() -> None:
     assert domain_xml.METADATA_NAMESPACE == traces.METADATA_URI
     assert names.ALIAS_PREFIX == traces.ALIAS_PREFIX
     assert names.namespace_name("u").startswith(traces.NAMESPACE_PREFIX)
+
+
+def test_forwarding_is_restored_only_when_the_agent_turned_it_on() -> None:
+    from agent.net.state import HostRecord
+
+    assert was_forwarding_off(json.dumps(asdict(HostRecord("program", "rules", True))))
+    assert not was_forwarding_off(json.dumps(asdict(HostRecord("program", "rules", False))))
+    assert not any(map(was_forwarding_off, ("", "[]", "{}", "null", "7")))

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from deploy.local import process, supervisor
+from deploy.local.environment import MARK_VARIABLE, supervised_environment
 from deploy.local.layout import Layout, save_layout
 from deploy.local.record import Record, load_record
-from deploy.local.services import MARK_VARIABLE, SUPERVISOR, Service
+from deploy.local.services import SUPERVISOR, Service
 
 TIMEOUT_S = 15.0
 _SCRIPT = Path(__file__).with_name("supervise.py")
@@ -158,7 +159,7 @@ def test_the_hosts_own_service_is_left_alone_until_it_ends(rig: Rig, tmp_path: P
 
 
 def test_children_carry_the_mark_and_find_sbin() -> None:
-    made = supervisor.child_environment({"PATH": "/bin", "HOME": "/root"}, Path("/state"))
+    made = supervised_environment({"PATH": "/bin", "HOME": "/root"}, Path("/state"))
     assert made[MARK_VARIABLE] == "/state"
     assert "/usr/sbin" in made["PATH"].split(":")
     assert made["HOME"] == "/root"
