@@ -1,4 +1,4 @@
-"""Addresses that the node itself needs: the way out of a network's namespace, and fixed MACs.
+"""Links and addresses that the node itself needs: a network's way in and out of its namespace.
 
 **Pure.** Tenants' ranges overlap, so a namespace leaves the node from an address of its own, taken from the
 shared address space (RFC 6598) by VNI: unique on a node and the same on every node.
@@ -7,11 +7,16 @@ shared address space (RFC 6598) by VNI: unique on a node and the same on every n
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
+from agent.net import names
+
 UPLINK_RANGE: Final = IPv4Network("100.64.0.0/10")
 HOST_END: Final = IPv4Address("169.254.0.1")  # the host's end of every uplink; link-local, never routed
+GATEWAY_LINK: Final = "gw0"  # inside the namespace
+UPLINK_LINK: Final = "up0"
 VNI_MAX: Final = UPLINK_RANGE.num_addresses - 1
 
 
@@ -26,3 +31,22 @@ def fixed_mac(role: str, network_uid: str) -> str:
     """A locally administered MAC that is the same on every node, so that a moved guest keeps its gateway."""
     tail = hashlib.sha256(f"{role}:{network_uid}".encode()).digest()[:5]
     return (b"\x0a" + tail).hex(":")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A veth pair from the host (`name`) into a network's namespace (`inner`)."""
+
+    kind: str
+    name: str
+    inner: str
+    inner_mac: str
+
+
+def gateway_pair(uid: str) -> Pair:
+    mac = fixed_mac("gateway", uid)
+    return Pair("gateway", names.gateway_link_name(uid), GATEWAY_LINK, mac)
+
+
+def uplink_pair(uid: str) -> Pair:
+    return Pair("uplink", names.uplink_name(uid), UPLINK_LINK, fixed_mac("uplink", uid))

@@ -23,13 +23,17 @@ _START_TIMEOUT_S: Final = 20.0  # reads its files and binds; more is a hang
 _STOP_TIMEOUT_MS: Final = 5000  # then SIGKILL: a server that holds the port would fail its successor
 
 
-def find_pid(files: ServerFiles) -> int | None:
-    """The server's pid while it lives, by its pid file. Cheap."""
+def find_pid(files: ServerFiles, namespace: Path) -> int | None:
+    """The server's pid while it lives in this namespace, by its pid file. Cheap.
+
+    A namespace that was replaced under its name leaves the old server running in the old one.
+    """
     try:
         pid = int(files.pid.read_text())
-    except (FileNotFoundError, ValueError):
+        here = namespace.stat().st_ino == Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except (OSError, ValueError):
         return None
-    return pid if _serves(pid, files) else None
+    return pid if here and _serves(pid, files) else None
 
 
 def start(files: ServerFiles) -> None:
@@ -42,7 +46,7 @@ def start(files: ServerFiles) -> None:
         raise DriverError("DhcpUnavailable", f"starting {_DNSMASQ} failed: {err}; is it installed?") from err
     if done.returncode:
         raise DriverError(
-            "DhcpRefused", f"dnsmasq refused {files.config}: {done.stderr.strip()[:500]}; its log is in syslog"
+            "DhcpRefused", f"dnsmasq refused {files.config}: {done.stderr.strip()[:500]}; see syslog"
         )
 
 

@@ -13,8 +13,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from agent.net.addressing import GATEWAY_LINK
 from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
-from agent.net.ruleset import GATEWAY_LINK
 
 DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
 LEASE_S: Final = 3600  # addresses are fixed: a lease only says that the guest is there

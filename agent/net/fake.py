@@ -13,6 +13,7 @@ from typing import Literal
 from agent.errors import DriverError
 from agent.net import names
 from agent.net.driver import NetworkIntent, ObservedNet, ObservedNetwork, PortIntent, digest_of
+from agent.net.intent_check import check_network, check_port
 
 Method = Literal[
     "observe_net", "ensure_network", "ensure_port", "ensure_port_absent", "ensure_network_absent"
@@ -121,6 +122,7 @@ class FakeNet:
         return observed
 
     async def ensure_network(self, network: NetworkIntent) -> None:
+        check_network(network)
         host = self.host
         host._take_fault("ensure_network", "before")
         known = host._networks.get(network.uid)
@@ -129,6 +131,7 @@ class FakeNet:
         host._take_fault("ensure_network", "after")
 
     async def ensure_port(self, port: PortIntent) -> None:
+        check_port(port)
         host = self.host
         host._take_fault("ensure_port", "before")
         if port.network_uid not in host._networks:

@@ -150,9 +150,7 @@ def veth(name: str, peer: str, peer_mac: str, peer_netns_fd: int) -> bytes:
     )
     info = _attribute(_INFO_KIND, b"veth") + _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, other))
     return (
-        _LINK.pack(0, 0, 0, 0, 0)
-        + _attribute(_IFLA_IFNAME, _text(name))
-        + _attribute(_IFLA_LINKINFO, info)
+        _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, _text(name)) + _attribute(_IFLA_LINKINFO, info)
     )
 
 

@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.net import names
-from agent.net.addressing import UPLINK_RANGE
+from agent.net.addressing import GATEWAY_LINK, UPLINK_LINK, UPLINK_RANGE
 from agent.net.driver import PortIntent
 
 TABLE: Final = "cumulet"
-GATEWAY_LINK: Final = "gw0"
-UPLINK_LINK: Final = "up0"
 HOST_FAMILIES: Final = ("inet", "bridge")
 NAMESPACE_FAMILIES: Final = ("inet",)
 
@@ -154,7 +152,6 @@ def _host_inet() -> list[Json]:
 
 
 def _host_forward() -> list[list[Json]]:
-    uplink_range = {"prefix": {"addr": str(UPLINK_RANGE.network_address), "len": UPLINK_RANGE.prefixlen}}
     link_local = {"prefix": {"addr": "169.254.0.0", "len": 16}}
     return [
         [_iifname("@bridges"), _oifname("@bridges"), *_ACCEPT],  # bridged, see raw
@@ -165,7 +162,7 @@ def _host_forward() -> list[list[Json]]:
         [_oifname("@uplinks"), *_DROP],
         [_iifname("@uplinks"), _match("==", {"meta": {"key": "nfproto"}}, "ipv6"), *_DROP],
         [_iifname("@uplinks"), _ct_state("invalid"), *_DROP],  # NAT skips invalid packets
-        [_iifname("@uplinks"), _match("!=", _payload("ip", "saddr"), uplink_range), *_DROP],
+        [_iifname("@uplinks"), _match("!=", _payload("ip", "saddr"), _UPLINK_PREFIX), *_DROP],
         # The node's own cloud answers on link-local addresses, credentials among the answers.
         [_iifname("@uplinks"), _match("==", _payload("ip", "daddr"), link_local), *_DROP],
         [_iifname("@uplinks"), *_ACCEPT],
@@ -246,6 +243,8 @@ def _gateway_input() -> list[list[Json]]:
     return [
         [_iifname("lo"), *_ACCEPT],
         [_ct_state("established", "related"), *_ACCEPT],
+        # The namespace's address towards the node is no gateway of the guests.
+        [_iifname(GATEWAY_LINK), _match("==", _payload("ip", "daddr"), _UPLINK_PREFIX), *_DROP],
         [_iifname(GATEWAY_LINK), _match("==", _payload("udp", "dport"), 67), *_ACCEPT],
         [_iifname(GATEWAY_LINK), _match("==", _payload("udp", "dport"), 53), *_ACCEPT],
         [_iifname(GATEWAY_LINK), _match("==", _payload("tcp", "dport"), 53), *_ACCEPT],
@@ -285,6 +284,9 @@ def _without_volatile(value: Any) -> Any:
 _COUNTER: Final[Json] = {"counter": {"packets": 0, "bytes": 0}}
 _ACCEPT: Final[tuple[Json, ...]] = (_COUNTER, {"accept": None})
 _DROP: Final[tuple[Json, ...]] = (_COUNTER, {"drop": None})
+_UPLINK_PREFIX: Final[Json] = {
+    "prefix": {"addr": str(UPLINK_RANGE.network_address), "len": UPLINK_RANGE.prefixlen}
+}
 _IIFNAME: Final[Json] = {"meta": {"key": "iifname"}}
 
 

@@ -1,0 +1,101 @@
+"""The network driver over the kernel: netlink, nftables, network namespaces, dnsmasq.
+
+**Edge.** All work runs in one thread of the driver's own, in call order: it moves between namespaces, which
+the event loop's thread must never do, and the kernel serialises such changes anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+from agent.errors import DriverError, DriverUnavailableError
+from agent.net import kernel_observe, netns
+from agent.net.driver import NetworkIntent, ObservedNet, PortIntent
+from agent.net.intent_check import check_network, check_port, check_uid
+from agent.net.kernel_host import KernelHost
+from agent.net.kernel_network import KernelNetwork
+from agent.net.rules_reader import RulesReader
+from agent.net.state import State
+
+NETNS_DIR: Final = Path("/run/netns")  # where iproute2 looks: `ip netns exec cumulet-UID …` works
+_SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]+")  # it is written into dnsmasq's files
+T = TypeVar("T")
+
+
+class KernelNet:
+    """Networks of the namespace that the creating thread is in, or of `host_netns`.
+
+    Raises DriverError when `state_dir` cannot serve. Two drivers on one machine need namespaces, state
+    directories and `netns_dir`s of their own.
+    """
+
+    def __init__(
+        self, state_dir: Path, *, netns_dir: Path = NETNS_DIR, host_netns: Path = netns.OWN_NAMESPACE
+    ) -> None:
+        if not _SAFE_PATH.fullmatch(str(state_dir.absolute())):
+            raise DriverError(
+                "InvalidStateDir",
+                f"network state {state_dir}: use letters, digits, dots, hyphens and underscores only",
+                permanent=True,
+            )
+        self._state = State(state_dir.absolute())
+        self._state.prepare()
+        self._netns_dir = netns_dir
+        self._home = netns.open_namespace(host_netns)
+        self._thread = ThreadPoolExecutor(1, "net", netns.enter, (self._home,))
+        reader = RulesReader()
+        self._host = KernelHost(self._state, reader)
+        self._network = KernelNetwork(self._state, netns_dir, self._host, reader)
+        self._reader = reader
+
+    async def observe_net(self) -> ObservedNet:
+        return await self._run(
+            "observing networks",
+            lambda: kernel_observe.observe(self._state, self._netns_dir, self._host, self._reader),
+        )
+
+    async def ensure_network(self, network: NetworkIntent) -> None:
+        check_network(network)
+        await self._run(f"network {network.uid}", lambda: self._network.ensure(network))
+
+    async def ensure_port(self, port: PortIntent) -> None:
+        check_port(port)
+        await self._run(f"port {port.uid}", lambda: self._network.ensure_port(port))
+
+    async def ensure_port_absent(self, uid: str) -> None:
+        check_uid("port", uid)
+        await self._run(f"removal of port {uid}", lambda: self._network.ensure_port_absent(uid))
+
+    async def ensure_network_absent(self, uid: str) -> None:
+        check_uid("network", uid)
+        await self._run(f"removal of network {uid}", lambda: self._network.ensure_absent(uid))
+
+    async def close(self) -> None:
+        """What was begun is finished; networks, taps and DHCP servers stay."""
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        home, self._home = self._home, -1
+        if home >= 0:
+            os.close(home)
+
+    async def _run(self, attempt: str, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._attempt, attempt, work)
+
+    def _attempt(self, attempt: str, work: Callable[[], T]) -> T:
+        """In the thread. Starts in the host's namespace, whatever an earlier failure left."""
+        try:
+            netns.enter(self._home)
+        except OSError as err:
+            raise DriverUnavailableError("HostNamespaceLost", f"{attempt}: {err}; restart the agent") from err
+        try:
+            return work()
+        except (OSError, subprocess.SubprocessError) as err:
+            raise DriverError(
+                "NetworkEffectFailed", f"{attempt}: {err}; it is tried again, see `cumulet doctor`"
+            ) from err

@@ -1,0 +1,184 @@
+"""Judges what was gathered from the kernel: is a network complete, is a tap in place, what is ours.
+
+**Pure**: views in, observations out. A network is complete when every single thing that `kernel_network.py`
+makes is as its recorded intent says; whatever is missing or edited makes it incomplete, and then the whole
+network is ensured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from agent.net import addressing, names, ruleset
+from agent.net.driver import NetworkIntent, ObservedNet, ObservedNetwork
+from agent.net.netlink_wire import Address, Link, Route
+from agent.net.rules_reader import Tables
+from agent.net.state import NetworkRecord
+
+Item = tuple[str, str, str]  # kind, host name, owner uid
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """Links, addresses and our routes of one namespace."""
+
+    links: dict[str, Link]
+    addresses: frozenset[Address]
+    routes: frozenset[Route]
+
+    def addresses_of(self, name: str) -> set[tuple[IPv4Address, int]]:
+        index = self.links[name].index
+        return {(a.address, a.prefix_length) for a in self.addresses if a.link == index}
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceView:
+    links: LinkView
+    forwards: bool
+    rules: str  # fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkView:
+    """What there is of one network. `program` is the digest of what its record's intent compiles to."""
+
+    uid: str
+    record: NetworkRecord | None
+    program: str
+    namespace: NamespaceView | None
+    server_pid: int | None
+    leased: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    links: LinkView
+    tables: Tables
+    is_sound: bool
+
+
+def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
+    return ObservedNet(
+        networks={
+            network.uid: ObservedNetwork(
+                network.uid,
+                _is_complete(host, network),
+                network.record.digest if network.record else "",
+            )
+            for network in networks
+        },
+        taps=_taps(host),
+        leased=frozenset(address for network in networks for address in _leased(network)),
+        items=tuple(sorted({*_host_items(host), *_network_items(networks)})),
+    )
+
+
+def _is_complete(host: HostView, network: NetworkView) -> bool:
+    record, namespace = network.record, network.namespace
+    return (
+        record is not None
+        and namespace is not None
+        and network.server_pid is not None
+        and host.is_sound
+        and record.program == network.program
+        and namespace.forwards
+        and namespace.rules == record.rules
+        and ruleset.network_elements(network.uid) <= host.tables.elements
+        and _guards_fit(host.tables, record.intent)
+        and _host_links_fit(host.links, record.intent)
+        and _inner_links_fit(namespace.links, record.intent)
+    )
+
+
+def _guards_fit(tables: Tables, network: NetworkIntent) -> bool:
+    """Ports with a tap may send as their intent says, and as nothing else."""
+    present = {element for element in tables.elements if element.network_uid == network.uid}
+    tapped = {element.port_uid for element in present}
+    wanted = {e for port in network.ports if port.uid in tapped for e in ruleset.port_elements(port)}
+    return {element for element in present if element.port_uid} == wanted
+
+
+def _host_links_fit(view: LinkView, network: NetworkIntent) -> bool:
+    uid = network.uid
+    bridge = view.links.get(names.bridge_name(uid))
+    gateway = view.links.get(names.gateway_link_name(uid))
+    uplink = view.links.get(names.uplink_name(uid))
+    if bridge is None or gateway is None or uplink is None:
+        return False
+    marks = (bridge, "bridge"), (gateway, "gateway"), (uplink, "uplink")
+    way_in = Route(addressing.uplink_address(network.vni), 32, uplink.index, None)
+    return (
+        all(link.up and link.alias == names.alias(kind, uid) for link, kind in marks)
+        and gateway.master == bridge.index
+        and view.addresses_of(uplink.name) == {(addressing.HOST_END, 32)}
+        and way_in in view.routes
+    )
+
+
+def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
+    pairs = addressing.gateway_pair(network.uid), addressing.uplink_pair(network.uid)
+    inner = [view.links.get(pair.inner) for pair in pairs]
+    gateway, uplink = inner
+    if gateway is None or uplink is None:
+        return False
+    gateways = {(subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets}
+    return (
+        all(link.up for link in (gateway, uplink))
+        and [gateway.mac, uplink.mac] == [pair.inner_mac for pair in pairs]
+        and view.addresses_of(gateway.name) == gateways
+        and view.addresses_of(uplink.name) == {(addressing.uplink_address(network.vni), 32)}
+        and Route(None, 0, uplink.index, addressing.HOST_END) in view.routes
+    )
+
+
+def _taps(host: HostView) -> dict[str, bool]:
+    """By port uid. A port of which only guards are there has lost its tap."""
+    guards: dict[str, set[tuple[str, str]]] = {}
+    for element in host.tables.elements:
+        if element.port_uid:
+            guards.setdefault(element.port_uid, set()).add((element.set_name, element.network_uid))
+    marked = {
+        mark[1]: link
+        for link in host.links.links.values()
+        if (mark := names.parse_alias(link.alias)) is not None and mark[0] == "tap"
+    }
+    return {
+        uid: host.is_sound and _tap_fits(host.links, marked.get(uid), guards.get(uid, set()))
+        for uid in sorted({*marked, *guards})
+    }
+
+
+def _tap_fits(view: LinkView, tap: Link | None, guards: set[tuple[str, str]]) -> bool:
+    """Up, on the bridge of the network that its guards name, and guarded."""
+    networks = {network_uid for _, network_uid in guards}
+    if tap is None or len(networks) != 1 or not {"taps", "macs"} <= {set_name for set_name, _ in guards}:
+        return False
+    bridge = view.links.get(names.bridge_name(networks.pop()))
+    return tap.up and bridge is not None and tap.master == bridge.index
+
+
+def _leased(network: NetworkView) -> Iterator[str]:
+    """A lease counts while it is the one that the intent gives."""
+    for port in network.record.intent.ports if network.record else ():
+        for address in port.addresses:
+            if (port.mac.lower(), str(address)) in network.leased:
+                yield str(address)
+
+
+def _host_items(host: HostView) -> Iterator[Item]:
+    for link in host.links.links.values():
+        mark = names.parse_alias(link.alias)
+        if mark is not None:
+            yield ("veth" if mark[0] in ("gateway", "uplink") else mark[0], link.name, mark[1])
+    for element in host.tables.elements:
+        yield ("nft-element", f"{element.family}/{element.set_name}/{' '.join(element.value)}", element.owner)
+
+
+def _network_items(networks: tuple[NetworkView, ...]) -> Iterator[Item]:
+    for network in networks:
+        if network.namespace is not None:
+            yield ("namespace", names.namespace_name(network.uid), network.uid)
+        if network.server_pid is not None:
+            yield ("dhcp-server", f"dnsmasq[{network.server_pid}]", network.uid)

@@ -1,0 +1,163 @@
+"""Links of one network: its bridge, and the two pairs that join its namespace to the node.
+
+**Edge.** Works through netlink conversations of the host and of the namespace, opened by the caller; the
+calling thread stays in the host's namespace. Link aliases carry our mark and are set right after creation;
+a link with our name and no alias yet is one that a crash left, and ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from agent.errors import DriverError
+from agent.net import addressing, names, netns, sysctl
+from agent.net.addressing import GATEWAY_LINK, Pair, gateway_pair, uplink_pair
+from agent.net.driver import NetworkIntent
+from agent.net.netlink_wire import Address, Link, Route
+from agent.net.rtnetlink import Netlink
+
+_SINGLE: Final = 32  # prefix length of a lone address
+
+
+@contextlib.contextmanager
+def conversation_inside(namespace: Path) -> Iterator[tuple[Netlink, int]]:
+    """A conversation with the namespace's kernel state, and the namespace's file descriptor."""
+    namespace_fd = netns.open_namespace(namespace)
+    try:
+        with netns.inside(namespace):
+            inner = Netlink()
+        with inner:
+            yield inner, namespace_fd
+    finally:
+        os.close(namespace_fd)
+
+
+def ensure_links(network: NetworkIntent, namespace: Path) -> bool:
+    """All links, addresses and routes of a network.
+
+    True when the gateway's link or addresses are new: a DHCP server of before is bound to nothing.
+    """
+    with Netlink() as host, conversation_inside(namespace) as (inner, namespace_fd):
+        _set_up(inner, get_link(inner, "lo"))
+        bridge = _ensure_bridge(host, network.uid)
+        is_new = _ensure_pair(host, inner, gateway_pair(network.uid), network.uid, namespace_fd)
+        attach(host, get_link(host, names.gateway_link_name(network.uid)), bridge)
+        gateway = get_link(inner, GATEWAY_LINK)
+        wanted = {(subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets}
+        is_changed = _ensure_addresses(inner, gateway, wanted)
+        _set_up(inner, gateway)
+        _ensure_uplink(host, inner, network, namespace_fd)
+    return is_new or is_changed
+
+
+def attach(host: Netlink, link: Link, bridge: Link) -> None:
+    """On the bridge, silent towards the host, and up."""
+    sysctl.silence_link(link.name)
+    if link.master != bridge.index:
+        host.change_link(link.index, master=bridge.index)
+    _set_up(host, link)
+
+
+def mark(host: Netlink, link: Link, kind: str, uid: str) -> None:
+    """Put our alias on a link. Raises DriverError when somebody else's is there."""
+    wanted = names.alias(kind, uid)
+    if link.alias not in ("", wanted):
+        raise DriverError(
+            "LinkTaken",
+            f"{kind} {uid}: link {link.name} belongs to {link.alias!r}; remove or rename that link",
+        )
+    if link.alias != wanted:
+        host.change_link(link.index, alias=wanted)
+
+
+def delete_ours(host: Netlink, kind: str, name: str, uid: str) -> None:
+    """A link of this name that somebody else marked stays."""
+    link = host.find_link(name)
+    if link is not None and link.alias in ("", names.alias(kind, uid)):
+        host.delete_link(link.index)
+
+
+def delete_host_links(uid: str) -> None:
+    """Both pairs (their inner ends go with them) and the bridge."""
+    with Netlink() as host:
+        for pair in (uplink_pair(uid), gateway_pair(uid)):
+            delete_ours(host, pair.kind, pair.name, uid)
+        delete_ours(host, "bridge", names.bridge_name(uid), uid)
+
+
+def find_bridge(host: Netlink, network_uid: str) -> Link | None:
+    link = host.find_link(names.bridge_name(network_uid))
+    return link if link is not None and link.alias == names.alias("bridge", network_uid) else None
+
+
+def _ensure_bridge(host: Netlink, uid: str) -> Link:
+    name = names.bridge_name(uid)
+    if host.find_link(name) is None:
+        # A fixed MAC: a bridge without one takes the lowest of its ports, and changes it with them.
+        host.add_bridge(name, addressing.fixed_mac("bridge", uid))
+    bridge = get_link(host, name)
+    mark(host, bridge, "bridge", uid)
+    sysctl.silence_link(name)
+    _set_up(host, bridge)
+    return bridge
+
+
+def _ensure_pair(host: Netlink, inner: Netlink, pair: Pair, uid: str, namespace_fd: int) -> bool:
+    """True when the pair was made."""
+    outer_end, inner_end = host.find_link(pair.name), inner.find_link(pair.inner)
+    if outer_end is not None and inner_end is not None:
+        mark(host, outer_end, pair.kind, uid)
+        return False
+    if outer_end is not None:
+        delete_ours(host, pair.kind, pair.name, uid)
+    if inner_end is not None:
+        inner.delete_link(inner_end.index)
+    host.add_veth(pair.name, pair.inner, pair.inner_mac, namespace_fd)
+    mark(host, get_link(host, pair.name), pair.kind, uid)
+    return True
+
+
+def _ensure_uplink(host: Netlink, inner: Netlink, network: NetworkIntent, namespace_fd: int) -> None:
+    """Point to point: the node knows the namespace by one address, the namespace the node by another."""
+    pair = uplink_pair(network.uid)
+    _ensure_pair(host, inner, pair, network.uid, namespace_fd)
+    outer_end, inner_end = get_link(host, pair.name), get_link(inner, pair.inner)
+    sysctl.disable_ipv6(pair.name)
+    inside_address = addressing.uplink_address(network.vni)
+    _ensure_addresses(host, outer_end, {(addressing.HOST_END, _SINGLE)})
+    _ensure_addresses(inner, inner_end, {(inside_address, _SINGLE)})
+    _set_up(host, outer_end)
+    _set_up(inner, inner_end)
+    host.ensure_route(Route(inside_address, _SINGLE, outer_end.index, None))
+    inner.ensure_route(Route(None, 0, inner_end.index, addressing.HOST_END))
+
+
+def _ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPv4Address, int]]) -> bool:
+    """Exactly these; true when something was changed."""
+    present = {
+        (address.address, address.prefix_length)
+        for address in netlink.addresses()
+        if address.link == link.index
+    }
+    for address, prefix_length in present - wanted:
+        netlink.delete_address(Address(link.index, address, prefix_length))
+    for address, prefix_length in wanted - present:
+        netlink.ensure_address(Address(link.index, address, prefix_length))
+    return present != wanted
+
+
+def _set_up(netlink: Netlink, link: Link) -> None:
+    if not link.up:
+        netlink.change_link(link.index, up=True)
+
+
+def get_link(netlink: Netlink, name: str) -> Link:
+    link = netlink.find_link(name)
+    if link is None:
+        raise DriverError("LinkVanished", f"link {name} vanished while it was set up; trying again helps")
+    return link

@@ -1,0 +1,156 @@
+"""One network on this node: its rules, links, namespace and DHCP server, made and removed.
+
+**Edge.** Called in the driver's thread, in the host's namespace. The order of effects is what makes every
+prefix safe: guards before links, the record last; and the reverse when a network goes.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from agent.errors import DriverError
+from agent.net import dnsmasq, kernel_links, names, netns, rtnetlink, ruleset, sysctl
+from agent.net.dnsmasq_config import ServerFiles, parse_leases
+from agent.net.driver import NetworkIntent, PortIntent, digest_of
+from agent.net.kernel_host import KernelHost
+from agent.net.program import NetworkProgram, build_program
+from agent.net.rtnetlink import Netlink
+from agent.net.rules_reader import RulesReader, Tables
+from agent.net.ruleset import NAMESPACE_FAMILIES
+from agent.net.state import NetworkRecord, State, read_text, write_text
+
+
+class KernelNetwork:
+    def __init__(self, state: State, netns_dir: Path, host: KernelHost, reader: RulesReader) -> None:
+        self._state = state
+        self._netns_dir = netns_dir
+        self._host = host
+        self._reader = reader
+
+    def namespace(self, uid: str) -> Path:
+        return self._netns_dir / names.namespace_name(uid)
+
+    def ensure(self, network: NetworkIntent) -> None:
+        files = self._state.files(network.uid)
+        program = build_program(network, files, self._state.resolvers)
+        record = self._state.find_network(network.uid)
+        self._state.forget_completion(network.uid)
+        files.directory.mkdir(exist_ok=True)
+        files.directory.chmod(0o755)  # whatever the umask: dnsmasq's user reads here
+        self._host.ensure()
+        self._ensure_elements(network)
+        tables = self._ensure_namespace(network.uid, program, record)
+        gateway_is_new = kernel_links.ensure_links(network, self.namespace(network.uid))
+        self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
+        self._state.write_network(
+            NetworkRecord(network, digest_of(network), program.digest, tables.fingerprint)
+        )
+
+    def ensure_absent(self, uid: str) -> None:
+        """Taps of ports that are still there stay, without a bridge and still guarded."""
+        self._state.forget_completion(uid)
+        files = self._state.files(uid)
+        if files.directory.exists():
+            dnsmasq.stop(files)
+        kernel_links.delete_host_links(uid)
+        netns.remove(self.namespace(uid))
+        self._host.ensure_elements(frozenset(), lambda element: element.owner == uid)
+        self._reader.forget(uid)
+        self._state.forget_network(uid)
+        self._host.leave_if_unused()
+
+    def ensure_port(self, port: PortIntent) -> None:
+        with Netlink() as host:
+            bridge = kernel_links.find_bridge(host, port.network_uid)
+            if bridge is None:
+                raise DriverError(
+                    "NetworkMissing",
+                    f"port {port.uid}: network {port.network_uid} is not on this node; "
+                    "ensure the network first",
+                )
+            self._host.ensure()
+            wanted = ruleset.port_elements(port)
+            self._host.ensure_elements(wanted, lambda element: element.port_uid == port.uid)
+            name = names.tap_name(port.uid)
+            tap = host.find_link(name)
+            if tap is None:
+                rtnetlink.create_tap(name)
+                tap = kernel_links.get_link(host, name)
+            kernel_links.mark(host, tap, "tap", port.uid)
+            kernel_links.attach(host, tap, bridge)
+
+    def ensure_port_absent(self, uid: str) -> None:
+        """The tap goes before its guards."""
+        with Netlink() as host:
+            kernel_links.delete_ours(host, "tap", names.tap_name(uid), uid)
+        self._host.ensure_elements(frozenset(), lambda element: element.port_uid == uid)
+        self._host.leave_if_unused()
+
+    # -- steps --------------------------------------------------------------------------------------------
+
+    def _ensure_elements(self, network: NetworkIntent) -> None:
+        """The network's links, and what its ports may send as: of those that have a tap already."""
+        elements = self._host.tables().elements
+        tapped = {element.port_uid for element in elements if element.network_uid == network.uid}
+        wanted = set(ruleset.network_elements(network.uid))
+        for port in network.ports:
+            if port.uid in tapped:
+                wanted |= ruleset.port_elements(port)
+        self._host.ensure_elements(frozenset(wanted), lambda element: element.network_uid == network.uid)
+
+    def _ensure_namespace(self, uid: str, program: NetworkProgram, record: NetworkRecord | None) -> Tables:
+        path = self.namespace(uid)
+        if not netns.exists(path):
+            path.unlink(missing_ok=True)  # a plain file is what a crash leaves
+            netns.create(path)
+        with netns.inside(path):
+            sysctl.make_router()
+            tables = self._reader.read(uid, NAMESPACE_FAMILIES)
+            if record is None or record.program != program.digest or record.rules != tables.fingerprint:
+                tables = self._reader.commit(uid, NAMESPACE_FAMILIES, list(program.rules))
+        return tables
+
+    def _ensure_server(self, network: NetworkIntent, program: NetworkProgram, *, is_synced: bool) -> None:
+        """A reload where that is enough; leases and their clients outlive a restart as well."""
+        files = self._state.files(network.uid)
+        pid = dnsmasq.find_pid(files, self.namespace(network.uid))
+        config_holds = read_text(files.config) == program.config
+        if pid and is_synced and config_holds and not _lease_conflicts(files, network):
+            if (read_text(files.hosts), read_text(files.names)) != (program.hosts, program.names):
+                _write_hosts(files, program)
+                dnsmasq.reload(pid)
+            return
+        if files.config.exists():
+            dnsmasq.stop(files)
+        _write_hosts(files, program)
+        _prune_leases(files, network)
+        write_text(files.config, program.config)
+        with netns.inside(self.namespace(network.uid)):
+            dnsmasq.start(files)
+
+
+def _write_hosts(files: ServerFiles, program: NetworkProgram) -> None:
+    write_text(files.hosts, program.hosts)
+    write_text(files.names, program.names)
+
+
+def _holders(network: NetworkIntent) -> dict[str, str]:
+    """Address to MAC."""
+    return {str(address): port.mac.lower() for port in network.ports for address in port.addresses}
+
+
+def _lease_conflicts(files: ServerFiles, network: NetworkIntent) -> bool:
+    """An address has moved to another MAC while its lease runs: dnsmasq would refuse the new owner."""
+    holders = _holders(network)
+    leases = parse_leases(read_text(files.leases), time.time())
+    return any(holders.get(address, mac) != mac for mac, address in leases)
+
+
+def _prune_leases(files: ServerFiles, network: NetworkIntent) -> None:
+    """Keep the leases of ports that are still there. The server is stopped."""
+    held = {(mac, address) for address, mac in _holders(network).items()}
+    lines = read_text(files.leases).splitlines(keepends=True)
+    kept = "".join(line for line in lines if parse_leases(line, 0.0) & held)
+    if files.leases.exists():
+        write_text(files.leases, kept)

@@ -1,0 +1,189 @@
+"""The network driver's contract, over the fake and over this machine's kernel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+
+from agent.errors import DriverError
+from agent.net import names
+from agent.net.driver import Net, SubnetIntent, digest_of
+from agent.net.fake import FakeHost, FakeNet
+from tests.unit.agent_net.lab import network_intent, new_uid, open_lab, with_port
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`restart` gives a new driver over the same node, as a restarted agent has it."""
+
+    net: Net
+    restart: Callable[[], Net]
+
+
+@pytest.fixture(params=["fake", "kernel"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "fake":
+        host = FakeHost()
+        yield World(FakeNet(host), lambda: FakeNet(host))
+        return
+    async with open_lab() as lab:
+        drivers: list[Net] = []
+
+        def restart() -> Net:
+            drivers.append(lab.driver())
+            return drivers[-1]
+
+        yield World(restart(), restart)
+        for driver in drivers:
+            await driver.close()
+
+
+async def test_an_untouched_node_has_nothing(world: World) -> None:
+    observed = await world.net.observe_net()
+    assert (observed.networks, observed.taps, observed.leased, observed.items) == ({}, {}, frozenset(), ())
+
+
+async def test_a_network_is_complete_under_its_digest(world: World) -> None:
+    network = network_intent()
+    await world.net.ensure_network(network)
+    observed = await world.net.observe_net()
+    assert observed.networks[network.uid].complete
+    assert observed.networks[network.uid].digest == digest_of(network)
+    assert {owner for _, _, owner in observed.items} == {network.uid}
+    assert {"bridge", "veth", "namespace", "dhcp-server"} <= {kind for kind, _, _ in observed.items}
+
+
+async def test_ensure_twice_is_once(world: World) -> None:
+    network, port = with_port(network_intent(), 5)
+    await world.net.ensure_network(network)
+    await world.net.ensure_port(port)
+    once = await world.net.observe_net()
+    await world.net.ensure_network(network)
+    await world.net.ensure_port(port)
+    assert await world.net.observe_net() == once
+
+
+async def test_a_changed_intent_changes_the_digest(world: World) -> None:
+    network = network_intent()
+    await world.net.ensure_network(network)
+    wider = replace(
+        network,
+        subnets=(
+            *network.subnets,
+            SubnetIntent(new_uid(), IPv4Network("10.8.0.0/24"), IPv4Address("10.8.0.1"), ()),
+        ),
+        outbound_nat=False,
+    )
+    await world.net.ensure_network(wider)
+    seen = (await world.net.observe_net()).networks[network.uid]
+    assert (seen.complete, seen.digest) == (True, digest_of(wider))
+    await world.net.ensure_network(network)
+    seen = (await world.net.observe_net()).networks[network.uid]
+    assert (seen.complete, seen.digest) == (True, digest_of(network))
+
+
+async def test_a_port_needs_its_network(world: World) -> None:
+    _, port = with_port(network_intent(), 5)
+    with pytest.raises(DriverError, match=port.uid) as refused:
+        await world.net.ensure_port(port)
+    assert refused.value.reason == "NetworkMissing"
+    assert (await world.net.observe_net()).taps == {}
+
+
+async def test_a_tap_is_there_and_goes(world: World) -> None:
+    network, port = with_port(network_intent(), 5)
+    await world.net.ensure_network(network)
+    assert (await world.net.observe_net()).taps == {}
+    await world.net.ensure_port(port)
+    observed = await world.net.observe_net()
+    assert observed.taps == {port.uid: True}
+    assert ("tap", names.tap_name(port.uid), port.uid) in observed.items
+    assert observed.networks[network.uid].complete
+    assert observed.leased == frozenset()
+    await world.net.ensure_port_absent(port.uid)
+    observed = await world.net.observe_net()
+    assert observed.taps == {}
+    assert {owner for _, _, owner in observed.items} == {network.uid}
+
+
+async def test_removing_what_is_not_there_is_no_error(world: World) -> None:
+    await world.net.ensure_port_absent(new_uid())
+    await world.net.ensure_network_absent(new_uid())
+    assert (await world.net.observe_net()).items == ()
+
+
+async def test_a_network_goes_and_leaves_the_other(world: World) -> None:
+    first, second = network_intent(vni=1), network_intent(vni=2)
+    for network in (first, second):
+        await world.net.ensure_network(network)
+    await world.net.ensure_network_absent(first.uid)
+    observed = await world.net.observe_net()
+    assert set(observed.networks) == {second.uid}
+    assert observed.networks[second.uid].complete
+    await world.net.ensure_network_absent(second.uid)
+    assert (await world.net.observe_net()).items == ()
+
+
+async def test_a_tap_without_its_network_hangs_and_comes_back(world: World) -> None:
+    network, port = with_port(network_intent(), 5)
+    await world.net.ensure_network(network)
+    await world.net.ensure_port(port)
+    await world.net.ensure_network_absent(network.uid)
+    assert (await world.net.observe_net()).taps == {port.uid: False}
+    await world.net.ensure_network(network)
+    await world.net.ensure_port(port)
+    assert (await world.net.observe_net()).taps == {port.uid: True}
+    await world.net.ensure_network_absent(network.uid)
+    await world.net.ensure_port_absent(port.uid)
+    assert (await world.net.observe_net()).items == ()
+
+
+async def test_an_agent_restart_sees_the_same(world: World) -> None:
+    network, port = with_port(network_intent(), 5)
+    await world.net.ensure_network(network)
+    await world.net.ensure_port(port)
+    before = await world.net.observe_net()
+    again = world.restart()
+    assert await again.observe_net() == before
+    await again.ensure_network(network)
+    assert await again.observe_net() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hostname", "a\ndhcp-script=/bin/sh"),
+        ("hostname", "a,set:evil"),
+        ("hostname", ""),
+        ("hostname", "-a"),
+        ("mac", "52:54:00:00:00:01,ignore"),
+        ("mac", "01:00:5e:00:00:01"),
+        ("uid", "../../etc"),
+    ],
+)
+async def test_hostile_text_is_refused(world: World, field: str, value: str) -> None:
+    network, port = with_port(network_intent(), 5)
+    changed: dict[str, Any] = {field: value}
+    hostile = replace(port, **changed)
+    await world.net.ensure_network(network)
+    for attempt in (
+        world.net.ensure_network(replace(network, ports=(hostile,))),
+        world.net.ensure_port(hostile),
+    ):
+        with pytest.raises(DriverError, match=field) as refused:
+            await attempt
+        assert (refused.value.reason, refused.value.permanent) == ("InvalidIntent", True)
+    observed = await world.net.observe_net()
+    assert observed.networks[network.uid].digest == digest_of(network)
+    assert observed.taps == {}
+
+
+@pytest.mark.parametrize("vni", [0, 1 << 22])
+async def test_a_vni_without_an_uplink_address_is_refused(world: World, vni: int) -> None:
+    with pytest.raises(DriverError, match="vni"):
+        await world.net.ensure_network(network_intent(vni=vni))
+    assert (await world.net.observe_net()).items == ()

@@ -1,0 +1,193 @@
+"""A node and guests out of network namespaces, for tests that send packets.
+
+**Edge**: everything is in namespaces and one directory of its own; the machine's own state is not touched. A
+guest is a namespace whose link bears the tap's name: the driver takes a link with a port's name as the tap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from agent.net import dnsmasq, names, netns
+from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.net.kernel_driver import KernelNet
+from agent.net.netlink_wire import Address, Route
+from agent.net.rtnetlink import Netlink
+from agent.net.state import State
+
+T = TypeVar("T")
+UPLINK_CIDR = 24
+HOST_ADDRESS = IPv4Address("203.0.113.2")
+OUTSIDE_ADDRESS = IPv4Address("203.0.113.1")
+_BUSYBOX = "/bin/busybox"
+_DHCP_SCRIPT = """#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+busybox ip addr add "$ip/$mask" dev "$interface"
+busybox ip route add default via "$router"
+echo "$ip $router $dns $domain $hostname" > "$ANSWER"
+"""
+
+
+def new_uid() -> str:
+    return str(uuid.uuid4())
+
+
+def network_intent(
+    vni: int = 7, cidr: str = "10.7.0.0/24", *, outbound_nat: bool = True, uid: str = ""
+) -> NetworkIntent:
+    subnet = IPv4Network(cidr)
+    return NetworkIntent(
+        uid or new_uid(), vni, (SubnetIntent(new_uid(), subnet, subnet[1], ()),), outbound_nat, ()
+    )
+
+
+def with_port(network: NetworkIntent, number: int, hostname: str = "") -> tuple[NetworkIntent, PortIntent]:
+    """The network with one more port, whose address is the subnet's `number`th."""
+    address = network.subnets[0].cidr[number]
+    mac = f"52:54:00:{network.vni & 0xFF:02x}:{number >> 8:02x}:{number & 0xFF:02x}"
+    port = PortIntent(new_uid(), network.uid, mac, (address,), hostname or f"vm{number}")
+    ports = tuple(sorted((*network.ports, port), key=lambda one: one.uid))
+    return replace(network, ports=ports), port
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpAnswer:
+    address: str
+    router: str
+    dns: str
+    domain: str
+    hostname: str
+
+
+class Lab:
+    """One node with an uplink to an "outside" namespace."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.netns_dir = directory / "netns"
+        self.state_dir = directory / "state"
+        self.host = self.netns_dir / "host"
+        self.outside = self.netns_dir / "outside"
+        self._script = directory / "dhcp-script"
+
+    def driver(self) -> KernelNet:
+        return KernelNet(self.state_dir, netns_dir=self.netns_dir, host_netns=self.host)
+
+    async def inside(self, namespace: Path, work: Callable[[], T]) -> T:
+        """Run a function in a thread that is in this namespace."""
+
+        def entered() -> T:
+            with netns.inside(namespace):
+                return work()
+
+        return await asyncio.to_thread(entered)
+
+    async def run(self, namespace: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return await self.inside(
+            namespace,
+            lambda: subprocess.run(
+                argv,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+                env={**os.environ, **environment},
+            ),
+        )
+
+    def namespace_of(self, network: NetworkIntent) -> Path:
+        return self.netns_dir / names.namespace_name(network.uid)
+
+    async def plug_guest(self, port: PortIntent, mac: str = "") -> Path:
+        """A guest behind the port's tap. Call before `ensure_port`."""
+        guest = self.netns_dir / f"guest-{port.uid}"
+        await asyncio.to_thread(netns.create, guest)
+        await asyncio.to_thread(_join, self.host, names.tap_name(port.uid), guest, "eth0", mac or port.mac)
+        return guest
+
+    async def dhcp(self, guest: Path) -> DhcpAnswer | None:
+        """What DHCP answered and the guest took; None when nobody did."""
+        answer = self.directory / f"answer-{guest.name}"
+        client = (_BUSYBOX, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "4", "-T", "1")
+        await self.run(guest, *client, "-s", str(self._script), ANSWER=str(answer))
+        return DhcpAnswer(*answer.read_text().split()) if answer.exists() else None
+
+    async def ping(self, guest: Path, target: object) -> bool:
+        done = await self.run(guest, _BUSYBOX, "ping", "-c", "1", "-W", "1", str(target))
+        return done.returncode == 0
+
+    def server_pid(self, network: NetworkIntent) -> int | None:
+        return dnsmasq.find_pid(State(self.state_dir).files(network.uid), self.namespace_of(network))
+
+    def build(self) -> None:
+        self.directory.chmod(0o755)
+        self._script.write_text(_DHCP_SCRIPT)
+        self._script.chmod(0o755)
+        netns.create(self.host)
+        netns.create(self.outside)
+        _join(self.host, "eth0", self.outside, "eth0", "02:00:00:00:00:01")
+        _configure(self.host, "eth0", HOST_ADDRESS)
+        _configure(self.outside, "eth0", OUTSIDE_ADDRESS)
+        with netns.inside(self.host), Netlink() as netlink:
+            link = netlink.find_link("eth0")
+            assert link is not None
+            netlink.ensure_route(Route(None, 0, link.index, OUTSIDE_ADDRESS))
+
+    def demolish(self) -> None:
+        """Also what a failed test left behind."""
+        state = State(self.state_dir)
+        for uid in state.network_uids():
+            dnsmasq.stop(state.files(uid))
+        for entry in list(self.netns_dir.iterdir()):
+            netns.remove(entry)
+        netns.remove_directory(self.netns_dir)
+        shutil.rmtree(self.directory)
+
+
+@asynccontextmanager
+async def open_lab() -> AsyncIterator[Lab]:
+    lab = Lab(Path(tempfile.mkdtemp(prefix="agent-net-")))
+    try:
+        await asyncio.to_thread(lab.build)
+        yield lab
+    finally:
+        await asyncio.to_thread(lab.demolish)
+
+
+def _join(outer: Path, name: str, inner: Path, inner_name: str, inner_mac: str) -> None:
+    """A pair of links, both up."""
+    inner_fd = netns.open_namespace(inner)
+    try:
+        with netns.inside(outer), Netlink() as netlink:
+            netlink.add_veth(name, inner_name, inner_mac, inner_fd)
+            _up(netlink, name)
+        with netns.inside(inner), Netlink() as netlink:
+            _up(netlink, "lo")
+            _up(netlink, inner_name)
+    finally:
+        os.close(inner_fd)
+
+
+def _configure(namespace: Path, link_name: str, address: IPv4Address) -> None:
+    with netns.inside(namespace), Netlink() as netlink:
+        _up(netlink, "lo")
+        link = netlink.find_link(link_name)
+        assert link is not None
+        netlink.ensure_address(Address(link.index, address, UPLINK_CIDR))
+
+
+def _up(netlink: Netlink, name: str) -> None:
+    link = netlink.find_link(name)
+    assert link is not None
+    netlink.change_link(link.index, up=True)

@@ -1,0 +1,177 @@
+"""What a guest tries and what a listener answers, for packet tests. Blocking: runs inside a lab's threads.
+
+**Edge**: sockets of the calling thread's namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+_SCAN_WAIT_S = 1.0  # an answer on one machine takes well below a millisecond
+_ANSWER_WAIT_S = 2.0
+
+
+def scan_tcp(target: str, ports: Iterable[int]) -> dict[int, str]:
+    """Ports of which anything was heard: "open", or "refused" (a reset reaches the scanner)."""
+    poll = select.epoll()
+    sockets: dict[int, tuple[int, socket.socket]] = {}
+    heard: dict[int, str] = {}
+    with contextlib.ExitStack() as stack:
+        stack.callback(poll.close)
+        for port in ports:
+            attempt = stack.enter_context(socket.socket())
+            attempt.setblocking(False)
+            code = attempt.connect_ex((target, port))
+            if code not in (0, errno.EINPROGRESS):
+                continue  # no route: nothing was sent, nothing can be heard
+            sockets[attempt.fileno()] = (port, attempt)
+            poll.register(attempt, select.EPOLLOUT)
+        deadline = time.monotonic() + _SCAN_WAIT_S
+        while sockets and (left := deadline - time.monotonic()) > 0:
+            for number, _ in poll.poll(left):
+                port, attempt = sockets.pop(number)
+                poll.unregister(number)
+                code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code in (0, errno.ECONNREFUSED):
+                    heard[port] = "refused" if code else "open"
+    return heard
+
+
+def probe_udp(target: str, ports: Iterable[int], payload: bytes = b"anyone?") -> dict[int, str]:
+    """Ports that answered ("answer") or were reported closed ("refused")."""
+    poll = select.epoll()
+    sockets: dict[int, tuple[int, socket.socket]] = {}
+    heard: dict[int, str] = {}
+    with contextlib.ExitStack() as stack:
+        stack.callback(poll.close)
+        for port in ports:
+            attempt = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            attempt.setblocking(False)
+            attempt.connect((target, port))
+            with contextlib.suppress(ConnectionRefusedError):
+                attempt.send(payload)
+            sockets[attempt.fileno()] = (port, attempt)
+            poll.register(attempt, select.EPOLLIN)
+        deadline = time.monotonic() + _SCAN_WAIT_S
+        while sockets and (left := deadline - time.monotonic()) > 0:
+            for number, _ in poll.poll(left):
+                port, attempt = sockets.pop(number)
+                poll.unregister(number)
+                try:
+                    attempt.recv(4096)
+                    heard[port] = "answer"
+                except ConnectionRefusedError:
+                    heard[port] = "refused"
+    return heard
+
+
+def ask_name(server: str, name: str) -> list[str]:
+    """The IPv4 addresses that a DNS server gives for a name; empty for none and for silence."""
+    query = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + _labels(name) + struct.pack("!HH", 1, 1)
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(_ANSWER_WAIT_S)
+        client.sendto(query, (server, 53))
+        try:
+            answer = client.recv(4096)
+        except (TimeoutError, ConnectionRefusedError):
+            return []
+    count: int = struct.unpack_from("!H", answer, 6)[0]
+    records = answer[len(query) :]
+    # dnsmasq's and our own answers: a compressed name (2), type, class, TTL, length (10), address (4)
+    return [socket.inet_ntoa(records[at + 12 : at + 16]) for at in range(0, 16 * count, 16)]
+
+
+def who_am_i(target: str, port: int) -> str:
+    """The source address under which a `listening` peer sees this caller; empty when unreachable."""
+    with socket.socket() as client:
+        client.settimeout(_ANSWER_WAIT_S)
+        try:
+            client.connect((target, port))
+            return client.recv(64).decode()
+        except OSError:
+            return ""
+
+
+@contextlib.contextmanager
+def listening(tcp_ports: Iterable[int], udp_ports: Iterable[int]) -> Iterator[None]:
+    """Answers every TCP connection with the caller's address and every datagram with itself.
+
+    Sockets are made in the calling thread's namespace and served by a thread of this context.
+    """
+    stop_reader, stop_writer = socket.socketpair()
+    with contextlib.ExitStack() as stack:
+        for end in (stop_reader, stop_writer):
+            stack.enter_context(end)
+        servers = [stack.enter_context(_bound(socket.SOCK_STREAM, port)) for port in tcp_ports]
+        echoes = [stack.enter_context(_bound(socket.SOCK_DGRAM, port)) for port in udp_ports]
+        for server in servers:
+            server.listen(64)
+        thread = threading.Thread(target=_serve, args=(stop_reader, servers, echoes))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop_writer.send(b"x")
+            thread.join()
+
+
+@contextlib.contextmanager
+def answering_names(address: str, names: dict[str, str]) -> Iterator[None]:
+    """A DNS server for a few names."""
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind((address, 53))
+        thread = threading.Thread(target=_serve_names, args=(server, names))
+        thread.start()
+        try:
+            yield
+        finally:
+            with socket.socket(type=socket.SOCK_DGRAM) as last:
+                last.sendto(b"", server.getsockname())
+            thread.join()
+
+
+def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
+    made = socket.socket(type=kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("0.0.0.0", port))
+    return made
+
+
+def _serve(stop: socket.socket, servers: list[socket.socket], echoes: list[socket.socket]) -> None:
+    while True:
+        ready, _, _ = select.select([stop, *servers, *echoes], [], [])
+        if stop in ready:
+            return
+        for one in ready:
+            if one in servers:
+                connection, peer = one.accept()
+                with connection:
+                    connection.sendall(str(peer[0]).encode())
+            else:
+                data, peer = one.recvfrom(4096)
+                one.sendto(data, peer)
+
+
+def _serve_names(server: socket.socket, names: dict[str, str]) -> None:
+    while data := server.recvfrom(4096):
+        query, peer = data
+        if not query:
+            return
+        asked = next((name for name in names if _labels(name).lower() in query.lower()), None)
+        question_end = query.index(b"\0", 12) + 5
+        header = query[:2] + struct.pack("!5H", 0x8180, 1, int(asked is not None), 0, 0)
+        answer = header + query[12:question_end]
+        if asked is not None:
+            answer += struct.pack("!HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton(names[asked])
+        server.sendto(answer, peer)
+
+
+def _labels(name: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
