@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -20,8 +19,7 @@ from cumulet.kinds import INSTANCE, Column, Kind
 from cumulet.names import ALL_PROJECTS
 
 # Events are no kind of objects: nobody creates or deletes them. For columns and formats they are like one.
-EVENT: Final[Kind] = replace(
-    INSTANCE,
+EVENT: Final[Kind] = INSTANCE._replace(
     name="Event",
     noun="event",
     field="event",

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -49,7 +48,7 @@ def ls(session: Session, layout: Layout, **asked: Any) -> None:
 
 def _launch_options() -> list[click.Parameter]:
     flags = [
-        replace(flag, help=f"{flag.help} Default: {_SHOWN[flag.name]}.") if flag.name in _SHOWN else flag
+        flag._replace(help=f"{flag.help} Default: {_SHOWN[flag.name]}.") if flag.name in _SHOWN else flag
         for flag in INSTANCE.flags
     ]
     known = {option_key(flag) for flag in flags}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -234,7 +233,7 @@ def build_watch(kind: Kind) -> click.Command:
 
 
 def _with_project(kind: Kind) -> Kind:
-    return replace(kind, columns=(_PROJECT, *kind.columns))
+    return kind._replace(columns=(_PROJECT, *kind.columns))
 
 
 def _waiting(kind: Kind) -> Callable[[Any], Any]:
