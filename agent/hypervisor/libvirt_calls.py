@@ -1,0 +1,140 @@
+"""Runs blocking libvirt calls in one bounded pool, each key's calls one after the other, with deadlines.
+
+**Edge**: owns the connection and the threads. A call that is overdue cannot be cancelled, so its key is
+quarantined until the call returns; other keys go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, NoReturn, TypeVar
+
+import libvirt
+
+from agent.errors import DriverError, DriverUnavailableError
+from agent.hypervisor.libvirt_events import start_event_loop
+
+POOL_THREADS_MAX: Final = 16  # calls wait for QEMU, not for the CPU; libvirtd has 20 workers
+KEEPALIVE_INTERVAL_S: Final = 5
+KEEPALIVE_COUNT: Final = 5  # a libvirtd that is silent for 30 s is given up, and its calls return
+
+Result = TypeVar("Result")
+Opened = Callable[[libvirt.virConnect], None]
+Closed = Callable[[], None]
+
+
+class LibvirtCalls:
+    """`run` is the one way to libvirt. `opened` is told of each new connection, `closed` of a broken one."""
+
+    def __init__(self, uri: str, opened: Opened, closed: Closed) -> None:
+        self._uri = uri
+        self._opened, self._closed = opened, closed
+        self._pool = ThreadPoolExecutor(POOL_THREADS_MAX, thread_name_prefix="libvirt")
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._overdue: dict[str, Future[Any]] = {}
+        self._connecting = threading.Lock()
+        self._connection: libvirt.virConnect | None = None
+        start_event_loop()
+
+    async def run(
+        self, key: str, what: str, call: Callable[[libvirt.virConnect], Result], deadline_s: float
+    ) -> Result:
+        """Run `call` in the pool once no other call of `key` is in flight. `what` is for messages.
+
+        DriverError(LibvirtOverdue) after `deadline_s`, and at once while an overdue call has not returned;
+        DriverUnavailableError if libvirtd does not answer. libvirtError is the caller's to translate.
+        """
+        async with self._locks[key]:
+            self._refuse_if_overdue(key, what)
+            future = self._pool.submit(self._connected, call, deadline_s)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await asyncio.shield(asyncio.wrap_future(future))
+            except TimeoutError as err:
+                raise self._quarantine(key, what, deadline_s, future) from err
+            except asyncio.CancelledError:
+                self._overdue[key] = future  # the thread goes on; nothing may overtake it
+                raise
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept for a key that will not come back."""
+        lock = self._locks.get(key)
+        if lock and not lock.locked() and key not in self._overdue:
+            del self._locks[key]
+
+    async def close(self) -> None:
+        """Close the connection. Threads in overdue calls are left to end by themselves."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        connection, self._connection = self._connection, None
+        if connection is not None and not self._overdue:
+            await asyncio.to_thread(_close_quietly, connection)
+
+    def _refuse_if_overdue(self, key: str, what: str) -> None:
+        future = self._overdue.get(key)
+        if future is None:
+            return
+        if not future.done():
+            message = f"{what}: an earlier call has not returned; see whether libvirtd or QEMU hangs."
+            raise DriverError("LibvirtOverdue", message)
+        del self._overdue[key]
+
+    def _quarantine(self, key: str, what: str, deadline_s: float, future: Future[Any]) -> DriverError:
+        self._overdue[key] = future
+        message = f"{what}: libvirt has not answered in {deadline_s:g} s; see whether libvirtd or QEMU hangs."
+        return DriverError("LibvirtOverdue", message)
+
+    def _connected(self, call: Callable[[libvirt.virConnect], Result], deadline_s: float) -> Result:
+        connection = self._connect(deadline_s)
+        try:
+            return call(connection)
+        except (libvirt.libvirtError, DriverError) as err:
+            if _is_alive(connection):
+                raise  # otherwise it says more of the line than of the instance
+            self._raise_unavailable(err)
+
+    def _connect(self, deadline_s: float) -> libvirt.virConnect:
+        if not self._connecting.acquire(timeout=deadline_s):
+            self._raise_unavailable(None)
+        try:
+            if self._connection is None or not _is_alive(self._connection):
+                self._connection = self._open()
+            return self._connection
+        except libvirt.libvirtError as err:
+            self._raise_unavailable(err)
+        finally:
+            self._connecting.release()
+
+    def _open(self) -> libvirt.virConnect:
+        connection = libvirt.open(self._uri)
+        # A local driver (test:///default) has no line that could die, and refuses.
+        if connection.getType() != "Test":
+            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+        connection.registerCloseCallback(self._on_close, None)
+        self._opened(connection)
+        return connection
+
+    def _on_close(self, _connection: libvirt.virConnect, _reason: int, _opaque: object) -> None:
+        self._closed()
+
+    def _raise_unavailable(self, cause: Exception | None) -> NoReturn:
+        detail = cause or "it is busy with a call that hangs"
+        message = f"libvirtd at {self._uri} does not answer ({detail}); see `systemctl status libvirtd`."
+        raise DriverUnavailableError("LibvirtUnavailable", message) from cause
+
+
+def _is_alive(connection: libvirt.virConnect) -> bool:
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError:
+        return False
+
+
+def _close_quietly(connection: libvirt.virConnect) -> None:
+    try:
+        connection.close()
+    except libvirt.libvirtError:
+        return  # it was broken already
