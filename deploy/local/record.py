@@ -44,6 +44,11 @@ def with_end(record: Record, now: float, how: str) -> Record:
     return replace(record, ended_at=now, last_exit=how, failures=1 if steady else record.failures + 1)
 
 
+def forgiven(record: Record) -> Record:
+    """The record without its failures: the next start is due at once."""
+    return replace(record, failures=0)
+
+
 def next_start_at(record: Record | None) -> float:
     """When the service may be started; the past means now. A running one has no such time."""
     if record is None:

@@ -31,6 +31,7 @@ from deploy.local.services import ROOM_MIN_BYTES, SUPERVISOR, Service, build_ser
 # Waiting for a need or for a backoff: short, for it is part of every start. Otherwise only log sizes wait.
 PENDING_POLL_S: Final = 0.05
 IDLE_POLL_S: Final = 5.0
+RETRY_SIGNAL: Final = signal.SIGUSR1  # see Supervisor.forgive
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 
 
@@ -43,14 +44,21 @@ class Supervisor:
         self._environment = supervised_environment(environment, layout.state_dir)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._leaving = False
+        self._forgiving = False
 
     def leave(self) -> None:
         """Ends `run` soon; what runs goes on."""
         self._leaving = True
 
+    def forgive(self) -> None:
+        """Starts what is down without waiting for its backoff, once: a person has mended something."""
+        self._forgiving = True
+
     def run(self, wakeup: int) -> None:
         """Until `leave`. `wakeup` is a descriptor that becomes readable at a signal."""
         while not self._leaving:
+            if self._forgiving:
+                self._forget_failures()
             pending = not all([self._step(service) for service in self._services])
             with self._watched() as (descriptors, all_alive):
                 timeout_s = IDLE_POLL_S if all_alive and not pending else PENDING_POLL_S
@@ -80,6 +88,14 @@ class Supervisor:
             return True  # asked again in the next idle round
         self._start(service, known)
         return True
+
+    def _forget_failures(self) -> None:
+        self._forgiving = False
+        for service in self._services:
+            path = self._layout.record_path(service.name)
+            known = record.load_record(path)
+            if known is not None and known.ended_at is not None:
+                record.save_record(path, record.forgiven(known))
 
     def _start(self, service: Service, known: Record | None) -> None:
         path = self._layout.record_path(service.name)
@@ -218,6 +234,7 @@ def _wakeup_at_signals(supervisor: Supervisor) -> int:
     signal.set_wakeup_fd(writable)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.leave())
     signal.signal(signal.SIGINT, lambda *_: supervisor.leave())
+    signal.signal(RETRY_SIGNAL, lambda *_: supervisor.forgive())
     # A handler is what makes Python write to the descriptor.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     return readable

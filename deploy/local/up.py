@@ -44,6 +44,7 @@ from deploy.local.progress import Progress
 from deploy.local.record import load_record
 from deploy.local.seed import ensure_image, explain_failure, seed
 from deploy.local.services import SUPERVISOR
+from deploy.local.supervisor import RETRY_SIGNAL
 from deploy.local.waiting import wait_for
 
 KVM_DEVICE: Final = Path("/dev/kvm")
@@ -139,7 +140,8 @@ def ensure_directories(layout: Layout) -> None:
 
 def ensure_supervisor(layout: Layout, progress: Progress) -> None:
     """Starts the supervisor in a session of its own unless one lives."""
-    if is_supervised(layout):
+    known = load_record(layout.record_path(SUPERVISOR))
+    if known is not None and process.send_signal(known.process, RETRY_SIGNAL):
         progress.step("supervisor runs")
         return
     with layout.log_path(SUPERVISOR).open("ab") as log:

@@ -24,9 +24,9 @@ Check = Callable[[], str | None]
 
 def wait_for(layout: Layout, service: str, check: Check, timeout_s: float) -> None:
     """Returns when `check` returns None. Raises SetupError with the end of the service's log."""
-    deadline_s = time.monotonic() + timeout_s
+    since, deadline_s = time.time(), time.monotonic() + timeout_s
     while (missing := check()) is not None:
-        gave_up = _keeps_dying(layout, service)
+        gave_up = _keeps_dying(layout, service, since)
         if gave_up or time.monotonic() > deadline_s:
             why = gave_up or f"not after {timeout_s:.0f} s: {missing}"
             raise SetupError(
@@ -37,8 +37,9 @@ def wait_for(layout: Layout, service: str, check: Check, timeout_s: float) -> No
         time.sleep(POLL_S)
 
 
-def _keeps_dying(layout: Layout, service: str) -> str | None:
+def _keeps_dying(layout: Layout, service: str, since: float) -> str | None:
+    """Looks at ends after `since` only: earlier ones may have been mended meanwhile."""
     record = load_record(layout.record_path(service))
-    if record is None or record.failures < FAILURES_MAX:
+    if record is None or record.failures < FAILURES_MAX or (record.ended_at or 0.0) < since:
         return None
     return f"ended {record.failures} times in a row, last: {record.last_exit}"

@@ -1,7 +1,7 @@
-"""A bare machine inside this one: own network, processes, /run, libvirt and state, for tests of the whole set-up.
+"""A bare machine inside this one: own network, processes, /run, libvirt and state; for tests of the set-up.
 
-**Edge**: namespaces and bind mounts, all gone with the machine. A cloud that runs on this host (`make demo`) and
-other tests neither see it nor are seen. Only the kernel, the installed programs and the caches are shared.
+**Edge**: namespaces and bind mounts, all gone with the machine. A cloud that runs on this host (`make demo`)
+and other tests neither see it nor are seen. Only kernel, installed programs and caches are shared.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Machine:
         return done
 
     def pids(self) -> dict[int, str]:
-        """Command lines of all processes inside by their numbers there, but for process 1 and this question."""
+        """Command lines of the processes inside by number, without process 1 and this question."""
         listed = self.run("ps", "-eo", "pid=,args=").stdout.splitlines()
         found = {int(line.split()[0]): " ".join(line.split()[1:]) for line in listed}
         return {pid: args for pid, args in found.items() if pid != 1 and not args.startswith("ps -eo")}

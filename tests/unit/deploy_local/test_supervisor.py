@@ -126,6 +126,19 @@ def test_a_broken_service_backs_off_and_tells_how_it_ended(rig: Rig) -> None:
     assert record.last_exit == "exit 3"
 
 
+def test_a_person_who_mended_something_need_not_wait_for_the_backoff(rig: Rig, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    script = f"test -e {mended} && exec sleep 600; exit 1"
+    child = rig.start(web={"argv": ["sh", "-c", script], "address": "unix:/nowhere"})
+    wait_until(lambda: (found := rig.record("web")) is not None and found.failures >= 4, "four failures")
+    mended.touch()
+    child.send_signal(supervisor.RETRY_SIGNAL)
+    rig.wait_running("web")
+    record = rig.record("web")
+    assert record is not None
+    assert record.failures == 0
+
+
 def test_a_missing_program_is_a_failure_with_its_name(rig: Rig) -> None:
     rig.start(bad={"argv": ["cumulet-no-such-program"], "address": "unix:/nowhere"})
     wait_until(lambda: rig.record("bad") is not None and rig.record("bad").failures >= 2, "two failures")  # type: ignore[union-attr]
