@@ -102,6 +102,7 @@ class Committer:
         self._guards = guards
         self._queue: list[_Pending] = []
         self._wake = asyncio.Event()
+        self._closed = False
         self.committed = 0
         self.transactions = 0
 
@@ -111,6 +112,8 @@ class Committer:
         `compute` returning None means that there is nothing to do. It raises CumuletError to refuse.
         Raises ConflictError, UnavailableError.
         """
+        if self._closed:
+            raise UnavailableError("this controller does not take changes any more: ask again")
         if len(self._queue) >= QUEUE_MAX:
             raise UnavailableError(f"{QUEUE_MAX} changes are waiting for etcd: try again in a moment")
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -128,6 +131,7 @@ class Committer:
                 while self._queue:
                     limit = await self._round(limit)
         finally:
+            self._closed = True
             for pending in self._queue:
                 if not pending.done.done():
                     pending.done.set_exception(UnavailableError("the controller is stopping: try again"))

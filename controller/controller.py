@@ -112,6 +112,7 @@ class Controller:
             self.leading = None
             stop()
             leading.statuses.queue.close()
+            await leading.sessions.close()
 
     def _assemble(self, term: Term) -> Leading:
         committer = Committer(

@@ -60,7 +60,7 @@ class FileJournal:
         return head
 
     def _take_over(self, head: store_pb2.JournalHead) -> tuple[store_pb2.JournalHead, set[str]]:
-        """The file's own end and the events after `head`: written before a crash kept the store from knowing."""
+        """The file's own end and its events after `head`, which a crash kept the store from hearing of."""
         tail = [entry for entry in read_entries(self._path) if entry["sequence"] > head.sequence]
         if tail:
             last = tail[-1]
@@ -161,7 +161,7 @@ def _end_of_last_line(file: Any) -> int:
     while end:
         start = max(0, end - 65536)
         file.seek(start)
-        at = file.read(end - start).rfind(b"\n")
+        at: int = file.read(end - start).rfind(b"\n")
         if at >= 0:
             return start + at + 1
         end = start

@@ -64,6 +64,7 @@ class State:
     def __init__(self) -> None:
         self.revision = 0
         self.history: deque[Changed] = deque(maxlen=HISTORY_MAX)
+        self.history_start = 0  # `history` is complete after this revision
         self._base_revision = 0  # changes up to here are in already
         self._tables: dict[str, dict[Parts, Stored]] = {
             table.path: {} for table in keys.TABLES if table.path not in _NOT_KEPT
@@ -192,6 +193,9 @@ class State:
             for parts in gone:
                 if rows[parts].mod_revision <= revision:
                     self._delete(table, parts, revision)
+        if not self._base_revision:
+            self.history.clear()  # the first listing is no news
+            self.history_start = revision
         self._base_revision = max(self._base_revision, revision)
         self.advance(revision)
 
@@ -265,6 +269,8 @@ class State:
                 listener(event)
 
     def _tell(self, changed: Changed) -> None:
+        if len(self.history) == HISTORY_MAX:
+            self.history_start = self.history[0].revision
         self.history.append(changed)
         for listener in tuple(self._listeners):
             listener(changed)

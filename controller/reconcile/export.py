@@ -1,7 +1,7 @@
 """Exporting events from the store to the journal, and forgetting what has served its time.
 
-**Edge**: writes the journal's file, deletes keys. etcd holds what is on its way only: after an export the keys
-go, in one transaction with the journal's new head; request and commit records go by the hour.
+**Edge**: writes the journal's file, deletes keys. etcd holds what is on its way only: after an export the
+keys go, in one transaction with the journal's new head; request and commit records go by the hour.
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since, unchanged
 from cumulet.clock import Clock
-from cumulet.convert import resources_from, resources_to, timestamp
+from cumulet.convert import resources_to, timestamp
 from cumulet.errors import CumuletError
 from cumulet.v1 import instance_pb2, store_pb2
 from scheduler.check import check_plan
+from scheduler.filters import reasons_against
 from scheduler.model import Plan, Request
 from scheduler.plan import plan
 from scheduler.policy import PACK
@@ -161,10 +162,7 @@ def gate(state: State, context: Context, request: Request, node: str) -> Change 
     parts, row = found
     instance: instance_pb2.Instance = row.message
     target = node_view(state, node_row)
-    room = {name: amount for name, amount in target.free().items()}
-    wanted = resources_from(instance.spec.resources).as_dict()
-    fits = all(amount <= room.get(name, 0) for name, amount in wanted.items() if amount)
-    if instance.meta.HasField("deleted_at") or not (target.schedulable and target.ready and fits):
+    if instance.meta.HasField("deleted_at") or reasons_against(target, target.free(), request):
         return None
     status = state.status_of(request.uid)
     record = store_pb2.PlacementRecord(

@@ -147,6 +147,11 @@ class Sessions:
         finally:
             self._close(session)
 
+    async def close(self) -> None:
+        """End all sessions: this replica leads no more."""
+        for session in list(self._sessions.values()):
+            await session.end.close()
+
     def _close(self, session: Session) -> None:
         for answer in session.answers.values():
             if not answer.done():

@@ -1,0 +1,1 @@
+"""The gRPC API: one handler per method, errors and metrics in one place, no decisions."""

@@ -1,0 +1,102 @@
+"""Why an instance is where it is, or nowhere: the scheduler's own words on the present State.
+
+**Pure.** The very code that places is asked again (scheduler.plan.explain), with the instance itself taken
+out of the view, so that "why here" is answered by what would happen now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from controller.fleet import build_request, build_view
+from controller.state import State
+from cumulet.resources import ZERO
+from cumulet.v1 import instance_pb2
+from scheduler.filters import reasons_against
+from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, View
+from scheduler.plan import explain
+from scheduler.policy import PACK
+
+NODES_SHOWN = 20  # the best, or the nearest; the counts tell of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    nodes: tuple[instance_pb2.NodeVerdict, ...]
+    summary: str
+    hints: tuple[str, ...]
+
+
+def explain_placement(state: State, instance: instance_pb2.Instance) -> Explained:
+    """The verdict on every node (at most NODES_SHOWN), one sentence, and what to try."""
+    placement = state.placement_of(instance.meta.uid)
+    current = placement.message.node if placement else ""
+    view = _without(build_view(state), current, instance)
+    request = build_request(instance)
+    answer = explain(view, request, PACK)
+    verdicts = [_verdict(node, request, current) for node in view.nodes]
+    if isinstance(answer, Rejection):
+        summary = f"instance {instance.meta.name} fits nowhere: {answer}"
+        hints = _hints(answer)
+    else:
+        _rank(verdicts, (answer.winner, *answer.runners_up))
+        summary = _summary(instance.meta.name, current, answer)
+        hints = []
+    verdicts.sort(key=lambda verdict: (not verdict.current, verdict.rank or 1_000_000, verdict.node))
+    return Explained(tuple(verdicts[:NODES_SHOWN]), summary, tuple(hints))
+
+
+def _summary(name: str, current: str, answer: Explanation) -> str:
+    winner = answer.winner.node
+    fits = f"{answer.fitting_count} of {answer.node_count} node(s) fit"
+    if current and winner != current:
+        return (
+            f"instance {name} is on {current}, where it was placed; today {fits} and {winner} would be the "
+            "first choice, but running instances are not moved without being asked"
+        )
+    verb = "is on" if current else "is about to be placed on"
+    return f"instance {name} {verb} {winner}: {fits}, and it leaves the least unused there (best fit)"
+
+
+def _without(view: View, node: str, instance: instance_pb2.Instance) -> View:
+    """The view with the instance's own allocation on its node given back."""
+    own = build_request(instance).resources
+
+    def give_back(found: NodeView) -> NodeView:
+        if found.name != node:
+            return found
+        left = found.allocated - own if own.fits_in(found.allocated) else ZERO
+        return replace(found, allocated=left)
+
+    return View(view.revision, tuple(give_back(found) for found in view.nodes))
+
+
+def _verdict(node: NodeView, request: Request, current: str) -> instance_pb2.NodeVerdict:
+    reasons = reasons_against(node, node.free(), request)
+    return instance_pb2.NodeVerdict(
+        node=node.name,
+        fits=not reasons,
+        reasons=[str(reason) for reason in reasons],
+        current=node.name == current,
+    )
+
+
+def _rank(verdicts: list[instance_pb2.NodeVerdict], candidates: tuple[Candidate, ...]) -> None:
+    by_node = {verdict.node: verdict for verdict in verdicts}
+    for rank, candidate in enumerate(candidates, 1):
+        verdict = by_node[candidate.node]
+        verdict.rank = rank
+        verdict.score_terms.update({term.resource: term.share for term in candidate.terms})
+
+
+def _hints(rejection: Rejection) -> list[str]:
+    """A command that helps, by what most nodes fail."""
+    kinds = dict(rejection.by_any)
+    hints = []
+    if "cordoned" in kinds and rejection.nearest:
+        hints.append(f"cumulet node uncordon {rejection.nearest[0].node}")
+    if any(kind.startswith("resource:") for kind in kinds):
+        hints.append("cumulet flavor list")
+    if "not-ready" in kinds or not kinds:
+        hints.append("cumulet node list")
+    return hints
