@@ -90,10 +90,7 @@ class Handlers:
     """Handlers by full method name. Raw ones get the context instead of a request."""
 
     plain: dict[str, Callable[[Any], Any]]
-    raw: dict[str, Callable[[Any], Awaitable[None]]] = {
-        "AgentService.Session": agents.session,
-        "AgentService.Console": agents.console,
-    }
+    raw: dict[str, Callable[[Any], Awaitable[None]]]
 
 
 def standard_rules(files: FileStore) -> tuple[Rules, ...]:
@@ -177,9 +174,6 @@ def build_handlers(controller: Controller, files: FileStore) -> Handlers:
         }
         plain |= {f"{service}.{name}": call for verb, (name, call) in named.items() if verb in kind.verbs}
     raw: dict[str, Callable[[Any], Awaitable[None]]] = {
-        "AgentService.Session": agents.session,
-        "AgentService.Console": agents.console,
-    }
         "AgentService.Session": agents.session,
         "AgentService.Console": agents.console,
     }
