@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Final
 
 import click
@@ -64,9 +65,7 @@ def verb_entries(kind: Kind) -> dict[str, Entry]:
 
 
 def _build(builder: str, kind: Kind) -> click.Command:
-    from cli import verbs
-
-    build: Callable[[Kind], click.Command] = getattr(verbs, builder)
+    build: Callable[[Kind], click.Command] = getattr(import_module("cli.verbs"), builder)
     return build(kind)
 
 

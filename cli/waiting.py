@@ -80,11 +80,11 @@ def wait_options(default: Goal, *others: Goal) -> Callable[[Function], Function]
 
     def decorate(command: Function) -> Function:
         @wraps(command)
-        def run(*args: Any, wait_for: str, no_wait: bool, timeout_s: float, **more: Any) -> Any:
+        def run(*args: Any, wait_for: str | None, no_wait: bool, timeout_s: float, **more: Any) -> Any:
             if wait_for and no_wait:
                 raise click.UsageError("--wait and --no-wait exclude each other")
             wanted = not no_wait and (bool(wait_for) or sys.stdout.isatty())
-            goal = Goal(wait_for) if wait_for not in ("", "default") else default
+            goal = default if wait_for in (None, "default") else Goal(wait_for)
             return command(*args, wait=Wait(goal if wanted else None, timeout_s), **more)
 
         decorated: Any = run
@@ -102,8 +102,7 @@ def wait_options(default: Goal, *others: Goal) -> Callable[[Function], Function]
             click.option(
                 "--wait",
                 "wait_for",
-                type=click.Choice(["default", *goals]),
-                default="",
+                type=click.Choice(["default", *(goal.value for goal in goals)]),
                 metavar=metavar,
                 help=f"Wait until it is {default}" + (" or as given." if others else "."),
             ),

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from controller.fleet import build_request, build_view
 from controller.state import State
+from cumulet.errors import NoCapacityError
 from cumulet.resources import ZERO
-from cumulet.v1 import instance_pb2
+from cumulet.v1 import instance_pb2, operation_pb2
 from scheduler.filters import reasons_against
 from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, View
 from scheduler.plan import explain
@@ -44,6 +45,21 @@ def explain_placement(state: State, instance: instance_pb2.Instance) -> Explaine
         hints = []
     verdicts.sort(key=lambda verdict: (not verdict.current, verdict.rank or 1_000_000, verdict.node))
     return Explained(tuple(verdicts[:NODES_SHOWN]), summary, tuple(hints))
+
+
+def foretell_placement(state: State, instance: instance_pb2.Instance) -> operation_pb2.Operation:
+    """What placing a new instance would give: an operation whose one step names the node.
+
+    Raises NoCapacityError with the reasons: a dry run of what cannot be placed has failed.
+    """
+    answer = explain(build_view(state), build_request(instance), PACK)
+    if isinstance(answer, Rejection):
+        raise NoCapacityError(f"instance {instance.meta.name} fits nowhere: {answer}", hints=_hints(answer))
+    operation = operation_pb2.Operation(verb="instance.create")
+    operation.target.kind, operation.target.project = "instance", instance.meta.project
+    operation.target.name = instance.meta.name
+    operation.steps.add(name="place", message=_summary(instance.meta.name, "", answer))
+    return operation
 
 
 def _summary(name: str, current: str, answer: Explanation) -> str:

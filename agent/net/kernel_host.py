@@ -49,7 +49,7 @@ class KernelHost:
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
         batch = ruleset.host_rules(self._recorded_elements() | _owned(tables.elements))
-        programmed = self._reader.commit(_OWNER, HOST_FAMILIES, batch)
+        programmed = self._reader.replace(_OWNER, HOST_FAMILIES, batch)
         write_text(self._state.resolvers, _resolvers_text())
         self._state.write_host(HostRecord(program.host_digest(), programmed.fingerprint, was_off))
         if not sysctl.forwarding_is_on():
@@ -59,8 +59,7 @@ class KernelHost:
         """Of the elements that `chosen` picks, exactly `wanted` are there. One transaction."""
         present = frozenset(filter(chosen, self.tables().elements))
         if present != wanted:
-            stale, missing = present - wanted, wanted - present
-            nft.commit([*ruleset.remove_elements(stale), *ruleset.add_elements(missing)])
+            self._reader.change_elements(_OWNER, HOST_FAMILIES, present - wanted, wanted - present)
 
     def leave_if_unused(self) -> None:
         """With the last of ours the tables go, and forwarding if it was us who turned it on."""

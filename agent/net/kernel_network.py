@@ -106,10 +106,11 @@ class KernelNetwork:
             netns.create(path)
         with netns.inside(path):
             sysctl.make_router()
-            tables = self._reader.read(uid, NAMESPACE_FAMILIES)
-            if record is None or record.program != program.digest or record.rules != tables.fingerprint:
-                tables = self._reader.commit(uid, NAMESPACE_FAMILIES, list(program.rules))
-        return tables
+            if record is not None and record.program == program.digest:
+                tables = self._reader.read(uid, NAMESPACE_FAMILIES)
+                if record.rules == tables.fingerprint:
+                    return tables
+            return self._reader.replace(uid, NAMESPACE_FAMILIES, list(program.rules))
 
     def _ensure_server(self, network: NetworkIntent, program: NetworkProgram, *, is_synced: bool) -> None:
         """A reload where that is enough; leases and their clients outlive a restart as well."""

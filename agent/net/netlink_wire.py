@@ -209,8 +209,8 @@ def rules_generation_request() -> bytes:
 
 def parse_link(payload: bytes) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(payload)
-    found = dict(_attributes(payload, _LINK.size))
-    info = dict(_attributes(found.get(_IFLA_LINKINFO, b""), 0))
+    found = _attributes(payload, _LINK.size)
+    info = _attributes(found.get(_IFLA_LINKINFO, b""), 0)
     return Link(
         index=index,
         name=_parse_text(found.get(_IFLA_IFNAME, b"")),
@@ -225,7 +225,7 @@ def parse_link(payload: bytes) -> Link:
 def parse_address(payload: bytes) -> Address | None:
     """None for an address without a local part."""
     _, prefix_length, _, _, link = _ADDR.unpack_from(payload)
-    found = dict(_attributes(payload, _ADDR.size))
+    found = _attributes(payload, _ADDR.size)
     local = found.get(_IFA_LOCAL)
     return Address(link, IPv4Address(local), prefix_length) if local else None
 
@@ -235,7 +235,7 @@ def parse_route(payload: bytes) -> Route | None:
     _, prefix_length, _, _, table, protocol, _, _, _ = _ROUTE.unpack_from(payload)
     if protocol != ROUTE_PROTOCOL or table != _ROUTE_TABLE_MAIN:
         return None
-    found = dict(_attributes(payload, _ROUTE.size))
+    found = _attributes(payload, _ROUTE.size)
     destination, gateway = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
     return Route(
         destination=IPv4Address(destination) if destination else None,
@@ -246,17 +246,21 @@ def parse_route(payload: bytes) -> Route | None:
 
 
 def parse_rules_generation(payload: bytes) -> int:
-    found = dict(_attributes(payload, 4))
+    found = _attributes(payload, 4)
     return int.from_bytes(found.get(_NFTA_GEN_ID, b""), "big")
 
 
-def _attributes(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+def _attributes(data: bytes, offset: int) -> dict[int, bytes]:
+    """Written for speed: a link has some fifty attributes and a node some hundred links."""
+    found: dict[int, bytes] = {}
+    unpack, last = _ATTRIBUTE.unpack_from, len(data) - _ATTRIBUTE.size
+    while offset <= last:
+        length, kind = unpack(data, offset)
         if length < _ATTRIBUTE.size:
-            return
-        yield kind & _TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += _aligned(length)
+            break
+        found[kind & _TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

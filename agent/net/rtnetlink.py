@@ -24,7 +24,7 @@ _NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270
 _NETLINK_GET_STRICT_CHK: Final = 12  # the kernel filters dumps as asked
 _SO_NETNS_COOKIE: Final = 71
-_RECEIVE_BYTES: Final = 1 << 18  # a dump's datagram is at most 32 KiB today; room for growth
+_RECEIVE_BYTES: Final = 1 << 16  # the kernel makes a dump's datagrams at most 32 KiB
 _ANSWER_TIMEOUT_S: Final = 10.0  # an answer is immediate; the limit turns a lost one into an error
 
 _TUNSETIFF: Final = 0x400454CA

@@ -42,29 +42,48 @@ class RulesReader:
 
     def read(self, owner: str, families: tuple[str, ...]) -> Tables:
         """Of the calling thread's namespace."""
-        version = rtnetlink.rules_generation()  # before the listing: a change in between is seen next time
         reading = self._readings.get(owner)
-        if reading is None or reading.version != version:
-            listing = nft.list_tables(ruleset.TABLE, families)
-            tables = Tables(ruleset.rules_fingerprint(listing), ruleset.parse_elements(listing))
-            reading = self._readings[owner] = _Reading(version, tables)
+        if reading is None or reading.version != rtnetlink.rules_generation():
+            reading = self._readings[owner] = _read(families)[0]
         return reading.tables
 
-    def commit(self, owner: str, families: tuple[str, ...], batch: list[ruleset.Json]) -> Tables:
+    def replace(self, owner: str, families: tuple[str, ...], batch: list[ruleset.Json]) -> Tables:
         """Program a batch that replaces our tables, and read them back.
 
         Raises DriverError when the kernel holds another number of rules than were sent.
         """
         nft.commit(batch)
-        listing = nft.list_tables(ruleset.TABLE, families)
-        sent, found = ruleset.count_rules(batch), ruleset.count_rules(listing["nftables"])
+        reading, found = _read(families)
+        sent = ruleset.count_rules(batch)
         if sent != found:
             raise DriverError(
                 "NftDiffers",
                 f"rules of {owner or 'the host'}: {sent} sent, {found} found; is another program editing "
                 f"the table {ruleset.TABLE}?",
             )
-        return self.read(owner, families)
+        self._readings[owner] = reading
+        return reading.tables
+
+    def change_elements(
+        self, owner: str, families: tuple[str, ...], stale: frozenset[Element], missing: frozenset[Element]
+    ) -> None:
+        """One transaction. It raises the generation by one: then nobody else came between, and what we know
+        plus our change is what there is, without a listing."""
+        before = self.read(owner, families)
+        version = self._readings[owner].version
+        nft.commit([*ruleset.remove_elements(stale), *ruleset.add_elements(missing)])
+        cookie, generation = version
+        if rtnetlink.rules_generation() == (cookie, generation + 1):
+            tables = Tables(before.fingerprint, before.elements - stale | missing)
+            self._readings[owner] = _Reading((cookie, generation + 1), tables)
 
     def forget(self, owner: str) -> None:
         self._readings.pop(owner, None)
+
+
+def _read(families: tuple[str, ...]) -> tuple[_Reading, int]:
+    """A reading, and the number of rules."""
+    version = rtnetlink.rules_generation()  # before the listing: a change in between is seen next time
+    listing = nft.list_tables(ruleset.TABLE, families)
+    tables = Tables(ruleset.rules_fingerprint(listing), ruleset.parse_elements(listing))
+    return _Reading(version, tables), ruleset.count_rules(listing["nftables"])

@@ -34,6 +34,7 @@ from controller.api.cloud import (
 from controller.api.instance import Consoles, InstanceMethods
 from controller.api.standard import Rules, Snapshots, StandardMethods
 from controller.controller import Controller
+from controller.explain import foretell_placement
 from controller.files import FileStore
 from controller.store import keys
 from controller.store.protocol import StoreError
@@ -125,6 +126,7 @@ def standard_rules(files: FileStore) -> tuple[Rules, ...]:
             instance.update,
             _by_etag(instance.delete),
             long_running=True,
+            foretell=foretell_placement,
         ),
         Rules(kinds.OPERATION, keys.OPERATIONS),
     )

@@ -33,7 +33,7 @@ from cumulet.errors import (
 )
 from cumulet.kinds import Kind
 from cumulet.names import ALL_PROJECTS, DEFAULT_PROJECT, name_error
-from cumulet.v1 import meta_pb2, store_pb2
+from cumulet.v1 import meta_pb2, operation_pb2, store_pb2
 
 PAGE_DEFAULT: Final = 500
 PAGE_MAX: Final = 5_000
@@ -52,6 +52,8 @@ class Rules:
     delete: Callable[[State, Context, Parts, Any], Change] | None = None
     # Create and delete answer with an operation instead of the object.
     long_running: bool = False
+    # What a create would lead to: the reply to a long-running create with validate_only.
+    foretell: Callable[[State, Any], Any] | None = None
 
 
 class Snapshots:
@@ -239,7 +241,7 @@ class StandardMethods:
         key = table.key(*parts)
         if request.validate_only:
             change = admit(controller.state, Context(controller.clock.now(), controller.rng))
-            return self._foretell(change, key, parts)
+            return self._foretell(controller.state, verb, change, key)
 
         def uid_of(change: Change) -> str:
             value = change.writes.get(key)
@@ -260,12 +262,16 @@ class StandardMethods:
             raise NotFoundError(f"{common.describe(table, parts)} was written, but is deleted again since")
         return self._show(controller.state, found[1], found[2])
 
-    def _foretell(self, change: Change, key: bytes, parts: Parts) -> Any:
+    def _foretell(self, state: State, verb: str, change: Change, key: bytes) -> Any:
         """What a write would give, without writing."""
+        rules = self._rules
         value = change.writes.get(key)
-        if value is None or self._rules.table.message is None:
-            return None
-        return self._rules.table.message.FromString(value)
+        written: Any = rules.table.message.FromString(value) if value and rules.table.message else None
+        if verb == "Create" and rules.foretell is not None:
+            return rules.foretell(state, written)
+        if verb == "Delete" and rules.long_running:
+            return operation_pb2.Operation(verb=f"{rules.kind.noun}.delete")
+        return written
 
     def _parts(self, request: Any) -> Parts:
         name = request.name

@@ -57,22 +57,25 @@ def _observe(layout: Layout, service: Service, check: Callable[[], str | None] |
     listening = answers(service.address)
     missing = check() if check is not None else None if listening else "does not listen"
     state = "running" if alive else "host" if service.shared and listening else "stopped"
-    return _row(service.name, state, record if alive else None, missing, service.address)
+    if missing is not None and record is not None and record.last_exit:
+        missing = f"{missing}; its last end: {record.last_exit}"
+    return _row(service.name, state, record, missing, service.address)
 
 
 def _supervisor_row(layout: Layout) -> ServiceStatus:
     record = load_record(layout.record_path(SUPERVISOR))
     alive = record is not None and process.is_alive(record.process)
     missing = None if alive else "nothing is restarted; `cumulet up` starts it again"
-    return _row(SUPERVISOR, "running" if alive else "stopped", record if alive else None, missing, "")
+    return _row(SUPERVISOR, "running" if alive else "stopped", record, missing, "")
 
 
 def _row(name: str, state: str, record: Record | None, missing: str | None, address: str) -> ServiceStatus:
+    living = record if state == "running" else None
     return ServiceStatus(
         name=name,
         state=state,
-        pid=record.process.pid if record else None,
-        started_at=record.started_at if record else None,
+        pid=living.process.pid if living else None,
+        started_at=living.started_at if living else None,
         restarts=record.restarts if record else 0,
         healthy=missing is None,
         message=missing or "",

@@ -74,7 +74,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`endpoints`: `host:port` or `unix:/path`, tried in order. Nothing is dialled until the first call."""
+        """`endpoints`: `host:port` or `unix:/path`, tried in order. Dials on the first call."""
         if not endpoints:
             raise InvalidArgumentError("no endpoint given", hints=("cumulet up", "cumulet context list"))
         self.endpoints = tuple(endpoints)
@@ -178,20 +178,28 @@ class Client:
         return self._unary(kind, method, request)
 
     def watch(
-        self, kind: Kind | str, *, project: str = "", selector: str = "", from_revision: int = 0
+        self,
+        kind: Kind | str,
+        *,
+        project: str = "",
+        selector: str = "",
+        from_revision: int = 0,
+        timeout_s: float | None = None,
     ) -> Iterator[Any]:
         """Changes without an end, from the present objects on (revision 0) or from a revision.
 
         A cut stream is resumed; changes at the revision of the cut may then come twice. Raises
-        RevisionGoneError when the history that is needed is gone: list again.
+        RevisionGoneError when the history that is needed is gone: list again; and TimedOutError.
         """
         kind = _kind(kind)
         method = f"Watch{kind.plural}"
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         resume, listed, cuts = from_revision, from_revision > 0, 0
         while True:
             request = self._request(kind, method, project, selector=selector, from_revision=resume)
             try:
-                for change in self._stream(kind, method, request):
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                for change in self._stream(kind, method, request, left_s):
                     listed = listed or change.type == _BOOKMARK
                     resume = max(resume, change.revision + (change.type == _BOOKMARK)) if listed else 0
                     cuts = 0
@@ -354,9 +362,11 @@ class Client:
                 self._turn(attempt)
         raise failure
 
-    def _stream(self, kind: Kind | str, method: str, request: Message) -> Iterator[Any]:
+    def _stream(
+        self, kind: Kind | str, method: str, request: Message, timeout_s: float | None = None
+    ) -> Iterator[Any]:
         endpoint = self._endpoint
-        call = getattr(self._stub(kind, endpoint), method)(request)
+        call = getattr(self._stub(kind, endpoint), method)(request, timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -110,6 +110,21 @@ async def test_a_watch_whose_history_went_while_it_was_broken_says_so(subject: S
         await take(watch, 3)
 
 
+async def test_a_broken_idle_watch_asks_for_all_since_its_last_change(subject: Subject) -> None:
+    """What concerned other prefixes went by unseen, so its compaction must be told: list again."""
+    first = await write(subject.store, Put(subject.prefix + b"mine/a", b"1"))
+    watch = subject.store.watch(subject.prefix + b"mine/", first)
+    await take(watch, 1)
+    waiting = asyncio.create_task(take(watch, 1))
+    for _ in range(2):
+        last = await write(subject.other, Put(subject.prefix + b"other", b""))
+        await asyncio.wait([waiting], timeout=0.05)
+    await subject.other.compact(last)
+    await subject.break_watches()
+    with pytest.raises(CompactedError):
+        await waiting
+
+
 # --- leases
 
 
