@@ -29,7 +29,8 @@ from controller.store.etcdpb import rpc_pb2 as pb
 from controller.store.etcdpb import rpc_pb2_grpc as stubs
 from controller.store.protocol import LeaseLostError, Store, StoreError
 
-RENEW_S: Final = 2.0  # three tries fit into STOP_S
+RENEW_S: Final = 2.0
+ATTEMPT_S: Final = 1.5  # then another member is tried: three tries fit between a renewal and STOP_S
 TTL_S: Final = 10  # etcd's side
 STOP_S: Final = 6.0  # ours; the rest of TTL_S is for what was begun before the stop
 RETRY_S: Final = 0.2  # after a failed try, which may have failed at once
@@ -70,7 +71,7 @@ class _Term:
 
     def attempt_timeout_s(self) -> float:
         """Leaves time for another member when this one hangs."""
-        return max(0.0, min(RENEW_S, self.held_until - self.now()))
+        return max(0.0, min(ATTEMPT_S, self.held_until - self.now()))
 
     def acknowledge(self, sent_at: float) -> None:
         """An answer in time moves the end; a late one does not bring the lease back."""

@@ -91,11 +91,11 @@ def test_a_task_outlives_a_short_silence_and_typed_failures() -> None:
     class Flaky(Silence):
         async def before_call(self, what: str) -> None:
             await super().before_call(what)
-            if what == "keep_alive" and asyncio.get_running_loop().time() % 20 < 3:
+            if what == "keep_alive" and asyncio.get_running_loop().time() % 20 < 1.5:
                 raise StoreUnavailableError("renew: no answer")
 
     async def main() -> bool:
-        store = MemoryStore(faults=Flaky(30.0, 33.0))
+        store = MemoryStore(faults=Flaky(30.0, 31.0))
         keeper = LeaseTask(store, await store.grant_lease(TTL_S), 0.0)
         task = asyncio.create_task(keeper.run())
         await asyncio.sleep(1000)
