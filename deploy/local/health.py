@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import libvirt
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cumulet.client import Client
 from cumulet.errors import CumuletError
@@ -58,9 +58,8 @@ def check_controller(layout: Layout) -> str | None:
         return f"nobody listens on {layout.controller_target}"
     with grpc.insecure_channel(layout.controller_target) as channel:
         try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=CALL_TIMEOUT_S
-            )
+            health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs know no methods
+            reply = health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as err:
             return f"the API at {layout.controller_target} does not answer ({_describe(err)})"
     if reply.status == health_pb2.HealthCheckResponse.SERVING:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any, Final
@@ -46,11 +47,12 @@ def seed(cloud: Client) -> tuple[str, ...]:
 
 
 def ensure(cloud: Client, noun: str, message: Any) -> str:
-    """Creates the object unless the name is taken. `noun/name` when it was made, else the empty string."""
-    try:
-        cloud.create(noun, message)
-    except AlreadyExistsError:
+    """Creates the object unless it is there. `noun/name` when it was made, else the empty string."""
+    with contextlib.suppress(NotFoundError):
+        cloud.get(noun, message.meta.name)
         return ""
+    with contextlib.suppress(AlreadyExistsError):  # somebody else was faster
+        cloud.create(noun, message)
     return f"{noun}/{message.meta.name}"
 
 
