@@ -63,7 +63,7 @@ def ensure_instance(cloud: Client, layout: Layout, progress: Progress) -> str:
     """The instance runs and its guest has said that it is ready. Returns its address."""
     found = find_instance(cloud)
     if found is None:
-        run_command(["cumulet", "launch", INSTANCE, "--flavor", FLAVOR, "--wait=ip"], layout)
+        run_command(["cumulet", "launch", INSTANCE, "--flavor", FLAVOR, "--wait=running"], layout)
         progress.step(f"instance {INSTANCE} runs")
     elif found.status.phase == instance_pb2.INSTANCE_PHASE_STOPPED:
         run_command(["cumulet", "instance", "start", INSTANCE, "--wait"], layout)

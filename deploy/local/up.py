@@ -30,6 +30,7 @@ from deploy.local import health, process
 from deploy.local.address import free_ports, taken_ports
 from deploy.local.environment import supervised_environment, with_sbin
 from deploy.local.errors import SetupError
+from deploy.local.facts import has_virtualization
 from deploy.local.layout import (
     CONTEXT_NAME,
     Layout,
@@ -175,6 +176,8 @@ def wait_until_healthy(layout: Layout, progress: Progress) -> None:
     for service, check, timeout_s, done in waits:
         wait_for(layout, service, check, timeout_s)
         progress.step(done)
+    if not has_virtualization(Path("/proc/cpuinfo").read_text()):
+        progress.note("warning: the CPU has neither vmx nor svm: guests are emulated (TCG), slowly")
 
 
 def _seed(layout: Layout, building: Future[BuiltImage] | None, progress: Progress) -> None:

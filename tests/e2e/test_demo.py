@@ -1,8 +1,8 @@
 """The whole path on a bare machine: set-up, a real VM, kill -9 of every process, and down without a trace.
 
 **Edge**: everything is real: etcd, libvirt, QEMU, netlink, nft, the processes, the command line. It happens
-on a machine of its own (tests/support/machine.py), so a cloud that runs on this host is not touched. The tests
-tell one story in order and share the machine.
+on a machine of its own (tests/support/machine.py), so a cloud that runs on this host is not touched. The
+tests tell one story in order and share the machine.
 """
 
 from __future__ import annotations
