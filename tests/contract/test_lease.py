@@ -158,6 +158,26 @@ async def test_a_thread_renews_beside_a_blocked_loop_and_stops_when_etcd_is_sile
     await store.close()
 
 
+async def test_a_thread_counts_from_the_sending(etcd: EtcdServer) -> None:
+    store = EtcdStore([etcd.endpoint])
+    granted_at = boottime_s()
+    keeper = LeaseKeeper([etcd.endpoint], await store.grant_lease(TTL_S), granted_at)
+    running = asyncio.create_task(keeper.run())
+    async with asyncio.timeout(WAIT_S):
+        while keeper.held_until == granted_at + STOP_S:
+            await asyncio.wait([running], timeout=0.01)
+        first = keeper.held_until
+        etcd.pause()
+        await asyncio.wait([running], timeout=first - STOP_S + RENEW_S + 0.8 - boottime_s())
+        etcd.resume()
+        answered_after = boottime_s()
+        while keeper.held_until == first:
+            await asyncio.wait([running], timeout=0.01)
+    assert keeper.held_until < answered_after + STOP_S - 0.5
+    running.cancel()
+    await store.close()
+
+
 async def test_a_thread_notices_a_revoked_lease_at_its_next_renewal(etcd: EtcdServer) -> None:
     store = EtcdStore([etcd.endpoint])
     lease = await store.grant_lease(TTL_S)
