@@ -153,33 +153,34 @@ async def test_an_agent_restart_sees_the_same(world: World) -> None:
     assert await again.observe_net() == before
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("hostname", "a\ndhcp-script=/bin/sh"),
-        ("hostname", "a,set:evil"),
-        ("hostname", ""),
-        ("hostname", "-a"),
-        ("mac", "52:54:00:00:00:01,ignore"),
-        ("mac", "01:00:5e:00:00:01"),
-        ("uid", "../../etc"),
-    ],
+HOSTILE = (
+    ("hostname", "a\ndhcp-script=/bin/sh"),
+    ("hostname", "a,set:evil"),
+    ("hostname", ""),
+    ("hostname", "-a"),
+    ("hostname", "a" * 64),
+    ("mac", "52:54:00:00:00:01,ignore"),
+    ("mac", "01:00:5e:00:00:01"),
+    ("uid", "../../etc"),
+    ("uid", ""),
 )
-async def test_hostile_text_is_refused(world: World, field: str, value: str) -> None:
+
+
+async def test_hostile_text_is_refused(world: World) -> None:
     network, port = with_port(network_intent(), 5)
-    changed: dict[str, Any] = {field: value}
-    hostile = replace(port, **changed)
     await world.net.ensure_network(network)
-    for attempt in (
-        world.net.ensure_network(replace(network, ports=(hostile,))),
-        world.net.ensure_port(hostile),
-    ):
-        with pytest.raises(DriverError, match=field) as refused:
-            await attempt
-        assert (refused.value.reason, refused.value.permanent) == ("InvalidIntent", True)
-    observed = await world.net.observe_net()
-    assert observed.networks[network.uid].digest == digest_of(network)
-    assert observed.taps == {}
+    before = await world.net.observe_net()
+    for field, value in HOSTILE:
+        changed: dict[str, Any] = {field: value}
+        hostile = replace(port, **changed)
+        for attempt in (
+            world.net.ensure_network(replace(network, ports=(hostile,))),
+            world.net.ensure_port(hostile),
+        ):
+            with pytest.raises(DriverError, match=field) as refused:
+                await attempt
+            assert (refused.value.reason, refused.value.permanent) == ("InvalidIntent", True)
+    assert await world.net.observe_net() == before
 
 
 @pytest.mark.parametrize("vni", [0, 1 << 22])

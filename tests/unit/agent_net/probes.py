@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import itertools
+import os
 import select
 import socket
 import struct
@@ -14,8 +17,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
-_SCAN_WAIT_S = 1.0  # an answer on one machine takes well below a millisecond
-_ANSWER_WAIT_S = 2.0
+_SCAN_WAIT_S = 0.5  # an answer on one machine takes well below a millisecond
+_ANSWER_WAIT_S = 1.0
+_TUNSETIFF = 0x400454CA
+_TAP_WITH_HEADERS = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
+_HEADER_LENGTH = 10  # struct virtio_net_hdr
 
 
 def scan_tcp(target: str, ports: Iterable[int]) -> dict[int, str]:
@@ -99,9 +105,31 @@ def who_am_i(target: str, port: int) -> str:
             return ""
 
 
+def arp_over_tap(tap: str, mac: str, asker: bytes, asked: bytes) -> str:
+    """The MAC that answers an ARP request sent through a tap; empty for silence."""
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", tap.encode(), _TAP_WITH_HEADERS))
+        own = bytes.fromhex(mac.replace(":", ""))
+        request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + own + asker + bytes(6) + asked
+        os.write(device, bytes(_HEADER_LENGTH) + b"\xff" * 6 + own + b"\x08\x06" + request)
+        deadline = time.monotonic() + _ANSWER_WAIT_S
+        while (left := deadline - time.monotonic()) > 0 and select.select([device], [], [], left)[0]:
+            frame = os.read(device, 2048)[_HEADER_LENGTH:]
+            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == asked:
+                return frame[22:28].hex(":")
+        return ""
+    finally:
+        os.close(device)
+
+
 @contextlib.contextmanager
-def listening(tcp_ports: Iterable[int], udp_ports: Iterable[int]) -> Iterator[None]:
+def listening(
+    tcp_ports: Iterable[int], udp_ports: Iterable[int] = (), udp_addresses: Iterable[str] = ()
+) -> Iterator[None]:
     """Answers every TCP connection with the caller's address and every datagram with itself.
+
+    UDP by address: an answer of a wildcard socket may leave with another source than was asked.
 
     Sockets are made in the calling thread's namespace and served by a thread of this context.
     """
@@ -109,8 +137,9 @@ def listening(tcp_ports: Iterable[int], udp_ports: Iterable[int]) -> Iterator[No
     with contextlib.ExitStack() as stack:
         for end in (stop_reader, stop_writer):
             stack.enter_context(end)
-        servers = [stack.enter_context(_bound(socket.SOCK_STREAM, port)) for port in tcp_ports]
-        echoes = [stack.enter_context(_bound(socket.SOCK_DGRAM, port)) for port in udp_ports]
+        servers = [stack.enter_context(_bound(socket.SOCK_STREAM, "", port)) for port in tcp_ports]
+        asked = itertools.product(udp_addresses, udp_ports)
+        echoes = [stack.enter_context(_bound(socket.SOCK_DGRAM, *endpoint)) for endpoint in asked]
         for server in servers:
             server.listen(64)
         thread = threading.Thread(target=_serve, args=(stop_reader, servers, echoes))
@@ -137,10 +166,10 @@ def answering_names(address: str, names: dict[str, str]) -> Iterator[None]:
             thread.join()
 
 
-def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
+def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
     made = socket.socket(type=kind)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("0.0.0.0", port))
+    made.bind((address, port))
     return made
 
 
