@@ -101,7 +101,8 @@ class FakeStorage:
             held = self.store.partial.get(file.sha256, b"")
             self.store.check_space(file.size_bytes - len(held), f"Image {file.sha256}")
             await self._download(file, fetch)
-            data = self.store.partial.pop(file.sha256, b"")
+            _check_complete(file, self.store.partial[file.sha256])
+            data = self.store.partial.pop(file.sha256)
             _check_image(file, data)
             self.store.images[file.sha256] = data
 
@@ -151,6 +152,12 @@ class FakeStorage:
     async def _call(self, method: str, name: str = "") -> None:
         await asyncio.sleep(0)  # a real call always lets other tasks run
         self.store.check_call(method, name)
+
+
+def _check_complete(file: image_pb2.ImageFile, data: bytes) -> None:
+    if len(data) < file.size_bytes:
+        message = f"Image {file.sha256} broke off at {len(data)} of {file.size_bytes} bytes; try again."
+        raise DriverError("ImageIncomplete", message)
 
 
 def _check_image(file: image_pb2.ImageFile, data: bytes) -> None:
