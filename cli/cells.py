@@ -40,17 +40,18 @@ def sort_key(message: Any, path: str) -> tuple[int, float, str]:
 
 
 def find(message: Any, path: str) -> tuple[Any, Any]:
-    """The value at a path and its field's descriptor; (None, None) where a message on the way is absent.
+    """The value at a path and its field's descriptor; None for an absent message or optional number.
 
-    Raises KeyError for a path that the message's type does not have.
+    An absent message on the way counts as an empty one. Raises KeyError for a path that does not exist.
     """
     value, field = message, None
-    for step in path.split("."):
+    steps = path.split(".")
+    for index, step in enumerate(steps):
         condition = _CONDITION.fullmatch(step)
         field = value.DESCRIPTOR.fields_by_name[condition[1] if condition else step]
         if condition is not None:
             return _condition_status(getattr(value, field.name), condition[2]), None
-        if field.has_presence and not value.HasField(field.name):
+        if index == len(steps) - 1 and field.has_presence and not value.HasField(field.name):
             return None, None
         value = getattr(value, field.name)
     return value, field

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,8 @@ class Session:
 
     @cached_property
     def client(self) -> Client:
+        # gRPC's core logs every lost connection to stderr, where our own error says it better.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from cumulet.client import Client
 
         return Client(self.context.endpoints, self.context.project)
