@@ -1,6 +1,6 @@
-"""Shortcuts for what people do most: `launch` and `ls`.
+"""`launch`: an instance in one short line.
 
-**Edge**: the same as `instance create` with defaults, and `instance list`.
+**Edge**: the same as `instance create`, with the defaults that `cumulet up` provides.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 from cli.forms import label_option, option_key, options_of
 from cli.output import Layout, output_options
 from cli.session import Session, connection_options
-from cli.verbs import create_object, list_objects, selection_options
+from cli.verbs import create_object
 from cli.waiting import Goal, WaitCommand, wait_options
 from cumulet.kinds import INSTANCE
 
@@ -34,16 +34,6 @@ def launch(session: Session, name: str, layout: Layout, **asked: Any) -> None:
     for flag, value in _DEFAULTS.items():
         asked[f"flag_{flag}"] = asked[f"flag_{flag}"] or value
     create_object(session, INSTANCE, name, layout, **asked)
-
-
-@click.command("ls", epilog="Example: cumulet ls -o wide -l app=web")
-@selection_options(INSTANCE)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
-@output_options
-@connection_options
-def ls(session: Session, layout: Layout, **asked: Any) -> None:
-    """List instances: `cumulet instance list` in two letters."""
-    list_objects(session, INSTANCE, layout, **asked)
 
 
 def _launch_options() -> list[click.Parameter]:

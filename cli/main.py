@@ -22,7 +22,7 @@ from cumulet.kinds import KINDS, Kind
 
 _DAILY = {
     "launch": ("cli.launch:launch", "Create an instance with the defaults, and wait for it."),
-    "ls": ("cli.launch:ls", "List instances."),
+    "ls": ("cli.listing:ls", "List instances."),
     "console": ("cli.console:console", "Attach to an instance's serial console."),
     "logs": ("cli.console:logs", "Show what an instance's serial console printed."),
     "events": ("cli.events:events", "Show what happened, of all objects or one."),

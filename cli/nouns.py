@@ -48,12 +48,12 @@ def verb_entries(kind: Kind) -> dict[str, Entry]:
     """Every verb of a kind, in the order of the help."""
     plural = f"{kind.noun}s"
     standard: dict[str, tuple[str, str, str]] = {
-        "list": ("list", "build_list", f"List {plural}."),
-        "get": ("show", "build_show", f"Show one or several {plural}."),
-        "create": ("create", "build_create", f"Create {_a(kind.noun)}."),
-        "update": ("update", "build_update", f"Change {_a(kind.noun)}."),
-        "delete": ("delete", "build_delete", f"Delete {plural}."),
-        "watch": ("watch", "build_watch", f"Show changes of {plural} as they happen."),
+        "list": ("list", "cli.listing:build_list", f"List {plural}."),
+        "get": ("show", "cli.listing:build_show", f"Show one or several {plural}."),
+        "create": ("create", "cli.verbs:build_create", f"Create {_a(kind.noun)}."),
+        "update": ("update", "cli.verbs:build_update", f"Change {_a(kind.noun)}."),
+        "delete": ("delete", "cli.removal:build_delete", f"Delete {plural}."),
+        "watch": ("watch", "cli.listing:build_watch", f"Show changes of {plural} as they happen."),
     }
     found = {
         word: Entry(text, partial(_build, builder, kind))
@@ -65,7 +65,8 @@ def verb_entries(kind: Kind) -> dict[str, Entry]:
 
 
 def _build(builder: str, kind: Kind) -> click.Command:
-    build: Callable[[Kind], click.Command] = getattr(import_module("cli.verbs"), builder)
+    module, _, name = builder.partition(":")
+    build: Callable[[Kind], click.Command] = getattr(import_module(module), name)
     return build(kind)
 
 
