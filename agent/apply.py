@@ -42,8 +42,8 @@ from cumulet.clock import Clock
 ACTIONS_MAX: Final = 16
 # Two downloads fill a 10G link already; the image cache's disk prefers few writers.
 DOWNLOADS_MAX: Final = 2
-# Far above what any driver call takes on a busy machine: beyond it, the call is taken for hung.
-ACTION_TIMEOUT_S: Final = 120.0
+# Above the drivers' own deadlines, whose errors say more (libvirt's start: 120 s): beyond it a call hangs.
+ACTION_TIMEOUT_S: Final = 300.0
 # 100 GiB over a slow 1G link, with room.
 DOWNLOAD_TIMEOUT_S: Final = 3600.0
 # A failure that may pass is tried soon, then less and less often; people look again within a minute.

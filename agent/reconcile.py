@@ -43,8 +43,9 @@ OBSERVE_EVERY_S: Final = 15.0
 OBSERVE_AGAIN_S: Final = 2.0
 # A burst of events and of finished works becomes one look.
 ROUND_GAP_S: Final = 0.02
-# A look that takes longer is given up; whatever hangs must not make the agent silent.
-OBSERVE_TIMEOUT_S: Final = 30.0
+# A look that takes longer is given up; whatever hangs must not make the agent silent. The drivers' own
+# deadlines (libvirt: 30 s) come first, since their errors say more.
+OBSERVE_TIMEOUT_S: Final = 45.0
 
 _log = structlog.get_logger("agent")
 
@@ -111,6 +112,10 @@ class Agent:
     def results(self) -> dict[tuple[str, str], int]:
         """How often each kind of action ended how."""
         return dict(self._applier.results)
+
+    def failure_count(self) -> int:
+        """Objects whose last work failed."""
+        return len(self._applier.failures)
 
     @property
     def intent(self) -> PlanIntent:
