@@ -179,6 +179,7 @@ def _states(client: Client, ref: Ref, uid: str, deadline: float) -> Iterator[Any
     """The instance now and after each change; None when it is gone. Raises TimedOutError."""
     from cumulet.v1 import meta_pb2
 
+    kept_from = 0
     while True:
         try:
             now = client.get(INSTANCE, ref.name, project=ref.project)
@@ -192,14 +193,15 @@ def _states(client: Client, ref: Ref, uid: str, deadline: float) -> Iterator[Any
             changes = client.watch(
                 INSTANCE,
                 project=ref.project,
-                from_revision=now.meta.revision + 1,
+                from_revision=max(now.meta.revision, kept_from),
                 timeout_s=max(0.0, deadline - time.monotonic()),
             )
             for change in changes:
                 if change.instance.meta.uid == uid:
                     yield None if change.type == meta_pb2.CHANGE_TYPE_DELETE else change.instance
         except RevisionGoneError:
-            continue  # begin again from the present
+            # It has not changed for longer than history is kept: look again, then watch from before that look.
+            kept_from = client.cloud().revision
 
 
 class _Progress:

@@ -186,7 +186,7 @@ class Client:
         from_revision: int = 0,
         timeout_s: float | None = None,
     ) -> Iterator[Any]:
-        """Changes without an end, from the present objects on (revision 0) or from a revision.
+        """Changes without an end: from the present objects on (revision 0), or those after a revision.
 
         A cut stream is resumed; changes at the revision of the cut may then come twice. Raises
         RevisionGoneError when the history that is needed is gone: list again; and TimedOutError.
@@ -201,7 +201,7 @@ class Client:
                 left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
                 for change in self._stream(kind, method, request, left_s):
                     listed = listed or change.type == _BOOKMARK
-                    resume = max(resume, change.revision + (change.type == _BOOKMARK)) if listed else 0
+                    resume = max(resume, change.revision - (change.type != _BOOKMARK)) if listed else 0
                     cuts = 0
                     yield change
                 raise UnavailableError(f"the watch of {kind.noun}s was closed by {self._endpoint}")

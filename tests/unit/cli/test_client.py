@@ -93,7 +93,7 @@ def test_a_cut_watch_goes_on_after_the_last_bookmark(cloud: FakeCloud, client: C
     cloud.closing.set()
     with pytest.raises(RevisionGoneError):
         next(changes)
-    assert [request.from_revision for request in cloud.called("WatchNetworks")] == [0, 11, 11]
+    assert [request.from_revision for request in cloud.called("WatchNetworks")] == [0, 10, 10]
 
 
 def test_a_watch_ends_with_its_timeout(cloud: FakeCloud, client: Client) -> None:
