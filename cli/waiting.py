@@ -200,7 +200,7 @@ def _states(client: Client, ref: Ref, uid: str, deadline: float) -> Iterator[Any
                 if change.instance.meta.uid == uid:
                     yield None if change.type == meta_pb2.CHANGE_TYPE_DELETE else change.instance
         except RevisionGoneError:
-            # It has not changed for longer than history is kept: look again, then watch from before that look.
+            # Unchanged for longer than history is kept: look again, and watch from before that look.
             kept_from = client.cloud().revision
 
 

@@ -5,7 +5,7 @@ SDK's own retries, so that a write whose reply was lost is done once. Errors are
 
     from cumulet.client import Client
 
-    with Client(["unix:/run/cumulet/api.sock"]) as cloud:
+    with Client(["unix:/run/cumulet/controller.sock"]) as cloud:
         spec = {"flavor": "small", "image": "cumulet-guest", "networks": [{"network": "default"}]}
         operation = cloud.create("instance", {"meta": {"name": "web"}, "spec": spec})
         cloud.wait_operation(operation.meta.name, timeout_s=60)
