@@ -217,12 +217,15 @@ def _guest_ip() -> list[list[Json]]:
 
 def namespace_rules(*, outbound_nat: bool) -> list[Json]:
     """Replaces the namespace's table. Without `outbound_nat` subnets reach each other and nothing else."""
-    outbound = [[_iifname(GATEWAY_LINK), _oifname(UPLINK_LINK), *_ACCEPT]] if outbound_nat else []
+    outbound = [[_iifname(GATEWAY_LINK), _oifname(UPLINK_LINK), *_ACCEPT]]
+    # First, so that connections of the time before the way out was closed end too.
+    closed = [[_oifname(UPLINK_LINK), *_DROP], [_iifname(UPLINK_LINK), *_DROP]]
     forward = [
+        *([] if outbound_nat else closed),
         [_ct_state("invalid"), *_DROP],
         [_ct_state("established", "related"), *_ACCEPT],
         [_iifname(GATEWAY_LINK), _oifname(GATEWAY_LINK), *_ACCEPT],
-        *outbound,
+        *(outbound if outbound_nat else []),
         list(_DROP),
     ]
     masquerade = [_oifname(UPLINK_LINK), _COUNTER, {"masquerade": None}]

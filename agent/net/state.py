@@ -54,8 +54,8 @@ class State:
     def prepare(self) -> None:
         """Raises DriverError when dnsmasq, which runs as a user of its own, could not read its files."""
         self._networks.mkdir(parents=True, exist_ok=True)
-        for directory in (self.directory, self._networks):
-            directory.chmod(directory.stat().st_mode | 0o755)
+        for directory, access in ((self.directory, 0o711), (self._networks, 0o755)):
+            directory.chmod(directory.stat().st_mode | access)
         for parent in self.directory.resolve().parents:
             if not parent.stat().st_mode & _OTHERS_MAY_ENTER:
                 raise DriverError(

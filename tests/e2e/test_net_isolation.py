@@ -100,6 +100,7 @@ async def test_dhcp_gateway_names_and_the_way_out(node: Node) -> None:
     assert (await node.net.observe_net()).leased == {"10.7.0.5", "10.7.0.6"}
     assert await lab.ping(web, "10.7.0.1")
     assert await lab.ping(web, "10.7.0.6")
+    assert await lab.ping(lab.namespace_of(network), "10.7.0.5")  # the operator's way to a guest
     await lab.inside(lab.outside, lambda: _add_address("eth0", resolver))
     with_names = partial(probes.answering_names, str(resolver), {"outside.example": "192.0.2.99"})
     echo = partial(probes.listening, [ECHO_PORT], [])
@@ -185,10 +186,11 @@ async def _heard(
     lab: Lab, guest: Path, address: str, tcp_ports: Iterable[int], udp_ports: Iterable[int]
 ) -> tuple[dict[int, str], dict[int, str]]:
     """What a guest hears from an address: TCP, UDP."""
-    return await asyncio.gather(
+    tcp, udp = await asyncio.gather(
         lab.inside(guest, partial(probes.scan_tcp, address, tcp_ports)),
         lab.inside(guest, partial(probes.probe_udp, address, udp_ports)),
     )
+    return tcp, udp
 
 
 async def test_the_bridge_itself_is_no_way_to_the_node(node: Node) -> None:
@@ -375,7 +377,7 @@ async def test_every_damage_is_noticed_and_repaired(node: Node) -> None:
         await lab.inside(lab.host if where == "host" else lab.namespace_of(network), act)
         assert not (await node.net.observe_net()).networks[network.uid].complete, name
         await _repair(node, network, port, name)
-        assert await lab.ping(guest, OUTSIDE_ADDRESS), name
+        assert await lab.ping(guest, OUTSIDE_ADDRESS, tries=4), name
     await asyncio.to_thread(netns.remove, lab.namespace_of(network))  # dnsmasq keeps the old one alive
     assert not (await node.net.observe_net()).networks[network.uid].complete
     await _repair(node, network, port, "namespace removed")

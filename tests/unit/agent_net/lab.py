@@ -123,9 +123,13 @@ class Lab:
         await self.run(guest, *client, "-s", str(self._script), ANSWER=str(answer))
         return DhcpAnswer(*answer.read_text().split()) if answer.exists() else None
 
-    async def ping(self, guest: Path, target: object) -> bool:
-        done = await self.run(guest, _BUSYBOX, "ping", "-c", "1", "-W", "1", str(target))
-        return done.returncode == 0
+    async def ping(self, guest: Path, target: object, tries: int = 1) -> bool:
+        """A new link may drop packets until the kernel has noticed its carrier, up to a second: try again."""
+        for _ in range(tries):
+            done = await self.run(guest, _BUSYBOX, "ping", "-c", "1", "-W", "1", str(target))
+            if done.returncode == 0:
+                return True
+        return False
 
     def server_pid(self, network: NetworkIntent) -> int | None:
         return dnsmasq.find_pid(State(self.state_dir).files(network.uid), self.namespace_of(network))

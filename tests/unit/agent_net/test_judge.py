@@ -1,0 +1,150 @@
+"""The judge: a network is complete with everything there, and incomplete without any single thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from agent.net import addressing, names, ruleset
+from agent.net.driver import NetworkIntent, digest_of
+from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
+from agent.net.netlink_wire import Address, Link, Route
+from agent.net.rules_reader import Tables
+from agent.net.state import NetworkRecord
+from tests.unit.agent_net.cases import NETWORK, networks
+
+World = tuple[HostView, NetworkView]
+
+
+def complete_world(network: NetworkIntent) -> World:
+    """What the kernel shows when all of a network and its ports is in place."""
+    record = NetworkRecord(network, digest_of(network), "program", "rules")
+    elements = ruleset.network_elements(network.uid).union(*map(ruleset.port_elements, network.ports))
+    host = HostView(_host_links(network), Tables("host-rules", elements), True)
+    inner = NamespaceView(_inner_links(network), True, "rules")
+    leased = frozenset((port.mac, str(a)) for port in network.ports for a in port.addresses)
+    return host, NetworkView(network.uid, record, "program", inner, 4242, leased)
+
+
+def _host_links(network: NetworkIntent) -> LinkView:
+    uid = network.uid
+    links = [
+        Link(2, names.bridge_name(uid), "bridge", names.alias("bridge", uid), 0, "", True),
+        Link(3, names.gateway_link_name(uid), "veth", names.alias("gateway", uid), 2, "", True),
+        Link(4, names.uplink_name(uid), "veth", names.alias("uplink", uid), 0, "", True),
+        *(
+            Link(10 + at, names.tap_name(port.uid), "tun", names.alias("tap", port.uid), 2, "", True)
+            for at, port in enumerate(network.ports)
+        ),
+    ]
+    route = Route(addressing.uplink_address(network.vni), 32, 4, None)
+    address = Address(4, addressing.HOST_END, 32)
+    return LinkView({link.name: link for link in links}, frozenset({address}), frozenset({route}))
+
+
+def _inner_links(network: NetworkIntent) -> LinkView:
+    pairs = addressing.gateway_pair(network.uid), addressing.uplink_pair(network.uid)
+    links = [Link(at + 2, pair.inner, "veth", "", 0, pair.inner_mac, True) for at, pair in enumerate(pairs)]
+    gateways = {Address(2, subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets}
+    uplink = Address(3, addressing.uplink_address(network.vni), 32)
+    route = Route(None, 0, 3, addressing.HOST_END)
+    return LinkView({link.name: link for link in links}, frozenset({*gateways, uplink}), frozenset({route}))
+
+
+@given(networks())
+def test_a_complete_world_is_complete(network: NetworkIntent) -> None:
+    host, view = complete_world(network)
+    observed = judge(host, (view,))
+    assert observed.networks[network.uid].complete
+    assert observed.networks[network.uid].digest == digest_of(network)
+    assert observed.taps == {port.uid: True for port in network.ports}
+    assert observed.leased == {str(a) for port in network.ports for a in port.addresses}
+    assert {owner for _, _, owner in observed.items} == {network.uid, *(p.uid for p in network.ports)}
+
+
+def _without_one(view: LinkView) -> Iterator[LinkView]:
+    """Every view with one thing less, one link down, or one link unmarked or moved."""
+    for name, link in view.links.items():
+        if not link.name.startswith("tap"):
+            yield replace(view, links={k: v for k, v in view.links.items() if k != name})
+            yield replace(view, links={**view.links, name: replace(link, up=False)})
+    for address in view.addresses:
+        yield replace(view, addresses=view.addresses - {address})
+    for route in view.routes:
+        yield replace(view, routes=frozenset())
+        yield replace(view, routes=frozenset({replace(route, link=99)}))
+
+
+def damaged_worlds(world: World) -> Iterator[World]:
+    host, view = world
+    inner = view.namespace
+    assert inner is not None
+    assert view.record is not None
+    for links in _without_one(host.links):
+        yield replace(host, links=links), view
+    for links in _without_one(inner.links):
+        yield host, replace(view, namespace=replace(inner, links=links))
+    for element in ruleset.network_elements(view.uid):
+        yield replace(host, tables=replace(host.tables, elements=host.tables.elements - {element})), view
+    for element in host.tables.elements:
+        if element.set_name == "addresses":
+            yield replace(host, tables=replace(host.tables, elements=host.tables.elements - {element})), view
+    yield replace(host, is_sound=False), view
+    yield host, replace(view, namespace=None)
+    yield host, replace(view, namespace=replace(inner, forwards=False))
+    yield host, replace(view, namespace=replace(inner, rules="edited"))
+    yield host, replace(view, server_pid=None)
+    yield host, replace(view, record=None)
+    yield host, replace(view, program="what a newer agent would program")
+
+
+def test_every_single_damage_makes_it_incomplete() -> None:
+    count = 0
+    for host, view in damaged_worlds(complete_world(NETWORK)):
+        count += 1
+        assert not judge(host, (view,)).networks[NETWORK.uid].complete
+    assert count > 25
+
+
+def _tap(change: Callable[[Link], Link | None]) -> Callable[[HostView], HostView]:
+    def act(host: HostView) -> HostView:
+        name = names.tap_name(NETWORK.ports[0].uid)
+        changed = change(host.links.links[name])
+        links = {k: v for k, v in host.links.links.items() if k != name}
+        if changed is not None:
+            links[name] = changed
+        return replace(host, links=replace(host.links, links=links))
+
+    return act
+
+
+def _unguarded(host: HostView) -> HostView:
+    uid = NETWORK.ports[0].uid
+    kept = frozenset(e for e in host.tables.elements if (e.port_uid, e.set_name) != (uid, "taps"))
+    return replace(host, tables=replace(host.tables, elements=kept))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _tap(lambda tap: None),
+        _tap(lambda tap: replace(tap, up=False)),
+        _tap(lambda tap: replace(tap, master=0)),
+        _tap(lambda tap: replace(tap, alias="")),
+        _unguarded,
+        lambda host: replace(host, is_sound=False),
+    ],
+    ids=["lost", "down", "detached", "unmarked", "unguarded", "rules edited"],
+)
+def test_a_tap_out_of_place_is_noticed(damage: Callable[[HostView], HostView]) -> None:
+    host, view = complete_world(NETWORK)
+    assert judge(damage(host), (view,)).taps[NETWORK.ports[0].uid] is False
+
+
+def test_a_lease_of_somebody_else_does_not_count() -> None:
+    host, view = complete_world(NETWORK)
+    stolen = frozenset({("02:00:00:00:00:99", "10.7.0.5")})
+    assert judge(host, (replace(view, leased=stolen),)).leased == frozenset()

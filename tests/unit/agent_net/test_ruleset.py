@@ -1,0 +1,113 @@
+"""Rules as data: goldens, and elements that come back as they went."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from agent.net import ruleset
+from agent.net.driver import NetworkIntent
+from tests.unit.agent_net.cases import DB, NETWORK, WEB, networks
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def _elements(network: NetworkIntent) -> frozenset[ruleset.Element]:
+    return ruleset.network_elements(network.uid).union(*map(ruleset.port_elements, network.ports))
+
+
+@pytest.mark.parametrize(
+    ("golden", "batch"),
+    [
+        ("host_rules.json", ruleset.host_rules(_elements(NETWORK))),
+        ("host_rules_absent.json", ruleset.host_rules_absent()),
+        ("namespace_rules.json", ruleset.namespace_rules(outbound_nat=True)),
+        ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
+        ("remove_elements.json", ruleset.remove_elements(ruleset.port_elements(DB))),
+    ],
+)
+def test_the_rules_are_the_golden(golden: str, batch: list[ruleset.Json]) -> None:
+    assert batch == json.loads((GOLDENS / golden).read_text())
+
+
+@given(networks())
+def test_elements_survive_a_listing(network: NetworkIntent) -> None:
+    elements = _elements(network)
+    assert ruleset.parse_elements(_as_listing(ruleset.add_elements(elements))) == elements
+
+
+def test_an_element_of_somebody_else_has_no_owner() -> None:
+    body = {"family": "inet", "name": "uplinks", "table": "cumulet", "elem": ["cup0"]}
+    (found,) = ruleset.parse_elements({"nftables": [{"set": body}]})
+    assert (found.value, found.owner) == (("cup0",), "")
+
+
+@given(networks())
+def test_a_port_may_send_as_itself_only(network: NetworkIntent) -> None:
+    for port in network.ports:
+        elements = ruleset.port_elements(port)
+        assert {e.value[1] for e in elements if e.set_name == "macs"} == {port.mac}
+        assert {e.value[1] for e in elements if e.set_name == "addresses"} == set(map(str, port.addresses))
+        assert {e.owner for e in elements} == {port.uid}
+        assert len({e.value[0] for e in elements}) == 1
+
+
+def test_the_fingerprint_ignores_what_changes_by_itself_and_nothing_else() -> None:
+    listing: dict[str, Any] = {
+        "nftables": [
+            {"metainfo": {"version": "1.0.6"}},
+            {"table": {"family": "inet", "name": "cumulet", "handle": 1}},
+            {"set": {"name": "taps", "handle": 2, "elem": ["tap1"]}},
+            {"rule": {"handle": 3, "expr": [{"counter": {"packets": 1, "bytes": 2}}, {"drop": None}]}},
+        ]
+    }
+    same, other = copy.deepcopy(listing), copy.deepcopy(listing)
+    same["nftables"][3]["rule"] |= {
+        "handle": 9,
+        "expr": [{"counter": {"packets": 5, "bytes": 6}}, {"drop": None}],
+    }
+    other["nftables"][3]["rule"]["expr"][1] = {"accept": None}
+    assert ruleset.rules_fingerprint(same) == ruleset.rules_fingerprint(listing)
+    assert ruleset.rules_fingerprint(other) != ruleset.rules_fingerprint(listing)
+
+
+def test_the_way_into_a_gateway_is_closed_by_default() -> None:
+    """Everything that is accepted from guests is named here, and the policy drops the rest."""
+    batch = ruleset.namespace_rules(outbound_nat=True)
+    chains = {c["add"]["chain"]["name"]: c["add"]["chain"] for c in batch if "chain" in c.get("add", ())}
+    assert (chains["input"]["policy"], chains["forward"]["policy"]) == ("drop", "drop")
+    accepted = [
+        [json.dumps(match["match"]["right"]) for match in rule["expr"] if "match" in match]
+        for rule in (c["add"]["rule"] for c in batch if "rule" in c.get("add", ()))
+        if rule["chain"] == "input" and {"accept": None} in rule["expr"]
+    ]
+    assert accepted == [
+        ['"lo"'],
+        ['["established", "related"]'],
+        ['"gw0"', "67"],
+        ['"gw0"', "53"],
+        ['"gw0"', "53"],
+        ['"gw0"', '"echo-request"'],
+    ]
+
+
+def test_removal_and_addition_name_the_same_element() -> None:
+    added, deleted = ruleset.remove_elements([next(iter(ruleset.port_elements(WEB)))])
+    assert added["add"] == deleted["delete"]
+
+
+def _as_listing(commands: list[ruleset.Json]) -> ruleset.Json:
+    sets: dict[tuple[str, str], list[Any]] = {}
+    for command in commands:
+        body = command["add"]["element"]
+        sets.setdefault((body["family"], body["name"]), []).extend(body["elem"])
+    listed = [
+        {"set": {"family": family, "name": name, "table": ruleset.TABLE, "handle": 7, "elem": elements}}
+        for (family, name), elements in sets.items()
+    ]
+    return {"nftables": [{"metainfo": {}}, *listed]}
