@@ -18,8 +18,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def render(error: CumuletError, trace_id: str) -> str:
     """The lines of an error; no escape sequence of its message reaches the terminal."""
-    lines = [f"Error[{error.reason}]: {error.message}"]
-    lines += [f"  {violation.field}: {violation.description}" for violation in error.violations]
+    fields = [f"{violation.field}: {violation.description}" for violation in error.violations]
+    # A message for programs carries the fields, too; people get each on a line of its own instead.
+    lines = [f"Error[{error.reason}]: {error.message.removesuffix(': ' + '; '.join(fields))}"]
+    lines += [f"  {field}" for field in fields]
     lines += [f"try: {hint}" for hint in error.hints or (f"cumulet explain {error.reason}",)]
     lines += [f"trace: {trace_id}"] if trace_id else []
     return "\n".join(_CONTROL.sub("?", line) for line in lines)

@@ -109,8 +109,11 @@ def _of_transport(error: grpc.RpcError, endpoint: str) -> CumuletError:
     said = (error.details() or "") if hasattr(error, "details") else str(error)
     where = endpoint or "the controller"
     if code == "UNAVAILABLE":
+        if said.startswith("failed to connect"):
+            said = said.rpartition(": ")[2]  # gRPC's core repeats the address three times before the cause
+        cause = said or "nobody answers"
         return UnavailableError(
-            f"cannot reach {where}: {said or 'nobody answers'}", hints=("cumulet up", "cumulet context list")
+            f"cannot reach {where}: {cause}", hints=("cumulet up", "cumulet context list")
         )
     if code == "DEADLINE_EXCEEDED":
         return TimedOutError(f"{where} did not answer in time", hints=("cumulet status",))

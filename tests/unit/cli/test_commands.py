@@ -35,7 +35,7 @@ def test_every_error_has_its_exit_code_and_reaches_the_person(
 
 def test_field_violations_are_lines_and_an_error_without_hints_gets_one(run: Run, cloud: FakeCloud) -> None:
     wrong = [FieldViolation("spec.cidr", "host bits are set"), FieldViolation("spec.network", "is missing")]
-    cloud.fail("CreateSubnet", InvalidArgumentError("subnet s was not created", violations=wrong))
+    cloud.fail("CreateSubnet", InvalidArgumentError.of("subnet s was not created", wrong))
     code, _, err = run("subnet", "create", "s", "--network", "n", "--cidr", "10.0.0.1/24")
     assert code == ExitCode.USAGE
     assert err.splitlines()[:4] == [
@@ -49,8 +49,9 @@ def test_field_violations_are_lines_and_an_error_without_hints_gets_one(run: Run
 def test_nobody_at_the_endpoint_is_exit_8_and_says_how_to_start(offline: Run) -> None:
     code, out, err = offline("ls", "--endpoint", "127.0.0.1:1")
     assert (code, out) == (ExitCode.UNREACHABLE, "")
-    assert "127.0.0.1:1" in err
-    assert "try: cumulet up" in err
+    first, *tries = err.splitlines()
+    assert first.startswith("Error[UNAVAILABLE]: cannot reach 127.0.0.1:1: Connection refused")
+    assert tries == ["try: cumulet up", "try: cumulet context list"]
 
 
 def _five(cloud: FakeCloud) -> None:
