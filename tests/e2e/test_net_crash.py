@@ -79,6 +79,7 @@ async def test_every_prefix_of_setting_up_can_be_finished_or_undone(monkeypatch:
     fuse = Fuse(monkeypatch)
     network, port = with_port(network_intent(), 5)
     async with open_lab() as lab:
+        untouched = await lab.host_links()
         effects = 0
         while await _dies(fuse, lab, effects, lambda net: _set_up(net, network, port)):
             heir = lab.driver()
@@ -92,6 +93,7 @@ async def test_every_prefix_of_setting_up_can_be_finished_or_undone(monkeypatch:
                 assert seen.taps == {port.uid: True}
             await _tear_down(heir, network, port)
             assert (await heir.observe_net()).items == (), effects
+            assert await lab.host_links() == untouched, effects
             await heir.close()
             effects += 1
         assert effects > 30
@@ -101,6 +103,7 @@ async def test_every_prefix_of_tearing_down_can_be_finished(monkeypatch: pytest.
     fuse = Fuse(monkeypatch)
     network, port = with_port(network_intent(), 5)
     async with open_lab() as lab:
+        untouched = await lab.host_links()
         effects = 0
         died = True
         while died:
@@ -109,6 +112,7 @@ async def test_every_prefix_of_tearing_down_can_be_finished(monkeypatch: pytest.
             died = await _dies(fuse, lab, effects, lambda net: _tear_down(net, network, port))
             await _tear_down(heir, network, port)
             assert (await heir.observe_net()).items == (), effects
+            assert await lab.host_links() == untouched, effects
             await heir.close()
             effects += 1
         assert effects > 8

@@ -123,7 +123,7 @@ async def test_without_outbound_nat_nothing_leaves(node: Node) -> None:
     guest = await node.boot(network, port)
     await lab.inside(lab.outside, lambda: _add_address("eth0", resolver))
     dns = partial(probes.answering_names, str(resolver), {"outside.example": "192.0.2.99"})
-    echo = partial(probes.listening, [ECHO_PORT], [])
+    echo = partial(probes.listening, [ECHO_PORT], [ECHO_PORT], [str(OUTSIDE_ADDRESS)])
     async with serving(lab, lab.outside, dns), serving(lab, lab.outside, echo):
         out = partial(probes.who_am_i, str(OUTSIDE_ADDRESS), ECHO_PORT)
         ask = partial(probes.ask_name, "10.7.0.1", "outside.example")
@@ -132,6 +132,11 @@ async def test_without_outbound_nat_nothing_leaves(node: Node) -> None:
         await node.net.ensure_network(replace(network, outbound_nat=True))
         assert await lab.inside(guest, out) == str(HOST_ADDRESS)  # the control
         assert await lab.inside(guest, ask) == ["192.0.2.99"]
+        flow = await lab.inside(guest, partial(probes.udp_conversation, str(OUTSIDE_ADDRESS), ECHO_PORT))
+        with flow:
+            assert await asyncio.to_thread(probes.is_echoed, flow)
+            await node.net.ensure_network(network)  # what runs ends as well
+            assert not await asyncio.to_thread(probes.is_echoed, flow)
 
 
 async def test_two_networks_with_one_range_do_not_meet(node: Node) -> None:
@@ -146,11 +151,19 @@ async def test_two_networks_with_one_range_do_not_meet(node: Node) -> None:
         port.uid: await node.boot(network, port)
         for network, port in ((here, a), (here, b), (there, c), (there, d))
     }
-    assert await lab.ping(guests[a.uid], "10.0.0.6")
-    assert not await lab.ping(guests[a.uid], "10.0.0.7")
-    assert await lab.ping(guests[c.uid], "10.0.0.7")
-    assert not await lab.ping(guests[c.uid], "10.0.0.6")
-    assert not await lab.ping(guests[a.uid], addressing.uplink_address(2))
+    reached = await asyncio.gather(
+        *(
+            lab.ping(guests[sender.uid], target)
+            for sender, target in (
+                (a, "10.0.0.6"),
+                (a, "10.0.0.7"),
+                (c, "10.0.0.7"),
+                (c, "10.0.0.6"),
+                (a, addressing.uplink_address(2)),
+            )
+        )
+    )
+    assert reached == [True, False, True, False, False]
     assert await lab.inside(guests[a.uid], partial(probes.ask_name, "10.0.0.1", "d")) == []
     assert await lab.inside(guests[c.uid], partial(probes.ask_name, "10.0.0.1", "d")) == ["10.0.0.7"]
     echo = partial(probes.listening, [ECHO_PORT], [])
@@ -202,7 +215,7 @@ async def test_the_bridge_itself_is_no_way_to_the_node(node: Node) -> None:
     bridge_mac = addressing.fixed_mac("bridge", network.uid)
     await lab.run(guest, "ip", "route", "add", str(HOST_ADDRESS), "dev", "eth0")
     arping = await lab.run(
-        guest, "/bin/busybox", "arping", "-c", "2", "-w", "2", "-I", "eth0", str(HOST_ADDRESS)
+        guest, "/bin/busybox", "arping", "-c", "1", "-w", "1", "-I", "eth0", str(HOST_ADDRESS)
     )
     assert "Received 0 response" in arping.stdout
     await lab.run(guest, "ip", "neigh", "replace", str(HOST_ADDRESS), "lladdr", bridge_mac, "dev", "eth0")
@@ -241,7 +254,7 @@ async def test_spoofed_frames_are_stopped(node: Node) -> None:
     spoof = ("/bin/busybox", "ping", "-c", "1", "-W", "1", "-I", "10.7.0.99", "10.7.0.6")
     assert (await lab.run(guest, *spoof)).returncode != 0
     await lab.run(guest, "ip", "addr", "add", "10.7.0.1/24", "dev", "eth0")
-    claim = ("/bin/busybox", "arping", "-U", "-c", "2", "-I", "eth0", "-s", "10.7.0.1", "10.7.0.1")
+    claim = ("/bin/busybox", "arping", "-U", "-c", "1", "-I", "eth0", "-s", "10.7.0.1", "10.7.0.1")
     await lab.run(guest, *claim)
     neighbours = (await lab.run(victim, "ip", "neigh", "show", "10.7.0.1")).stdout
     assert honest.mac not in neighbours

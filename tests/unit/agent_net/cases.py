@@ -5,12 +5,14 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from agent.net.addressing import VNI_MAX
 from agent.net.dnsmasq_config import ServerFiles
 from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
 
+FEWER = settings(max_examples=30)  # whole networks are slow to draw
 FILES = ServerFiles(Path("/var/lib/cumulet/net/net/0f1e2d3c-4b5a-4678-9abc-def012345678"))
 RESOLVERS = Path("/var/lib/cumulet/net/resolv.conf")
 WEB = PortIntent(

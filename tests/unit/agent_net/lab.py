@@ -131,6 +131,15 @@ class Lab:
                 return True
         return False
 
+    async def host_links(self) -> set[str]:
+        """All of them, also those that bear no mark yet."""
+
+        def gather() -> set[str]:
+            with Netlink() as netlink:
+                return {link.name for link in netlink.links()}
+
+        return await self.inside(self.host, gather)
+
     def server_pid(self, network: NetworkIntent) -> int | None:
         return dnsmasq.find_pid(State(self.state_dir).files(network.uid), self.namespace_of(network))
 

@@ -94,6 +94,22 @@ def ask_name(server: str, name: str) -> list[str]:
     return [socket.inet_ntoa(records[at + 12 : at + 16]) for at in range(0, 16 * count, 16)]
 
 
+def udp_conversation(target: str, port: int) -> socket.socket:
+    """One flow, for `is_echoed` before and after something changes."""
+    client = socket.socket(type=socket.SOCK_DGRAM)
+    client.settimeout(_ANSWER_WAIT_S)
+    client.connect((target, port))
+    return client
+
+
+def is_echoed(client: socket.socket) -> bool:
+    try:
+        client.send(b"still there?")
+        return client.recv(64) == b"still there?"
+    except OSError:
+        return False
+
+
 def who_am_i(target: str, port: int) -> str:
     """The source address under which a `listening` peer sees this caller; empty when unreachable."""
     with socket.socket() as client:

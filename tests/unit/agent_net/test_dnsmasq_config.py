@@ -18,7 +18,7 @@ from agent.errors import DriverError
 from agent.net import dnsmasq_config
 from agent.net.driver import NetworkIntent
 from agent.net.intent_check import check_network
-from tests.unit.agent_net.cases import FILES, NETWORK, RESOLVERS, WEB, networks
+from tests.unit.agent_net.cases import FEWER, FILES, NETWORK, RESOLVERS, WEB, networks
 
 GOLDENS = Path(__file__).parent / "goldens"
 _HOST_LINE = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2},\d+\.\d+\.\d+\.\d+,[a-z0-9-]{1,63},3600\n")
@@ -35,6 +35,7 @@ def test_the_hosts_are_the_golden() -> None:
     assert dnsmasq_config.render_names(NETWORK.ports) == (GOLDENS / "names").read_text()
 
 
+@FEWER
 @given(networks())
 def test_every_line_has_its_one_form(network: NetworkIntent) -> None:
     check_network(network)

@@ -14,7 +14,7 @@ from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkVie
 from agent.net.netlink_wire import Address, Link, Route
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
-from tests.unit.agent_net.cases import NETWORK, networks
+from tests.unit.agent_net.cases import FEWER, NETWORK, networks
 
 World = tuple[HostView, NetworkView]
 
@@ -54,6 +54,7 @@ def _inner_links(network: NetworkIntent) -> LinkView:
     return LinkView({link.name: link for link in links}, frozenset({*gateways, uplink}), frozenset({route}))
 
 
+@FEWER
 @given(networks())
 def test_a_complete_world_is_complete(network: NetworkIntent) -> None:
     host, view = complete_world(network)

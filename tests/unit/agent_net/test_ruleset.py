@@ -12,7 +12,7 @@ from hypothesis import given
 
 from agent.net import ruleset
 from agent.net.driver import NetworkIntent
-from tests.unit.agent_net.cases import DB, NETWORK, WEB, networks
+from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, networks
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -35,6 +35,7 @@ def test_the_rules_are_the_golden(golden: str, batch: list[ruleset.Json]) -> Non
     assert batch == json.loads((GOLDENS / golden).read_text())
 
 
+@FEWER
 @given(networks())
 def test_elements_survive_a_listing(network: NetworkIntent) -> None:
     elements = _elements(network)
@@ -47,6 +48,7 @@ def test_an_element_of_somebody_else_has_no_owner() -> None:
     assert (found.value, found.owner) == (("cup0",), "")
 
 
+@FEWER
 @given(networks())
 def test_a_port_may_send_as_itself_only(network: NetworkIntent) -> None:
     for port in network.ports:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.errors import DriverError
 from agent.net.driver import NetworkIntent, digest_of
 from agent.net.state import HostRecord, NetworkRecord, State
-from tests.unit.agent_net.cases import NETWORK, networks
+from tests.unit.agent_net.cases import FEWER, NETWORK, networks
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def state() -> Iterator[State]:
         yield made
 
 
+@FEWER
 @given(networks())
 def test_a_network_comes_back(network: NetworkIntent) -> None:
     with tempfile.TemporaryDirectory() as directory:
