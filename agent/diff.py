@@ -193,13 +193,18 @@ class _Diff:
         step = next_step(
             intent, domain, memory.presses.get(intent.uid), memory.crashes.get(intent.uid), self.now
         )
+        boots = intent.power_on and not isinstance(step, Wait)
+        if boots and self._refuses_boot(intent, domain, files):
+            return self._connect(intent, made)
         if isinstance(step, PressButton) and domain is not None:
             return [RequestShutdown(intent.uid, domain.boots)]
         if isinstance(step, CutPower):
-            then = self._boot(intent, domain, files, made, Start()) if step.then_start else []
+            then = (
+                self._boot(intent, files, made, Start()) if step.then_start else self._connect(intent, made)
+            )
             return [ForceOff(intent.uid), *then]
         if isinstance(step, Start):
-            return self._boot(intent, domain, files, made, step)
+            return self._boot(intent, files, made, step)
         if isinstance(step, Wait) and step.until is not None:
             self._wake(step.until)
         if domain is None:
@@ -207,13 +212,17 @@ class _Diff:
         return self._connect(intent, made)
 
     def _boot(
-        self,
-        intent: InstanceIntent,
-        domain: ObservedDomain | None,
-        files: frozenset[str],
-        made: frozenset[str],
-        step: Start,
+        self, intent: InstanceIntent, files: frozenset[str], made: frozenset[str], step: Start
     ) -> list[Action]:
+        # The seed is written before every boot, since keys may have changed.
+        ready = self._prepare(intent, files - {"seed"}, made)
+        return [*ready, *self._connect(intent, made), StartDomain(intent, step.after_crash)]
+
+    def _refuses_boot(
+        self, intent: InstanceIntent, domain: ObservedDomain | None, files: frozenset[str]
+    ) -> bool:
+        """It could not start, or not as it was: so it is not stopped for a reboot either."""
+        missing = self._missing_networks(intent)
         if domain is not None and "disk" not in files:
             self._refuse(
                 intent.uid,
@@ -221,16 +230,12 @@ class _Diff:
                 f"the disk of instance {intent.name} is gone from this node; a new one would hide that. "
                 "Put it back, or delete the instance",
             )
-            return []
-        missing = self._missing_networks(intent)
+            return True
         if missing:
             self._refuse(
                 intent.uid, "NetworkMissing", f"the plan lacks network {', '.join(missing)} of {intent.name}"
             )
-            return []
-        # The seed is written before every boot, since keys may have changed.
-        ready = self._prepare(intent, files - {"seed"}, made)
-        return [*ready, *self._connect(intent, made), StartDomain(intent, step.after_crash)]
+        return bool(missing)
 
     def _missing_networks(self, intent: InstanceIntent) -> list[str]:
         return [port.network_uid for port in intent.ports if port.network_uid not in self.plan.networks]

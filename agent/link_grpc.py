@@ -91,7 +91,7 @@ class GrpcDialer:
     async def open_session(self, address: str) -> _StreamEnd[pb.AgentMessage, pb.ControllerMessage]:
         channel = grpc.aio.insecure_channel(dial_target(address), options=_OPTIONS)
         try:
-            await channel.channel_ready()
+            await _connect(channel, address)
         except BaseException:
             await channel.close()
             raise
@@ -125,6 +125,16 @@ class GrpcDialer:
             channel = grpc.aio.insecure_channel(dial_target(address), options=_OPTIONS)
             self._shared[address] = channel
         return agent_pb2_grpc.AgentServiceStub(channel)
+
+
+async def _connect(channel: grpc.aio.Channel, address: str) -> None:
+    """Wait for the connection, but not for gRPC's next attempts: another address may answer at once."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+            raise LinkClosedError(f"{address}: no connection")
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
 
 
 def dial_target(address: str) -> str:

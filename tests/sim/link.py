@@ -62,6 +62,7 @@ class Pipe(Generic[M]):
         self._ended: str | None = None  # by the writer: what is under way arrives
         self._broken: str | None = None  # for the reader at once
         self._held_until = 0.0
+        self.tap: Callable[[M], None] | None = None  # hears of every message sent
 
     @property
     def closed(self) -> str | None:
@@ -76,6 +77,8 @@ class Pipe(Generic[M]):
             if self._now() < self._held_until:
                 return  # the news that nobody reads has not come through
             raise LinkClosedError(self._broken)
+        if self.tap is not None:
+            self.tap(message)
         arrives = self._arrival()
         data = message.SerializeToString()
         for _ in range(self._faults.copies()):
@@ -243,6 +246,7 @@ class MemoryLink:
         self.streams: list[Stream] = []
         self.unreachable: set[str] = set()  # addresses that cannot be dialed at the moment
         self.dials = 0
+        self.on_down: Callable[[pb.ControllerMessage], None] | None = None
 
     def serve(self, address: str, listener: Listener) -> None:
         self._listeners[address] = listener
@@ -271,6 +275,7 @@ class MemoryLink:
         up: Pipe[pb.AgentMessage] = Pipe(self.faults)
         down: Pipe[pb.ControllerMessage] = Pipe(self.faults)
         self._forget_closed()
+        down.tap = self.on_down
         self.streams.append(Stream(address, up, down))
         server: MemoryEnd[pb.ControllerMessage, pb.AgentMessage] = MemoryEnd(down, up)
         self._spawn(listener)(_hold(listener.session, server), name=f"session at {address}")

@@ -324,6 +324,14 @@ def test_a_lost_disk_is_not_made_anew_behind_the_users_back() -> None:
     assert (decision.works, [refusal.reason for refusal in decision.refusals]) == ((), ["DiskLost"])
 
 
+def test_a_guest_that_could_not_start_again_is_not_stopped_for_a_reboot() -> None:
+    """Its disk is unlinked, but the emulator has it open: a reboot would lose the data for good."""
+    seen = running(1)
+    seen = replace(seen, storage=replace(seen.storage, instances={}))
+    decision = diff(parse_plan(plan(instance(1, boots=2, stop_timeout_s=0))), seen, Memory(), 0.0)
+    assert (decision.works, [refusal.reason for refusal in decision.refusals]) == ((), ["DiskLost"])
+
+
 def test_a_plan_that_forgets_a_running_instance_keeps_its_tap_and_its_lease() -> None:
     both = parse_plan(plan(instance(1), instance(2)))
     seen, _ = settle(both, EMPTY, Memory(), 0.0)

@@ -15,9 +15,10 @@ from cumulet.errors import ExitCode
 
 
 def test_options_of_a_node() -> None:
+    controllers = ("--controller", "10.0.0.1:7443", "--controller", "unix:/run/c.sock")
+    labels = ("--label", "rack=b", "--label", "gpu=yes")
     options = parse_options(
-        ["--controller", "10.0.0.1:7443", "--controller", "unix:/run/c.sock", "--controller", "10.0.0.1:7443"]
-        + ["--node", "n1", "--label", "rack=b", "--label", "gpu=yes", "--metrics-address", "[::1]:0"]
+        [*controllers, *controllers[:2], "--node", "n1", *labels, "--metrics-address", "[::1]:0"]
     )
     assert options.controllers == ("10.0.0.1:7443", "unix:/run/c.sock")
     assert options.labels == (("gpu", "yes"), ("rack", "b"))

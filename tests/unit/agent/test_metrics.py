@@ -66,11 +66,8 @@ def _get(url: str) -> str:
 
 async def test_guests_are_shown_under_the_exporters_names_and_promtool_has_no_complaint() -> None:
     text = await scrape(_Given(late=False))
-    values = {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    families = text_string_to_metric_families(text)
+    values = {sample.name: sample.value for family in families for sample in family.samples}
     assert values["libvirt_domain_info_cpu_time_seconds_total"] == 1.5
     assert values["libvirt_domain_block_stats_write_requests_total"] == 4
     assert values["libvirt_domain_interface_stats_transmit_bytes_total"] == 6
