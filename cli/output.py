@@ -219,7 +219,9 @@ def _write_rich(titles: Sequence[str], rows: Sequence[Sequence[str]], headers: b
 
     table = Table(box=None, show_header=headers, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    Console(highlight=False).print(table)
+    # As wide as the rows are: the terminal wraps a long line, and what is copied from it stays in one piece.
+    width = max(map(len, aligned([titles, *rows]))) + len(titles)
+    Console(highlight=False, width=width).print(table, crop=False)

@@ -167,7 +167,9 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 @contextmanager
-def on_terminal(endpoint: str, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def on_terminal(
+    endpoint: str, folder: Path, *words: str, **more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The command with a terminal for all three streams; yields the process and the terminal's other end."""
     ours, theirs = pty.openpty()
     environment = {
@@ -176,6 +178,7 @@ def on_terminal(endpoint: str, folder: Path, *words: str) -> Iterator[tuple[subp
         "CUMULET_CONFIG": str(folder / "config.yaml"),
         "PYTHONPATH": ".:proto",
         "TERM": "dumb",
+        **more,
     }
     command = [sys.executable, "-m", "cli.main", *words]
     process = subprocess.Popen(
@@ -238,3 +241,19 @@ def test_the_console_talks_both_ways_and_leaves_the_terminal_as_it_was(
         read_until(terminal, b"Left the console")
         assert process.wait(DEADLINE_S) == 0
         assert termios.tcgetattr(terminal) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "coloured"), [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False)]
+)
+def test_a_terminal_gets_colour_and_whole_words(
+    cloud: FakeCloud, endpoint: str, tmp_path: Path, more: dict[str, str], coloured: bool
+) -> None:
+    cloud.add(INSTANCE, "web").status.CopyFrom(RUNNING)
+    uid = cloud.objects["instance", "default", "web"].meta.uid
+    with on_terminal(endpoint, tmp_path, "ls", "-o", "wide", **more, COLUMNS="40") as (process, terminal):
+        shown = read_until(terminal, b"\n" + b"never")
+        assert process.wait(DEADLINE_S) == 0
+    assert uid.encode() in shown
+    assert (b"\x1b[32mRunning" in shown) is coloured
+    assert (b"\x1b" in shown) is coloured
