@@ -376,6 +376,8 @@ class Statuses:
         except CumuletError as error:
             log.warning("a status was not written, trying again", instance=uid, error=str(error))
             self.queue.add_later(uid, RETRY_S)
+        except lifecycle.IllegalTransitionError:
+            log.exception("a status was not written: a fault of ours", instance=uid)
 
     async def _sweep(self) -> None:
         """Look at everything now and then: deadlines pass without any event, and hints get lost."""

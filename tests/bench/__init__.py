@@ -1,0 +1,1 @@
+"""Benchmarks: measured figures as JSON lines, never timed tests."""
