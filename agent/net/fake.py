@@ -86,6 +86,13 @@ class FakeHost:
         self._taps.clear()
         self._asked.clear()
 
+    def _silence_foreign_taps(self, network: NetworkIntent) -> None:
+        """A tap whose port the intent no longer has may send nothing."""
+        wanted = {port.uid for port in network.ports}
+        for uid, tap in self._taps.items():
+            if tap.intent.network_uid == network.uid and uid not in wanted:
+                tap.up = False
+
     def _take_fault(self, method: Method, moment: Moment) -> None:
         faults = self._faults.get(method)
         if faults and faults[0][0] == moment:
@@ -128,6 +135,7 @@ class FakeNet:
         known = host._networks.get(network.uid)
         if known is None or not known.complete or known.intent != network:
             host._networks[network.uid] = _Network(network, digest_of(network))
+            host._silence_foreign_taps(network)
         host._take_fault("ensure_network", "after")
 
     async def ensure_port(self, port: PortIntent) -> None:

@@ -94,10 +94,8 @@ def _is_complete(host: HostView, network: NetworkView) -> bool:
 
 def _guards_fit(tables: Tables, network: NetworkIntent) -> bool:
     """Ports with a tap may send as their intent says, and as nothing else."""
-    present = {element for element in tables.elements if element.network_uid == network.uid}
-    tapped = {element.port_uid for element in present}
-    wanted = {e for port in network.ports if port.uid in tapped for e in ruleset.port_elements(port)}
-    return {element for element in present if element.port_uid} == wanted
+    present = {e for e in tables.elements if e.network_uid == network.uid and e.port_uid}
+    return present == ruleset.guard_elements(network, tables.tapped(network.uid))
 
 
 def _host_links_fit(view: LinkView, network: NetworkIntent) -> bool:

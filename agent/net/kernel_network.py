@@ -91,13 +91,9 @@ class KernelNetwork:
 
     def _ensure_elements(self, network: NetworkIntent) -> None:
         """The network's links, and what its ports may send as: of those that have a tap already."""
-        elements = self._host.tables().elements
-        tapped = {element.port_uid for element in elements if element.network_uid == network.uid}
-        wanted = set(ruleset.network_elements(network.uid))
-        for port in network.ports:
-            if port.uid in tapped:
-                wanted |= ruleset.port_elements(port)
-        self._host.ensure_elements(frozenset(wanted), lambda element: element.network_uid == network.uid)
+        tapped = self._host.tables().tapped(network.uid)
+        wanted = ruleset.network_elements(network.uid) | ruleset.guard_elements(network, tapped)
+        self._host.ensure_elements(wanted, lambda element: element.network_uid == network.uid)
 
     def _ensure_namespace(self, uid: str, program: NetworkProgram, record: NetworkRecord | None) -> Tables:
         path = self.namespace(uid)

@@ -27,6 +27,14 @@ class Tables:
     def is_absent(self) -> bool:
         return self.fingerprint == _NOTHING
 
+    def tapped(self, network_uid: str) -> frozenset[str]:
+        """Ports of a network that have, or are about to have, a tap."""
+        return frozenset(
+            element.port_uid
+            for element in self.elements
+            if element.network_uid == network_uid and element.port_uid
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Reading:

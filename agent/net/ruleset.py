@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.net import names
 from agent.net.addressing import GATEWAY_LINK, UPLINK_LINK, UPLINK_RANGE
-from agent.net.driver import PortIntent
+from agent.net.driver import NetworkIntent, PortIntent
 
 TABLE: Final = "cumulet"
 HOST_FAMILIES: Final = ("inet", "bridge")
@@ -68,13 +68,21 @@ def network_elements(network_uid: str) -> frozenset[Element]:
 def port_elements(port: PortIntent) -> frozenset[Element]:
     """The tap as a guest's, and what it may send as. Program them before the tap is on a bridge."""
     tap = names.tap_name(port.uid)
-    guest = Element("bridge", "taps", (tap,), port.network_uid, port.uid)
+    guest = _guest_element(port.uid, port.network_uid)
     mac = Element("bridge", "macs", (tap, port.mac.lower()), port.network_uid, port.uid)
     addresses = {
         Element("bridge", "addresses", (tap, str(address)), port.network_uid, port.uid)
         for address in port.addresses
     }
     return frozenset({guest, mac, *addresses})
+
+
+def guard_elements(network: NetworkIntent, tapped: Set[str]) -> frozenset[Element]:
+    """For the ports in `tapped`: what each may send as; nothing for one that the intent no longer has."""
+    wanted = {port.uid: port_elements(port) for port in network.ports}
+    return frozenset(
+        element for uid in tapped for element in wanted.get(uid, {_guest_element(uid, network.uid)})
+    )
 
 
 def add_elements(elements: Iterable[Element]) -> list[Json]:
@@ -104,6 +112,10 @@ def _parse_element(family: str, set_name: str, raw: Any) -> Element:
     parts = value["concat"] if isinstance(value, dict) else [value]
     network_uid, _, port_uid = body.get("comment", "").partition(" ")
     return Element(family, set_name, tuple(str(part) for part in parts), network_uid, port_uid)
+
+
+def _guest_element(port_uid: str, network_uid: str) -> Element:
+    return Element("bridge", "taps", (names.tap_name(port_uid),), network_uid, port_uid)
 
 
 def _element(element: Element) -> Json:

@@ -142,6 +142,20 @@ async def test_a_tap_without_its_network_hangs_and_comes_back(world: World) -> N
     assert (await world.net.observe_net()).items == ()
 
 
+async def test_a_tap_whose_port_left_the_intent_is_out_of_place(world: World) -> None:
+    network, stays = with_port(network_intent(), 5)
+    network, leaves = with_port(network, 6)
+    await world.net.ensure_network(network)
+    for port in (stays, leaves):
+        await world.net.ensure_port(port)
+    await world.net.ensure_network(replace(network, ports=(stays,)))
+    observed = await world.net.observe_net()
+    assert observed.taps == {stays.uid: True, leaves.uid: False}
+    assert observed.networks[network.uid].complete
+    await world.net.ensure_port_absent(leaves.uid)
+    assert (await world.net.observe_net()).taps == {stays.uid: True}
+
+
 async def test_an_agent_restart_sees_the_same(world: World) -> None:
     network, port = with_port(network_intent(), 5)
     await world.net.ensure_network(network)

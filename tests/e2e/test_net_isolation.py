@@ -262,6 +262,13 @@ async def test_spoofed_frames_are_stopped(node: Node) -> None:
     assert not await lab.ping(guest, "10.7.0.6")
     await lab.run(guest, "ip", "link", "set", "eth0", "address", honest.mac)
     assert await lab.ping(guest, "10.7.0.6")
+    await node.net.ensure_network(replace(network, ports=(other,)))  # the port goes before its tap
+    assert (await node.net.observe_net()).taps == {honest.uid: False, other.uid: True}
+    assert not await lab.ping(guest, "10.7.0.6")
+    await node.net.ensure_port_absent(honest.uid)
+    observed = await node.net.observe_net()
+    assert observed.taps == {other.uid: True}
+    assert observed.networks[network.uid].complete
 
 
 async def test_an_address_moves_to_another_port_while_its_lease_runs(node: Node) -> None:
