@@ -44,6 +44,8 @@ from deploy.local.services import (
 LIBVIRT_START_TIMEOUT_S: Final = 20.0
 FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 _GUEST_LOGS: Final = Path("/var/log/libvirt/qemu")
+# QEMU's output, kept by libvirt also for domains that are gone. Ours are named by the instance's uid.
+_GUEST_LOG_PATTERN: Final = "cumulet-????????-????-????-????-????????????.log*"
 _UNDEFINE_FLAGS: Final = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
 )
@@ -175,6 +177,8 @@ def remove_files(layout: Layout) -> None:
     settings = layout.state_dir / SETTINGS_FILE
     if not settings.exists():
         return
+    for log in _GUEST_LOGS.glob(_GUEST_LOG_PATTERN):
+        log.unlink(missing_ok=True)
     shutil.rmtree(layout.runtime_dir, ignore_errors=True)
     for part in _STATE_PARTS:
         shutil.rmtree(layout.state_dir / part, ignore_errors=True)
@@ -203,8 +207,6 @@ def _remove_domain(domain: libvirt.virDomain) -> str:
         domain.destroy()  # fails for one that is off
     with contextlib.suppress(libvirt.libvirtError):
         domain.undefineFlags(_UNDEFINE_FLAGS)  # fails for one that was transient and is gone
-    for log in _GUEST_LOGS.glob(f"{name}.log*"):
-        log.unlink(missing_ok=True)
     return name
 
 
