@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.errors import DriverError
@@ -49,8 +51,7 @@ async def test_a_flushed_network_is_incomplete_until_ensured() -> None:
     assert not (await net.observe_net()).networks[port.network_uid].complete
     net.host.lease(port.uid)  # nobody answers
     assert (await net.observe_net()).leased == frozenset()
-    network, _ = with_port(network_intent(uid=port.network_uid), 5)
-    await net.ensure_network(network)
+    await net.ensure_network(replace(network_intent(uid=port.network_uid), ports=(port,)))
     net.host.lease(port.uid)
     assert (await net.observe_net()).leased == {"10.7.0.5"}
 
