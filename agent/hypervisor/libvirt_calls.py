@@ -1,12 +1,17 @@
 """Runs blocking libvirt calls in one bounded pool, each key's calls one after the other, with deadlines.
 
-**Edge**: owns the connection and the threads. A call that is overdue cannot be cancelled, so its key is
+**Edge**: owns connections and threads. A call that is overdue cannot be cancelled, so its key is
 quarantined until the call returns; other keys go on.
+
+A connection carries one call at a time, because a call that hangs takes others on its connection along:
+libvirt's client before 10.0 can lose the wake-up of a second caller (seen on Debian 12's 9.0), and libvirtd
+takes five requests of one connection. Events and consoles have a connection of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,7 +33,7 @@ Closed = Callable[[], None]
 
 
 class LibvirtCalls:
-    """`run` is the one way to libvirt. `opened` is told of each new connection, `closed` of a broken one."""
+    """`run` is the one way to libvirt. `opened` gets each new events connection; `closed` tells its end."""
 
     def __init__(self, uri: str, opened: Opened, closed: Closed) -> None:
         self._uri = uri
@@ -36,8 +41,9 @@ class LibvirtCalls:
         self._pool = ThreadPoolExecutor(POOL_THREADS_MAX, thread_name_prefix="libvirt")
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._overdue: dict[str, Future[Any]] = {}
-        self._connecting = threading.Lock()
-        self._connection: libvirt.virConnect | None = None
+        self._connecting = threading.Lock()  # guards the two that follow
+        self._idle: list[libvirt.virConnect] = []
+        self._events: libvirt.virConnect | None = None
         start_event_loop()
 
     async def run(
@@ -60,18 +66,32 @@ class LibvirtCalls:
                 self._overdue[key] = future  # the thread goes on; nothing may overtake it
                 raise
 
+    def first_free(self, keys: tuple[str, ...]) -> str:
+        """The first key without an overdue call; the last one if all are stuck."""
+        for key in keys:
+            future = self._overdue.get(key)
+            if future is None or future.done():
+                return key
+        return keys[-1]
+
     def forget(self, key: str) -> None:
         """Drop what is kept for a key that will not come back."""
         lock = self._locks.get(key)
         if lock and not lock.locked() and key not in self._overdue:
             del self._locks[key]
 
+    def events_connection(self) -> libvirt.virConnect:
+        """The connection that lives on between calls, for streams. Inside a call only."""
+        assert self._events is not None
+        return self._events
+
     async def close(self) -> None:
-        """Close the connection. Threads in overdue calls are left to end by themselves."""
+        """Close the connections. Threads in overdue calls are left to end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        connection, self._connection = self._connection, None
-        if connection is not None and not self._overdue:
-            await asyncio.to_thread(_close_quietly, connection)
+        connections = [*self._idle, *([self._events] if self._events is not None else ())]
+        self._idle, self._events = [], None
+        if all(future.done() for future in self._overdue.values()):
+            await asyncio.to_thread(_close_quietly, connections)
 
     def _refuse_if_overdue(self, key: str, what: str) -> None:
         future = self._overdue.get(key)
@@ -88,21 +108,28 @@ class LibvirtCalls:
         return DriverError("LibvirtOverdue", message)
 
     def _connected(self, call: Callable[[libvirt.virConnect], Result], deadline_s: float) -> Result:
-        connection = self._connect(deadline_s)
+        connection = self._take(deadline_s)
         try:
-            return call(connection)
+            result = call(connection)
         except (libvirt.libvirtError, DriverError) as err:
-            if _is_alive(connection):
-                raise  # otherwise it says more of the line than of the instance
-            self._raise_unavailable(err)
+            if not _is_alive(connection):
+                self._raise_unavailable(err)  # it says more of the line than of the instance
+            self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+        return result
 
-    def _connect(self, deadline_s: float) -> libvirt.virConnect:
+    def _take(self, deadline_s: float) -> libvirt.virConnect:
         if not self._connecting.acquire(timeout=deadline_s):
             self._raise_unavailable(None)
         try:
-            if self._connection is None or not _is_alive(self._connection):
-                self._connection = self._open()
-            return self._connection
+            if self._events is None or not _is_alive(self._events):
+                self._events = self._open_events()
+            while self._idle:
+                connection = self._idle.pop()
+                if _is_alive(connection):
+                    return connection
+            return self._open()
         except libvirt.libvirtError as err:
             self._raise_unavailable(err)
         finally:
@@ -110,9 +137,11 @@ class LibvirtCalls:
 
     def _open(self) -> libvirt.virConnect:
         connection = libvirt.open(self._uri)
-        # A local driver (test:///default) has no line that could die, and refuses.
-        if connection.getType() != "Test":
-            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+        _keep_alive(connection)
+        return connection
+
+    def _open_events(self) -> libvirt.virConnect:
+        connection = self._open()
         connection.registerCloseCallback(self._on_close, None)
         self._opened(connection)
         return connection
@@ -126,6 +155,15 @@ class LibvirtCalls:
         raise DriverUnavailableError("LibvirtUnavailable", message) from cause
 
 
+def _keep_alive(connection: libvirt.virConnect) -> None:
+    try:
+        connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+    except libvirt.libvirtError as err:
+        # A hypervisor inside the client (test:///default) has no line that could die.
+        if err.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+
+
 def _is_alive(connection: libvirt.virConnect) -> bool:
     try:
         return bool(connection.isAlive())
@@ -133,8 +171,7 @@ def _is_alive(connection: libvirt.virConnect) -> bool:
         return False
 
 
-def _close_quietly(connection: libvirt.virConnect) -> None:
-    try:
-        connection.close()
-    except libvirt.libvirtError:
-        return  # it was broken already
+def _close_quietly(connections: list[libvirt.virConnect]) -> None:
+    for connection in connections:
+        with contextlib.suppress(libvirt.libvirtError):  # it was broken already
+            connection.close()

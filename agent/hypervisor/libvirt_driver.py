@@ -34,7 +34,10 @@ from cumulet.v1 import agent_pb2
 
 NAME_PREFIX: Final = domain_name("")
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
-HOST_KEY: Final = "host"  # the key of calls that concern all domains
+HOST_KEY: Final = "host"  # the key of calls that concern all domains and wait for no QEMU
+# Statistics ask every QEMU. One that hangs keeps its call, and later calls skip its figures (NOWAIT):
+# three that hang at different times are survived, and no more than three threads wait for them.
+STATS_KEYS: Final = ("stats-1", "stats-2", "stats-3")
 
 # BIOS domains have no NVRAM, and nothing of ours makes checkpoints; a person may have saved or snapshotted.
 UNDEFINE_FLAGS: Final = (
@@ -47,7 +50,6 @@ STATS: Final = (
     | libvirt.VIR_DOMAIN_STATS_INTERFACE
     | libvirt.VIR_DOMAIN_STATS_BLOCK
 )
-# NOWAIT: a domain whose QEMU hangs is skipped and does not hold up the others.
 STATS_FLAGS: Final = (
     libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 )
@@ -133,12 +135,14 @@ class LibvirtHypervisor:
         self._calls.forget(uid)
 
     async def domain_stats(self) -> tuple[DomainStats, ...]:
-        return await self._on_host("Read the domains' statistics", _read_all_stats)
+        key = self._calls.first_free(STATS_KEYS)
+        return await self._on_host("Read the domains' statistics", _read_all_stats, key)
 
     async def open_console(self, uid: str) -> LibvirtConsole:
         loop = asyncio.get_running_loop()
 
-        def attach(connection: libvirt.virConnect) -> LibvirtConsole:
+        def attach(_: libvirt.virConnect) -> LibvirtConsole:
+            connection = self._calls.events_connection()  # the stream outlives this call
             domain = _find(connection, uid)
             if domain is None or not domain.isActive():
                 raise DriverError("NotRunning", f"Instance {uid} does not run: start it, then attach.")
@@ -166,9 +170,9 @@ class LibvirtHypervisor:
         except libvirt.libvirtError as err:
             raise translate(err, "LibvirtFailed", uid, attempt, "see libvirtd's log") from err
 
-    async def _on_host(self, attempt: str, call: Call[Result]) -> Result:
+    async def _on_host(self, attempt: str, call: Call[Result], key: str = HOST_KEY) -> Result:
         try:
-            return await self._calls.run(HOST_KEY, attempt, call, self._deadlines.call_s)
+            return await self._calls.run(key, attempt, call, self._deadlines.call_s)
         except libvirt.libvirtError as err:
             raise DriverError("LibvirtFailed", f"{attempt}: {err}; see libvirtd's log.") from err
 

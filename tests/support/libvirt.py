@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -51,11 +52,14 @@ class PrivateLibvirt:
     def daemon_pid(self) -> int:
         return int((self.root / "libvirtd.pid").read_text())
 
-    def kill_daemon(self, with_signal: int = signal.SIGKILL) -> None:
+    def kill_daemon(self) -> None:
         """End libvirtd, wait until it is gone. Domains run on."""
         pid = self.daemon_pid()
-        os.kill(pid, with_signal)
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"libvirtd {pid} to end")
+        os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
+
+    def signal_daemon(self, number: int) -> None:
+        os.kill(self.daemon_pid(), number)
 
     def start_daemon(self) -> None:
         assert self._launcher
@@ -86,10 +90,13 @@ class PrivateLibvirt:
         return True
 
 
-def wait_for(condition: object, what: str, deadline_s: float = START_DEADLINE_S) -> None:
+def wait_for(condition: Callable[[], bool], what: str, deadline_s: float = START_DEADLINE_S) -> None:
     """Poll a condition of the outside world that tells nobody when it changes."""
-    assert callable(condition)
     until = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < until, f"waited {deadline_s} s in vain for {what}"
         time.sleep(POLL_S)
+
+
+def wait_for_end(pid: int) -> None:
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"process {pid} to end")
