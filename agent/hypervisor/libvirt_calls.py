@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NoReturn, TypeVar
+from weakref import WeakValueDictionary
 
 import libvirt
 
@@ -39,7 +39,8 @@ class LibvirtCalls:
         self._uri = uri
         self._opened, self._closed = opened, closed
         self._pool = ThreadPoolExecutor(POOL_THREADS_MAX, thread_name_prefix="libvirt")
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Weak: a lock lives as long as somebody holds or awaits it, so forgotten instances leave nothing.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._overdue: dict[str, Future[Any]] = {}
         self._connecting = threading.Lock()  # guards the two that follow
         self._idle: list[libvirt.virConnect] = []
@@ -54,12 +55,14 @@ class LibvirtCalls:
         DriverError(LibvirtOverdue) after `deadline_s`, and at once while an overdue call has not returned;
         DriverUnavailableError if libvirtd does not answer. libvirtError is the caller's to translate.
         """
-        async with self._locks[key]:
+        async with self._locks.setdefault(key, asyncio.Lock()):
             self._refuse_if_overdue(key, what)
             future = self._pool.submit(self._connected, call, deadline_s)
+            answer = asyncio.wrap_future(future)
+            answer.add_done_callback(_take_note)
             try:
                 async with asyncio.timeout(deadline_s):
-                    return await asyncio.shield(asyncio.wrap_future(future))
+                    return await asyncio.shield(answer)
             except TimeoutError as err:
                 raise self._quarantine(key, what, deadline_s, future) from err
             except asyncio.CancelledError:
@@ -68,17 +71,14 @@ class LibvirtCalls:
 
     def first_free(self, keys: tuple[str, ...]) -> str:
         """The first key without an overdue call; the last one if all are stuck."""
-        for key in keys:
-            future = self._overdue.get(key)
-            if future is None or future.done():
-                return key
-        return keys[-1]
+        return next((key for key in keys if not self.is_overdue(key)), keys[-1])
 
-    def forget(self, key: str) -> None:
-        """Drop what is kept for a key that will not come back."""
-        lock = self._locks.get(key)
-        if lock and not lock.locked() and key not in self._overdue:
-            del self._locks[key]
+    def is_overdue(self, key: str) -> bool:
+        future = self._overdue.get(key)
+        if future is not None and future.done():
+            del self._overdue[key]
+            return False
+        return future is not None
 
     def events_connection(self) -> libvirt.virConnect:
         """The connection that lives on between calls, for streams. Inside a call only."""
@@ -94,13 +94,9 @@ class LibvirtCalls:
             await asyncio.to_thread(_close_quietly, connections)
 
     def _refuse_if_overdue(self, key: str, what: str) -> None:
-        future = self._overdue.get(key)
-        if future is None:
-            return
-        if not future.done():
+        if self.is_overdue(key):
             message = f"{what}: an earlier call has not returned; see whether libvirtd or QEMU hangs."
             raise DriverError("LibvirtOverdue", message)
-        del self._overdue[key]
 
     def _quarantine(self, key: str, what: str, deadline_s: float, future: Future[Any]) -> DriverError:
         self._overdue[key] = future
@@ -153,6 +149,12 @@ class LibvirtCalls:
         detail = cause or "it is busy with a call that hangs"
         message = f"libvirtd at {self._uri} does not answer ({detail}); see `systemctl status libvirtd`."
         raise DriverUnavailableError("LibvirtUnavailable", message) from cause
+
+
+def _take_note(answer: asyncio.Future[Any]) -> None:
+    """Look at an error that nobody awaits any more, so that asyncio does not report it as lost."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _keep_alive(connection: libvirt.virConnect) -> None:

@@ -32,6 +32,7 @@ class LibvirtConsole:
         self._output: asyncio.Queue[bytes] = asyncio.Queue()  # bounded by pausing, see _take
         self._state = threading.Lock()  # guards all that follows
         self._ended = False
+        self._buffered = 0  # chunks given to the loop and not read yet
         self._pausing = False
         self._pending = b""
         self._written: asyncio.Future[None] | None = None
@@ -42,14 +43,19 @@ class LibvirtConsole:
         self._stream.eventAddCallback(_READABLE | _ENDED, self._on_event, None)
 
     async def read(self) -> bytes:
-        if self._ended and self._output.empty():
+        if self._ended and self._buffered == 0 and self._output.empty():
             return b""
         chunk = await self._output.get()
-        if self._pausing and self._output.qsize() <= BUFFERED_CHUNKS_MAX // 2:
-            with self._state:
+        if chunk:
+            self._make_room()
+        return chunk
+
+    def _make_room(self) -> None:
+        with self._state:
+            self._buffered -= 1
+            if self._pausing and self._buffered <= BUFFERED_CHUNKS_MAX // 2:
                 self._pausing = False
                 self._watch()
-        return chunk
 
     async def write(self, data: bytes) -> None:
         """Returns when the stream took all of it. DriverError(ConsoleClosed) at the end of the line."""
@@ -63,8 +69,16 @@ class LibvirtConsole:
             await written
 
     async def close(self) -> None:
+        # In a thread, because libvirt waits for the daemon's answer.
+        await asyncio.to_thread(self._abort)
+
+    def _abort(self) -> None:
         with self._state:
+            if self._ended:
+                return
             self._finish()
+        with contextlib.suppress(libvirt.libvirtError):  # the line is gone already
+            self._stream.abort()
 
     def _on_event(self, _stream: libvirt.virStream, events: int, _opaque: object) -> None:
         with self._state:
@@ -87,8 +101,9 @@ class LibvirtConsole:
         if not chunk:
             self._finish()
             return
+        self._buffered += 1
         self._hand_over(chunk)
-        if self._output.qsize() >= BUFFERED_CHUNKS_MAX:
+        if self._buffered >= BUFFERED_CHUNKS_MAX:
             self._pausing = True
             self._watch()
 
@@ -114,9 +129,8 @@ class LibvirtConsole:
             return
         self._ended = True
         self._pending = b""
-        for end in (self._stream.eventRemoveCallback, self._stream.abort):
-            with contextlib.suppress(libvirt.libvirtError):  # the line is gone already
-                end()
+        with contextlib.suppress(libvirt.libvirtError):  # the line is gone already
+            self._stream.eventRemoveCallback()
         self._hand_over(b"")
         self._resolve_written()
 

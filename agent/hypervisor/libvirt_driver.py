@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,9 @@ class LibvirtHypervisor:
         kvm_message = await asyncio.to_thread(probe_kvm)
         boot_id = await asyncio.to_thread(Path(BOOT_ID).read_text)
         info = await self._on_host("Read the host's capacity", lambda connection: connection.getInfo())
-        _, memory_mib, vcpu, *_ = info
+        vcpu = info[2]
+        # Not libvirt's figure: it sums NUMA nodes, which on a host with hot-plugged memory said 7 of 24 GiB.
+        memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
         return HostFacts(vcpu, memory_mib, not kvm_message, kvm_message, boot_id.strip())
 
     async def observe_domains(self) -> tuple[ObservedDomain, ...]:
@@ -132,7 +135,6 @@ class LibvirtHypervisor:
                 _undefine(domain, uid)
 
         await self._on_domain(uid, "Remove", remove, self._deadlines.stop_s)
-        self._calls.forget(uid)
 
     async def domain_stats(self) -> tuple[DomainStats, ...]:
         key = self._calls.first_free(STATS_KEYS)

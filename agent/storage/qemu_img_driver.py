@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from agent.errors import DriverError
 from agent.storage.driver import DiskSpec, Fetch, InstanceFiles, ObservedStorage, SeedSpec
@@ -49,7 +49,8 @@ class QemuImgStorage:
 
     def __init__(self, state_dir: Path | str) -> None:
         self._layout = Layout(Path(state_dir))
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Weak: a lock lives as long as somebody holds or awaits it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def observe_storage(self) -> ObservedStorage:
         return await self._io("List", self._observe)
@@ -70,7 +71,7 @@ class QemuImgStorage:
 
     async def ensure_image(self, file: image_pb2.ImageFile, fetch: Fetch) -> None:
         target = self._layout.image(file.sha256)
-        async with self._locks[file.sha256]:
+        async with self._lock(file.sha256):
             if await asyncio.to_thread(target.exists):
                 return
             partial = target.with_name(target.name + PARTIAL_SUFFIX)
@@ -81,7 +82,7 @@ class QemuImgStorage:
 
     async def ensure_disk(self, spec: DiskSpec) -> None:
         disk = Path(self._layout.files(spec.uid).disk)
-        async with self._locks[spec.uid]:
+        async with self._lock(spec.uid):
             if await asyncio.to_thread(disk.exists):
                 return
             temporary = disk.with_name(disk.name + TEMPORARY_SUFFIX)
@@ -91,15 +92,13 @@ class QemuImgStorage:
 
     async def ensure_seed(self, spec: SeedSpec) -> None:
         seed = Path(self._layout.files(spec.uid).seed)
-        async with self._locks[spec.uid]:
+        async with self._lock(spec.uid):
             await self._io("Write", self._write_seed, spec, seed)
 
     async def ensure_absent(self, uid: str) -> None:
         folder = self._layout.instance(uid)
-        async with self._locks[uid]:
+        async with self._lock(uid):
             await self._io("Remove", remove_folder, folder)
-        if not self._locks[uid].locked():
-            del self._locks[uid]
 
     async def drop_images(self, unused: frozenset[str]) -> None:
         def drop() -> None:
@@ -116,6 +115,9 @@ class QemuImgStorage:
 
     async def close(self) -> None:
         """Nothing is held open."""
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def _io(
         self,
