@@ -38,7 +38,7 @@ _PAUSED: Final = {
 _OFF: Final = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: GUEST_POWERED_OFF,
     libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: FORCED_OFF,
-    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: EMULATOR_DIED,  # QEMU was killed, seen at once or after libvirtd's restart
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: EMULATOR_DIED,  # QEMU was killed, also while libvirtd was away
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: EMULATOR_DIED,  # QEMU ended while it started
     libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: EMULATOR_DIED,  # libvirtd lost its monitor and killed it
 }
@@ -50,9 +50,9 @@ _NOT_SUPPORTED: Final = frozenset(
 def read_state(state: int, reason: int, recorded_off_reason: str) -> tuple[State, str]:
     """Our state and reason for libvirt's pair. `recorded_off_reason` is the mark's.
 
-    libvirt says "unknown" of every domain that is off when libvirtd starts, and "failed" or "unknown" of a start
-    that failed: there the recorded reason decides. Nothing recorded and unknown means
-    that nobody saw it go off, which is what a crash of the host looks like.
+    libvirt says "unknown" of every domain that is off when libvirtd starts, and "failed" or "unknown" of a
+    start that failed: there the recorded reason decides. Nothing recorded and unknown means that nobody saw it
+    go off, which is what a crash of the host looks like.
     """
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return _read_off(reason, recorded_off_reason)
