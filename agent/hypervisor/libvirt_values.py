@@ -51,8 +51,8 @@ def read_state(state: int, reason: int, recorded_off_reason: str) -> tuple[State
     """Our state and reason for libvirt's pair. `recorded_off_reason` is the mark's.
 
     libvirt says "unknown" of every domain that is off when libvirtd starts, and "failed" or "unknown" of a
-    start that failed: there the recorded reason decides. Nothing recorded and unknown means that nobody saw it
-    go off, which is what a crash of the host looks like.
+    start that failed: there the recorded reason decides. Nothing recorded and unknown means that nobody saw
+    it go off, which is what a crash of the host looks like.
     """
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return _read_off(reason, recorded_off_reason)
