@@ -27,6 +27,10 @@ _STUBBORN = (
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "99"], env={**os.environ, "CUMULET_TEST_MARK": "a b=c"}) as child:
+        # Popen returns a moment before the kernel shows the new program's arguments and environment.
+        deadline_s = time.monotonic() + 5
+        while not process.command_line(identity(child)) and time.monotonic() < deadline_s:
+            time.sleep(0.001)
         yield child
         child.kill()
 
