@@ -141,7 +141,18 @@ def _build_placed(
 
 
 # The node has tried and will not try again until somebody asks for another boot.
-GIVEN_UP: Final = frozenset({"CrashLoop", "StartFailed", "ImageRefused"})
+GIVEN_UP: Final = frozenset(
+    {
+        "BadPlan",
+        "CrashLoop",
+        "DiskLost",
+        "ImageDigestMismatch",
+        "ImageFormatMismatch",
+        "ImageNotFound",
+        "ImageUnsafe",
+        "InvalidDomainSpec",
+    }
+)
 _WORDS: Final = {
     lifecycle.STARTING: "Starting",
     lifecycle.RUNNING: "Running",
