@@ -17,7 +17,7 @@ import structlog
 from controller.admit import common
 from controller.admit.common import Context
 from controller.commit import Change, Committer
-from controller.fleet import build_request, build_view, node_view
+from controller.fleet import FleetView, build_request, node_view
 from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since, unchanged
@@ -55,12 +55,14 @@ class Placer:
         self._rng = rng
         self._on_refusal = on_refusal
         self._on_decisions = on_decisions
+        self._fleet = FleetView(state)
         self._unplaced: dict[str, None] = {}  # in order of arrival
         self._refused: set[str] = set()
         self._wake = asyncio.Event()
 
     def note_change(self, changed: Changed) -> None:
         """Keep the list of what is unplaced; wake when there is more of it, or more room."""
+        self._fleet.note_change(changed)
         if changed.table is keys.INSTANCES:
             self._note_instance(changed)
         elif changed.table is keys.PLACEMENTS:
@@ -124,7 +126,7 @@ class Placer:
             else:
                 requests.append(build_request(found[1].message))
         started = time.perf_counter()
-        view = build_view(self._state)
+        view = self._fleet.view()
         decided = plan(view, requests, PACK, self._rng)
         violations = check_plan(view, requests, decided)
         if violations:

@@ -1,6 +1,6 @@
 """The suite `first-vm`: `make bench`.
 
-**Edge**: runs everything that the other modules here measure. A part that fails is named, and the suite fails.
+**Edge**: runs what the other modules here measure. A part that fails is named, and the suite fails.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A real VM through the whole path, and the same guest started by hand as the floor.
 
-**Edge**: a cloud of its own (`cumulet up` in a temporary state directory), then libvirt, a bridge and a dnsmasq of
-the benchmark's own. Both guests have the same kernel, disk, memory and CPU.
+**Edge**: a cloud of its own (`cumulet up` in a temporary state directory), then libvirt, a bridge and a
+dnsmasq of the benchmark's own. Both guests have the same kernel, disk, memory and CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RUNS = 3
 TIMEOUT_S = 180.0
 POLL_S = 0.05
 FLOOR_BRIDGE, FLOOR_TAP = "cbench0", "cbenchtap0"
-FLOOR_NETWORK, FLOOR_GATEWAY = "10.254.99.0/24", "10.254.99.1"
+FLOOR_NETWORK, FLOOR_GATEWAY = "10.254.99.0", "10.254.99.1"
 FLOOR_ADDRESS, FLOOR_MAC = "10.254.99.10", "02:00:00:be:4c:01"
 
 
@@ -47,7 +47,7 @@ def measure(suite: Suite) -> None:
 
 def _measure(suite: Suite, state: str) -> None:
     settings = json.loads((Path(state) / "cloud.json").read_text())
-    running, ping, floor = [], [], []
+    running, ping = [], []
     with Client([f"unix:{settings['runtime_dir']}/controller.sock"]) as cloud:
         network = cloud.get("network", "default").meta.uid
         launch(cloud, network, "warm-up", keep=False)  # image copied, QEMU's capabilities probed
@@ -57,8 +57,7 @@ def _measure(suite: Suite, state: str) -> None:
             ping.append(times[1])
         uid = cloud.get("instance", f"bench-{RUNS - 1}").meta.uid
         with bare_network(Path(state)) as directory:
-            for _ in range(RUNS):
-                floor.append(bare_start(uid, directory))
+            floor = [bare_start(uid, directory) for _ in range(RUNS)]
     context = {"runs": RUNS, "accelerator": "kvm" if _kvm() else "tcg"}
     middle = RUNS // 2
     suite.figure("vm_launch_to_running_s", sorted(running)[middle], "s", **context, all=running)
@@ -106,7 +105,7 @@ def bare_network(state: Path) -> Iterator[Path]:
                 *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--no-ping"),
                 *(f"--interface={FLOOR_BRIDGE}", "--bind-interfaces", "--dhcp-authoritative"),
                 *(
-                    f"--dhcp-range={FLOOR_NETWORK.split('/')[0]},static",
+                    f"--dhcp-range={FLOOR_NETWORK},static",
                     f"--dhcp-host={FLOOR_MAC},{FLOOR_ADDRESS}",
                 ),
                 f"--dhcp-leasefile={directory}/leases",
