@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 
 _SCAN_WAIT_S = 0.5  # an answer on one machine takes well below a millisecond
 _ANSWER_WAIT_S = 1.0
+_CARRIER_WAIT_S = 2.0  # opening a tap gives it a carrier, which the kernel notices within a second
+_ASK_AGAIN_S = 0.1
 _TUNSETIFF = 0x400454CA
 _TAP_WITH_HEADERS = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 _HEADER_LENGTH = 10  # struct virtio_net_hdr
@@ -128,12 +130,14 @@ def arp_over_tap(tap: str, mac: str, asker: bytes, asked: bytes) -> str:
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", tap.encode(), _TAP_WITH_HEADERS))
         own = bytes.fromhex(mac.replace(":", ""))
         request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + own + asker + bytes(6) + asked
-        os.write(device, bytes(_HEADER_LENGTH) + b"\xff" * 6 + own + b"\x08\x06" + request)
-        deadline = time.monotonic() + _ANSWER_WAIT_S
-        while (left := deadline - time.monotonic()) > 0 and select.select([device], [], [], left)[0]:
-            frame = os.read(device, 2048)[_HEADER_LENGTH:]
-            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == asked:
-                return frame[22:28].hex(":")
+        asking = bytes(_HEADER_LENGTH) + b"\xff" * 6 + own + b"\x08\x06" + request
+        deadline = time.monotonic() + _CARRIER_WAIT_S
+        while time.monotonic() < deadline:
+            os.write(device, asking)
+            while select.select([device], [], [], _ASK_AGAIN_S)[0]:
+                frame = os.read(device, 2048)[_HEADER_LENGTH:]
+                if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == asked:
+                    return frame[22:28].hex(":")
         return ""
     finally:
         os.close(device)
