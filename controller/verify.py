@@ -18,7 +18,7 @@ MISSING: Final = system_pb2.DIFFERENCE_TYPE_MISSING
 # What an instance, a port and a network have at least, by the kinds that agents report.
 OF_INSTANCE: Final = ("domain", "disk", "seed")
 OF_PORT: Final = ("tap",)
-OF_NETWORK: Final = ("bridge", "namespace", "dhcp")
+OF_NETWORK: Final = ("bridge", "namespace", "dhcp-server")
 
 
 def compare_inventory(

@@ -108,16 +108,15 @@ def _build_placed(
     now: float,
 ) -> None:
     spec = instance.spec
-    reason = observed.reason if observed else ""
     status.phase = lifecycle.derive_phase(
         deleted=instance.meta.HasField("deleted_at"),
         placed=True,
         node_known=facts.node_alive,
         power=spec.power,
         boots_asked=spec.boots,
-        state=observed.state if observed else agent_pb2.DOMAIN_STATE_PREPARING,
+        state=_state_of(observed),
         boots_done=observed.boots if observed else status.boots,
-        failed=reason in GIVEN_UP,
+        failed=observed is not None and observed.reason in GIVEN_UP,
     )
     if not facts.node_alive:
         text = f"node {status.node} is silent; the instance may run or not"
@@ -128,8 +127,9 @@ def _build_placed(
         return
     status.boots, status.restarts = observed.boots, observed.restarts
     running = status.phase == lifecycle.RUNNING
-    word = reason or _WORDS.get(status.phase, "Preparing")
-    text = observed.message or f"the instance is {word.lower()} on {status.node}"
+    word = observed.reason or _WORDS.get(status.phase, "Preparing")
+    told = _SENTENCES.get(word, f"{word} on {{node}}").format(node=status.node)
+    text = observed.message or told
     truth = meta_pb2.CONDITION_STATUS_TRUE if running else meta_pb2.CONDITION_STATUS_FALSE
     _set(status, RUNNING, truth, word, text, now)
     if observed.address_leased and running:
@@ -138,6 +138,15 @@ def _build_placed(
         _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_TRUE, "Leased", text, now)
     elif not running and find_condition(status.conditions, ADDRESS) is not None:
         _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_FALSE, "NotRunning", "the guest does not run", now)
+
+
+def _state_of(observed: agent_pb2.ObservedInstance | None) -> agent_pb2.DomainState.ValueType:
+    """What the node saw; a paused domain that is only about to start does not run yet."""
+    if observed is None:
+        return agent_pb2.DOMAIN_STATE_PREPARING
+    if observed.state == agent_pb2.DOMAIN_STATE_PAUSED and observed.reason == "Starting":
+        return agent_pb2.DOMAIN_STATE_PREPARING
+    return observed.state
 
 
 # The node has tried and will not try again until somebody asks for another boot.
@@ -159,6 +168,20 @@ _WORDS: Final = {
     lifecycle.STOPPING: "Stopping",
     lifecycle.STOPPED: "Stopped",
     lifecycle.FAILED: "Failed",
+}
+_SENTENCES: Final = {
+    "Preparing": "node {node} prepares disk, seed and network",
+    "Starting": "node {node} starts the guest",
+    "Running": "the guest runs on {node}",
+    "Stopping": "the guest was asked to shut down",
+    "Stopped": "the guest is off",
+    "Failed": "node {node} gave up on the guest",
+    "NotStarted": "prepared on {node}, never started",
+    "GuestPoweredOff": "the guest shut down",
+    "ForcedOff": "the guest was cut off",
+    "HostDown": "node {node} restarted and the guest with it",
+    "EmulatorDied": "the guest's emulator died on {node}",
+    "CrashLoop": "the guest kept crashing on {node}; start it again when the cause is mended",
 }
 
 

@@ -495,7 +495,7 @@ class InventoryItem(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OWNER_UID_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """domain, disk, seed, tap, bridge, namespace, dhcp, nft."""
+    """domain, disk, seed, tap, bridge, veth, namespace, dhcp-server."""
     name: _builtins.str
     """Name on the host."""
     owner_uid: _builtins.str
