@@ -41,6 +41,7 @@ from cumulet.v1 import event_pb2
 ATTEMPTS_MAX: Final = 12  # alone in its transaction, a change that fails this often is starved, not unlucky
 QUEUE_MAX: Final = 10_000  # changes waiting; beyond it callers are refused and may try again
 SETTLE_RETRY_S: Final = 0.25
+REACH_S: Final = 2.0  # a watch is some ms behind; what takes longer has been lost (correctness.md I17)
 HOUR_S: Final = 3600
 
 
@@ -144,6 +145,7 @@ class Committer:
             return OPS_MAX
         try:
             committed, revision = await self._transact(batch)
+            await self._reach(revision)
         except TxnTooLargeError as error:
             if len(batch.members) == 1:
                 _fail(batch, UnavailableError(f"the change is too large for the store: {error}"))
@@ -156,7 +158,6 @@ class Committer:
         except asyncio.CancelledError:
             _fail(batch, UnavailableError("the controller is stopping: ask again with the same request id"))
             raise
-        await self._state.reach(revision)
         if committed:
             self.committed += len(batch.members)
             for pending, change in batch.members:
@@ -166,18 +167,34 @@ class Committer:
         self._requeue(batch)
         return max(1, taken // 2)
 
+    async def _reach(self, revision: int) -> None:
+        """Wait for the State; when it does not come, have everything listed again."""
+        while True:
+            try:
+                async with asyncio.timeout(REACH_S):
+                    return await self._state.reach(revision)
+            except TimeoutError:
+                self._state.doubt.set()
+
     def _build(self, limit: int) -> tuple[_Batch, int]:
-        """Evaluate changes from the queue's head until the transaction is full."""
+        """Evaluate changes from the queue's head until the transaction is full.
+
+        What comes to nothing because of members before it is looked at again in the next round: their
+        writes have not happened yet, and may never.
+        """
         batch = _Batch()
         reserve = len(self._guards()) + 1
         undo = []
+        aside: list[_Pending] = []
         taken = 0
         try:
-            while self._queue and taken < limit:
+            while self._queue and taken < limit and len(aside) < OPS_MAX:
                 pending = self._queue[0]
-                change = self._evaluate(pending)
+                change = self._evaluate(pending, final=not batch.members)
                 if change is None:
                     self._queue.pop(0)
+                    if not pending.done.done():
+                        aside.append(pending)
                     continue
                 compares = [c for c in change.compares if not self._is_own(batch, c)]
                 size = _size(change)
@@ -191,24 +208,24 @@ class Committer:
                 undo += self._state.speculate(change.writes)
         finally:
             self._state.undo(undo)
+            self._queue[:0] = aside
         return batch, taken
 
-    def _evaluate(self, pending: _Pending) -> Change | None:
+    def _evaluate(self, pending: _Pending, *, final: bool) -> Change | None:
+        """The change; None when there is none to make, which is then answered if it is `final`."""
         if pending.done.done():
             return None
         try:
             change = pending.compute(self._state)
-        except CumuletError as error:
-            pending.done.set_exception(error)
+        except Exception as error:
+            if final:
+                if not isinstance(error, CumuletError):  # one bad object must not stop the others' changes
+                    log.exception("a change failed to compute", purpose=self._purpose)
+                pending.done.set_exception(error)
             return None
-        except Exception as error:  # one bad object must not stop the others' changes
-            log.exception("a change failed to compute", purpose=self._purpose)
-            pending.done.set_exception(error)
-            return None
-        if change is None:
-            pending.done.set_result(None)
-        elif not change.writes and not change.events:
-            pending.done.set_result(change.result)
+        if change is None or not (change.writes or change.events):
+            if final:
+                pending.done.set_result(change.result if change else None)
             return None
         return change
 

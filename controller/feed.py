@@ -57,8 +57,19 @@ class Feed:
 
     async def _relist_periodically(self) -> None:
         while True:
-            await asyncio.sleep(RELIST_S * self._rng.uniform(0.9, 1.1))
+            await self._doubt()
             try:
                 await self.relist()
             except StoreUnavailableError as error:
                 log.warning("periodic listing failed", error=str(error))
+                await asyncio.sleep(RETRY_S * self._rng.uniform(0.5, 1.5))
+
+    async def _doubt(self) -> None:
+        """Until it is time for a listing, or somebody misses a change."""
+        try:
+            async with asyncio.timeout(RELIST_S * self._rng.uniform(0.9, 1.1)):
+                await self._state.doubt.wait()
+            log.warning("a change is missing, listing again", revision=self._state.revision)
+        except TimeoutError:
+            pass
+        self._state.doubt.clear()

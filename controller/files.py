@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,9 @@ from cumulet.v1 import image_pb2
 FILE_BYTES_MAX: Final = 64 * 2**30  # a larger disk is brought in another way than through one stream
 FREE_RESERVE_BYTES: Final = 2**30  # the journal and etcd may share this file system
 READ_CHUNK: Final = 1 << 20
+TORN_S: Final = 3600.0  # an upload that has not grown for so long is torn; another controller's may go on
 _SHA256_HEX: Final = 64
+FORMATS: Final = (image_pb2.FILE_FORMAT_QCOW2, image_pb2.FILE_FORMAT_RAW, image_pb2.FILE_FORMAT_BLOB)
 
 
 class FileStore:
@@ -41,14 +44,15 @@ class FileStore:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         for torn in directory.glob("upload-*"):
-            torn.unlink()
+            if time.time() - torn.stat().st_mtime > TORN_S:
+                torn.unlink(missing_ok=True)
 
     def find(self, sha256: str) -> image_pb2.ImageFile | None:
         """What is known of a file, or None."""
         if len(sha256) != _SHA256_HEX or not all(c in "0123456789abcdef" for c in sha256):
             return None
         path = self._directory / f"{sha256}.json"
-        if not path.exists():
+        if not path.exists() or not (self._directory / sha256).exists():
             return None
         return ParseDict(json.loads(path.read_text()), image_pb2.ImageFile())
 
@@ -58,8 +62,8 @@ class FileStore:
         """Take a file in. Raises InvalidArgumentError, TooLargeError, UnavailableError (disk full)."""
         if header.size_bytes > FILE_BYTES_MAX:
             raise TooLargeError(f"the file has {header.size_bytes} bytes, at most {FILE_BYTES_MAX}")
-        if header.format == image_pb2.FILE_FORMAT_UNSPECIFIED:
-            raise _bad("header.format", "say which format the file has: it is not guessed")
+        if header.format not in FORMATS:
+            raise _bad("header.format", "say which format the file has (qcow2, raw, blob): it is not guessed")
         self._check_space(header.size_bytes)
         handle, name = tempfile.mkstemp(prefix="upload-", dir=self._directory)
         path = Path(name)
@@ -83,6 +87,7 @@ class FileStore:
             if size > FILE_BYTES_MAX:
                 raise TooLargeError(f"the file has more than {FILE_BYTES_MAX} bytes")
             digest.update(chunk)
+            self._check_space(len(chunk))
             try:
                 await asyncio.to_thread(file.write, chunk)
             except OSError as error:
@@ -101,9 +106,14 @@ class FileStore:
         if not target.exists():
             path.rename(target)
         info = self._directory / f"{found.sha256}.json"
-        temporary = self._directory / f"upload-{found.sha256}.json"
+        temporary = path.with_name(f"{path.name}.json")  # two may send the same file at once
         temporary.write_text(json.dumps(MessageToDict(found, preserving_proto_field_name=True)))
         temporary.rename(info)
+        directory = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the names, too, are on the disk before the answer
+        finally:
+            os.close(directory)
 
     def _check_space(self, size: int) -> None:
         stat = os.statvfs(self._directory)

@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import structlog
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from cumulet.v1 import event_pb2, store_pb2
+
+log = structlog.get_logger(__name__)
 
 RECENT_MAX: Final = 20_000  # events kept at hand for `cumulet events`: some 10 MiB
 
@@ -61,11 +64,19 @@ class FileJournal:
 
     def _take_over(self, head: store_pb2.JournalHead) -> tuple[store_pb2.JournalHead, set[str]]:
         """The file's own end and its events after `head`, which a crash kept the store from hearing of."""
-        tail = [entry for entry in read_entries(self._path) if entry["sequence"] > head.sequence]
-        if tail:
-            last = tail[-1]
-            head = store_pb2.JournalHead(sequence=last["sequence"], hash=bytes.fromhex(last["hash"]))
-        return head, {entry["event"].get("uid", "") for entry in tail}
+        known = set()
+        for number, entry in enumerate(read_entries(self._path), 1):
+            if entry["sequence"] <= head.sequence:
+                continue
+            follows = _following(head, entry)
+            if follows is None:
+                raise JournalBrokenError(
+                    f"{self._path}:{number}: entry {entry['sequence']} does not follow {head.sequence}, "
+                    "the last one that the store knows of: keep the file aside and look who changed it"
+                )
+            head = follows
+            known.add(entry["event"].get("uid", ""))
+        return head, known
 
 
 class MemoryJournal:
@@ -92,8 +103,12 @@ class EventLog:
         self._listeners: list[Callable[[event_pb2.Event], None]] = []
 
     def load(self, path: Path) -> None:
-        for entry in read_entries(path):
-            self.add(ParseDict(entry["event"], event_pb2.Event()))
+        """Read a journal's file; a damaged one up to the damage."""
+        try:
+            for entry in read_entries(path):
+                self.add(ParseDict(entry["event"], event_pb2.Event()))
+        except JournalBrokenError as error:
+            log.error("the journal is damaged", error=str(error))
 
     def add(self, event: event_pb2.Event) -> None:
         """Take an event once; the oldest one goes when there are too many."""
@@ -119,11 +134,19 @@ def check_journal(path: Path) -> str | None:
     """What is wrong with a journal file, naming the line; None when every hash follows."""
     head = store_pb2.JournalHead(hash=ZERO_HASH)
     for number, entry in enumerate(read_entries(path), 1):
-        expected = _chain(head, entry["event"])
-        if entry["sequence"] != head.sequence + 1 or entry["hash"] != expected.hex():
+        follows = _following(head, entry)
+        if follows is None:
             return f"{path}:{number}: entry {entry['sequence']} does not follow entry {head.sequence}"
-        head = store_pb2.JournalHead(sequence=entry["sequence"], hash=expected)
+        head = follows
     return None
+
+
+def _following(head: store_pb2.JournalHead, entry: dict[str, Any]) -> store_pb2.JournalHead | None:
+    """The head with an entry on top; None when the entry is not the next one."""
+    expected = _chain(head, entry["event"])
+    if entry["sequence"] != head.sequence + 1 or entry["hash"] != expected.hex():
+        return None
+    return store_pb2.JournalHead(sequence=entry["sequence"], hash=expected)
 
 
 def read_entries(path: Path) -> Iterator[dict[str, Any]]:

@@ -73,7 +73,7 @@ def main() -> None:
     except BadListenAddressError as error:
         print(f"cumulet-controller: {error}", file=sys.stderr)
         code = EXIT_USAGE
-    except RuntimeError as error:  # grpc: the address is in use, or the socket's folder is missing
+    except (RuntimeError, OSError) as error:  # the address is in use, or the socket's folder is missing
         print(f"cumulet-controller: cannot listen: {error}", file=sys.stderr)
         code = EXIT_USAGE
     sys.exit(code)

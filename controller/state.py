@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
+from google.protobuf.message import DecodeError
+
 from controller.store import keys
 from controller.store.keys import Table
 from controller.store.protocol import Change, KeyValue
 from cumulet.convert import resources_from
-from cumulet.resources import ZERO, Resources
+from cumulet.resources import ZERO, QuantityError, Resources
 from cumulet.v1 import event_pb2, instance_pb2
 
 HISTORY_MAX: Final = 50_000  # changes a watcher may be behind: some minutes at the highest rate we plan for
@@ -29,6 +32,8 @@ _JOURNAL_PREFIX: Final = keys.JOURNAL.prefix()
 _WITH_UID: Final = frozenset(
     table.path for table in keys.TABLES if table.message and "meta" in table.message.DESCRIPTOR.fields_by_name
 )
+
+log = structlog.get_logger(__name__)
 
 Parts = tuple[str, ...]
 
@@ -65,6 +70,7 @@ class State:
         self.revision = 0
         self.history: deque[Changed] = deque(maxlen=HISTORY_MAX)
         self.history_start = 0  # `history` is complete after this revision
+        self.doubt = asyncio.Event()  # somebody misses a change: the feed lists anew
         self._base_revision = 0  # changes up to here are in already
         self._tables: dict[str, dict[Parts, Stored]] = {
             table.path: {} for table in keys.TABLES if table.path not in _NOT_KEPT
@@ -109,7 +115,7 @@ class State:
     def placement_of(self, uid: str) -> Stored | None:
         """The instance's PlacementRecord, or None."""
         node = self._node_of.get(uid)
-        return self._placements_by_node[node][uid] if node is not None else None
+        return self.placements_on(node).get(uid) if node is not None else None
 
     def placements_on(self, node: str) -> dict[str, Stored]:
         """PlacementRecords of a node by instance uid."""
@@ -175,24 +181,33 @@ class State:
     # --- feeding ---------------------------------------------------------------------------------
 
     def load(self, revision: int, items: Iterable[KeyValue]) -> None:
-        """Take a complete listing: what differs from it is changed, what is not in it is deleted."""
+        """Take a complete listing: what differs from it is changed, what is not in it is deleted.
+
+        The listing may be older than the state, which has followed the watch meanwhile: what was deleted
+        since stays deleted. What only the listing has told counts as a change of now, so that `history`
+        stays in order and a watch that resumes does not miss it.
+        """
+        now = max(revision, self.revision)
+        gone_since = self._deleted_after(revision)
         listed: set[tuple[str, Parts]] = set()
         for item in items:
-            parsed = keys.parse_key(item.key)
-            if parsed is None or parsed[0].path in _NOT_KEPT:
+            parsed = _kept_key(item.key)
+            if parsed is None:
                 self._pass_event(item.key, item.value, item.mod_revision)
                 continue
             table, parts = parsed
             listed.add((table.path, parts))
             known = self._tables[table.path].get(parts)
+            if (table.path, parts) in gone_since:
+                continue
             if known is None or known.mod_revision < item.mod_revision:
-                self._put(table, parts, item.value, item.create_revision, item.mod_revision)
+                self._put(table, parts, item.value, item.create_revision, item.mod_revision, now)
         for table in keys.TABLES:
             rows = self._tables.get(table.path, _EMPTY)
             gone = [p for p, row in rows.items() if (table.path, p) not in listed]
             for parts in gone:
                 if rows[parts].mod_revision <= revision:
-                    self._delete(table, parts, revision)
+                    self._delete(table, parts, now)
         if not self._base_revision:
             self.history.clear()  # the first listing is no news
             self.history_start = revision
@@ -204,16 +219,26 @@ class State:
         for change in changes:
             if change.mod_revision <= self._base_revision:
                 continue
-            parsed = keys.parse_key(change.key)
-            if parsed is None or parsed[0].path in _NOT_KEPT:
+            parsed = _kept_key(change.key)
+            if parsed is None:
                 if not change.deleted:
                     self._pass_event(change.key, change.value, change.mod_revision)
-                continue
-            if change.deleted:
+            elif change.deleted:
                 self._delete(*parsed, change.mod_revision)
             else:
-                self._put(*parsed, change.value, change.create_revision, change.mod_revision)
+                revisions = (change.create_revision, change.mod_revision, change.mod_revision)
+                self._put(*parsed, change.value, *revisions)
         self.advance(revision)
+
+    def _deleted_after(self, revision: int) -> set[tuple[str, Parts]]:
+        """What is not there now and was deleted after a revision."""
+        gone: set[tuple[str, Parts]] = set()
+        for changed in reversed(self.history):
+            if changed.revision <= revision:
+                break
+            if changed.after is None and changed.parts not in self._tables[changed.table.path]:
+                gone.add((changed.table.path, changed.parts))
+        return gone
 
     def advance(self, revision: int) -> None:
         """Nothing up to `revision` is missing any more."""
@@ -232,8 +257,8 @@ class State:
         """
         undo: list[tuple[Table, Parts, Stored | None]] = []
         for key, value in writes.items():
-            parsed = keys.parse_key(key)
-            if parsed is None or parsed[0].path in _NOT_KEPT:
+            parsed = _kept_key(key)
+            if parsed is None:
                 continue
             table, parts = parsed
             before = self._tables[table.path].get(parts)
@@ -248,11 +273,19 @@ class State:
         for table, parts, before in reversed(log):
             self._replace(table, parts, self._tables[table.path].get(parts), before)
 
-    def _put(self, table: Table, parts: Parts, value: bytes, created: int, modified: int) -> None:
+    def _put(
+        self, table: Table, parts: Parts, value: bytes, created: int, modified: int, told_at: int
+    ) -> None:
         before = self._tables[table.path].get(parts)
-        after = Stored(_parse(table, value), created, modified)
+        try:
+            after = Stored(_parse(table, value), created, modified)
+        except (DecodeError, UnicodeDecodeError, QuantityError) as error:
+            # One damaged value must not hold up all others. It counts as absent, which deletes nothing.
+            log.error("a value cannot be read", table=table.path, parts=parts, error=str(error))
+            self._delete(table, parts, told_at)
+            return
         self._replace(table, parts, before, after)
-        self._tell(Changed(table, parts, before, after, modified))
+        self._tell(Changed(table, parts, before, after, told_at))
 
     def _delete(self, table: Table, parts: Parts, revision: int) -> None:
         before = self._tables[table.path].get(parts)
@@ -263,7 +296,11 @@ class State:
 
     def _pass_event(self, key: bytes, value: bytes, revision: int) -> None:
         if key.startswith(_JOURNAL_PREFIX):
-            event = event_pb2.Event.FromString(value)
+            try:
+                event = event_pb2.Event.FromString(value)
+            except DecodeError as error:
+                log.error("an event cannot be read", key=key, error=str(error))
+                return
             event.revision = revision
             for listener in self._event_listeners:
                 listener(event)
@@ -338,8 +375,25 @@ class State:
                 del self._operations_of[row.message.target.uid]
 
 
+def _kept_key(key: bytes) -> tuple[Table, Parts] | None:
+    """Table and parts of a key that the State keeps."""
+    try:
+        parsed = keys.parse_key(key)
+    except UnicodeDecodeError:
+        return None
+    return None if parsed is None or parsed[0].path in _NOT_KEPT else parsed
+
+
 def _parse(table: Table, value: bytes) -> Any:
-    return table.message.FromString(value) if table.message else value.decode()
+    """Raises DecodeError, UnicodeDecodeError, QuantityError (for what the indexes sum up)."""
+    if table.message is None:
+        return value.decode()
+    message: Any = table.message.FromString(value)
+    if table is keys.PLACEMENTS:
+        resources_from(message.resources)
+    elif table is keys.INSTANCES:
+        resources_from(message.spec.resources)
+    return message
 
 
 def _replace_in(index: dict[Any, dict[Any, Any]], key: Any, item: Any, value: Any | None) -> None:

@@ -158,6 +158,8 @@ def _check_own_fields(spec: instance_pb2.InstanceSpec, violations: Violations) -
     if len(spec.key_pairs) > KEY_PAIRS_MAX:
         violations.add("spec.key_pairs", f"{len(spec.key_pairs)} key pairs, at most {KEY_PAIRS_MAX}")
     common.check_labels(spec.node_selector, violations, "spec.node_selector")
+    if spec.power not in instance_pb2.PowerState.values():
+        violations.add("spec.power", f"{spec.power} is not a power state: ON or OFF")
     _check_stop_timeout(spec, violations)
 
 

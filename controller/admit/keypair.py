@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -59,7 +58,7 @@ def public_key_error(line: str) -> str | None:
         return "is not a public key in OpenSSH's format, such as the line in ~/.ssh/id_ed25519.pub"
     try:
         blob = base64.b64decode(words[1], validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         return "has a damaged key (not base64): copy the whole line again"
     length = int.from_bytes(blob[:4], "big")
     if blob[4 : 4 + length].decode(errors="replace") != words[0]:

@@ -15,7 +15,7 @@ from controller.admit.project import charge_network
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
-from controller.store.protocol import absent, range_absent
+from controller.store.protocol import absent, range_absent, range_unchanged_since
 from cumulet.errors import FailedPreconditionError, UnavailableError
 from cumulet.v1 import network_pb2
 
@@ -76,7 +76,10 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
             f"network {project}/{name} has {len(held)} port(s): delete their instances"
         )
     change = common.remove(keys.NETWORKS, parts, row)
-    change.compares.append(range_absent(keys.ADDRESSES.prefix(meta.uid)))
+    change.compares += [
+        range_absent(keys.ADDRESSES.prefix(meta.uid)),
+        range_unchanged_since(keys.SUBNETS.prefix(project), state.revision),
+    ]
     change.writes[keys.VNIS.key(str(row.message.status.vni))] = None
     change.events.append(common.event(context, "network", meta, "Deleted", f"network {name} was deleted"))
     return change

@@ -22,7 +22,7 @@ from controller.store import keys
 from controller.verify import compare_inventory
 from cumulet import lifecycle
 from cumulet.convert import find_condition
-from cumulet.errors import FieldViolation, InvalidArgumentError, UnavailableError
+from cumulet.errors import FieldViolation, InvalidArgumentError, RevisionGoneError, UnavailableError
 from cumulet.names import ALL_PROJECTS, DEFAULT_PROJECT
 from cumulet.v1 import agent_pb2, event_pb2, image_pb2, meta_pb2, node_pb2, operation_pb2, system_pb2
 
@@ -74,7 +74,9 @@ class OperationMethods:
                 changed.set()
 
         stop = state.listen(listen)
-        seconds = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else WAIT_MAX_S
+        seconds = request.timeout.seconds + request.timeout.nanos / 1e9
+        if not request.HasField("timeout"):
+            seconds = WAIT_MAX_S
         try:
             async with asyncio.timeout(min(max(seconds, 0.0), WAIT_MAX_S)):
                 while not common.get_row(state, keys.OPERATIONS, *parts).message.done:
@@ -95,10 +97,14 @@ class EventMethods:
 
     async def list(self, request: event_pb2.ListEventsRequest) -> event_pb2.ListEventsResponse:
         found = self._controller.events.find(_event_filter(request.project, request.target))
+        if request.page_size < 0:
+            raise _refused("page_size", "must not be negative")
         start = 0
         if request.page_token:
             last = _decode_token(request.page_token)
-            start = next((i + 1 for i, event in enumerate(found) if event.uid == last), len(found))
+            start = next((i for i, event in enumerate(found, 1) if event.uid == last), 0)
+            if not start:
+                raise RevisionGoneError("the page's last event is not kept any more: list again")
         size = min(request.page_size or EVENTS_PAGE, EVENTS_PAGE)
         page = found[start : start + size]
         response = event_pb2.ListEventsResponse(events=page)
@@ -142,9 +148,11 @@ def _decode_token(token: str) -> str:
     try:
         return base64.urlsafe_b64decode(token).decode()
     except ValueError:
-        raise InvalidArgumentError.of(
-            "the request was refused", [FieldViolation("page_token", "is not one that a list has given")]
-        ) from None
+        raise _refused("page_token", "is not one that a list has given") from None
+
+
+def _refused(field: str, description: str) -> InvalidArgumentError:
+    return InvalidArgumentError.of("the request was refused", [FieldViolation(field, description)])
 
 
 class ImageFileMethods:

@@ -22,6 +22,7 @@ from cumulet.v1 import store_pb2
 
 REQUEST_ID_MAX: Final = 64
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SKEW_MAX_S: Final = 300  # how far another replica's clock may be ahead, and in the next hour already
 ROUNDS: Final = 4  # looks for a first answer between rounds of attempts to commit
 
 Admit = Callable[[State, Context], Change]
@@ -78,9 +79,9 @@ def _recorded(
     uid_of: Callable[[Change], str],
 ) -> Change:
     change = _with_answer(admit(state, _context(controller)), method, digest, uid_of)
-    now, before = _record_keys(controller, scope, request_id)
-    change.compares += [absent(now), absent(before)]
-    change.writes[now] = change.result.SerializeToString()
+    records = _record_keys(controller, scope, request_id)
+    change.compares += [absent(key) for key in records]
+    change.writes[records[0]] = change.result.SerializeToString()
     return change
 
 
@@ -102,12 +103,13 @@ def _digest(request: Any) -> bytes:
     return hashlib.sha256(copy.SerializeToString(deterministic=True)).digest()
 
 
-def _record_keys(controller: Controller, scope: str, request_id: str) -> tuple[bytes, bytes]:
-    hour = int(controller.clock.now()) // HOUR_S
-    return (
-        keys.REQUESTS.key(str(hour), scope, request_id),
-        keys.REQUESTS.key(str(hour - 1), scope, request_id),
-    )
+def _record_keys(controller: Controller, scope: str, request_id: str) -> list[bytes]:
+    """Where the record of a request goes, and where an earlier one may be."""
+    hour, second = divmod(int(controller.clock.now()), HOUR_S)
+    hours = [hour, hour - 1]
+    if second >= HOUR_S - SKEW_MAX_S:
+        hours.append(hour + 1)
+    return [keys.REQUESTS.key(str(number), scope, request_id) for number in hours]
 
 
 async def _find_record(controller: Controller, scope: str, request_id: str) -> store_pb2.RequestRecord | None:

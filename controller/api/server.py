@@ -58,6 +58,7 @@ from cumulet.v1 import (
 from cumulet.wire_errors import to_status
 
 MESSAGE_BYTES_MAX: Final = 4 * 2**20  # an instance with full user-data has 20 KiB; image chunks have 1 MiB
+CANCELLED: Final = "CANCELLED"  # the code of a call that neither returned nor was refused
 STREAMS_MAX: Final = 2_000  # per connection; an agent needs one and its consoles
 PROTO_FILES: Final = (
     agent_pb2,
@@ -187,15 +188,25 @@ class _Calls:
 
     def __init__(self, controller: Controller) -> None:
         self._metrics = controller.metrics
+        self._ready = controller.ready
+
+    def _check_ready(self) -> None:
+        """Raises UnavailableError before the State is fed: nothing is NotFound that was not looked for."""
+        if not self._ready.is_set():
+            raise UnavailableError("this controller is starting and has not read its state: try again")
 
     def unary(self, service: str, method: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
         async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             started = time.perf_counter()
-            code = "OK"
+            code = CANCELLED
             try:
-                return await call(request)
+                self._check_ready()
+                reply = await call(request)
+                code = "OK"
+                return reply
             except Exception as error:
-                code = await self._refuse(service, method, context, error)
+                status, code = _refusal(service, method, error)
+                await context.abort_with_status(status)
             finally:
                 self._metrics.rpcs.labels(service, method, code).inc()
                 self._metrics.rpc_seconds.labels(service, method).observe(time.perf_counter() - started)
@@ -204,12 +215,15 @@ class _Calls:
 
     def stream(self, service: str, method: str, call: Callable[[Any], AsyncIterator[Any]]) -> Any:
         async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            code = "OK"
+            code = CANCELLED
             try:
+                self._check_ready()
                 async for reply in call(request):
                     yield reply
+                code = "OK"
             except Exception as error:
-                code = await self._refuse(service, method, context, error)
+                status, code = _refusal(service, method, error)
+                await context.abort_with_status(status)
             finally:
                 self._metrics.rpcs.labels(service, method, code).inc()
 
@@ -217,34 +231,31 @@ class _Calls:
 
     def raw(self, service: str, method: str, call: Callable[[Any], Awaitable[None]]) -> Any:
         async def handle(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            code = "OK"
+            code = CANCELLED
             try:
+                self._check_ready()
                 await call(context)
+                code = "OK"
             except Exception as error:
-                code = await self._refuse(service, method, context, error)
+                status, code = _refusal(service, method, error)
+                await context.abort_with_status(status)
             finally:
                 self._metrics.rpcs.labels(service, method, code).inc()
 
         return handle
 
-    async def _refuse(
-        self, service: str, method: str, context: grpc.aio.ServicerContext[Any, Any], error: Exception
-    ) -> str:
-        """End the call with a status; the code's name."""
-        trace_id = uuid.uuid4().hex
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
-        if isinstance(error, CumuletError):
-            found: CumuletError = error
-        elif isinstance(error, StoreError):
-            found = UnavailableError(f"etcd does not answer: {error}", hints=["cumulet doctor"])
-        else:
-            log.exception("a call failed", service=service, method=method, trace_id=trace_id)
-            found = InternalError(
-                f"{method} failed by a fault of the controller; its log has trace {trace_id}"
-            )
-        await context.abort_with_status(rpc_status.to_status(to_status(found, trace_id)))
-        return found.grpc_code
+
+def _refusal(service: str, method: str, error: Exception) -> tuple[grpc.Status, str]:
+    """The status that a call ends with, and its code's name."""
+    trace_id = uuid.uuid4().hex
+    if isinstance(error, CumuletError):
+        found: CumuletError = error
+    elif isinstance(error, StoreError):
+        found = UnavailableError(f"etcd does not answer: {error}", hints=["cumulet doctor"])
+    else:
+        log.exception("a call failed", service=service, method=method, trace_id=trace_id)
+        found = InternalError(f"{method} failed by a fault of the controller; its log has trace {trace_id}")
+    return rpc_status.to_status(to_status(found, trace_id)), found.grpc_code
 
 
 class Server:
@@ -281,6 +292,7 @@ class Server:
 
     async def run(self) -> None:
         """Serve until cancelled; SERVING once the State is fed."""
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
         try:
             await self._controller.ready.wait()

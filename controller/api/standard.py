@@ -67,6 +67,10 @@ class Snapshots:
         """Raises RevisionGoneError."""
         if revision == self._controller.state.revision:
             return self._controller.state
+        if revision > self._controller.state.revision:
+            raise RevisionGoneError(
+                f"this controller has not come to revision {revision} of the page token: list again"
+            )
         if revision not in self._kept:
             try:
                 listing = await self._controller.store.list(keys.PREFIX, revision=revision)
@@ -125,7 +129,7 @@ class StandardMethods:
         """
         state = self._controller.state
         matches = parse_selector(request.selector)
-        project = getattr(request, "project", "")
+        project = self._project(request)
         queue: asyncio.Queue[Changed | None] = asyncio.Queue()
 
         def listen(changed: Changed) -> None:
@@ -133,10 +137,11 @@ class StandardMethods:
                 queue.put_nowait(changed)
 
         stop = state.listen(listen)
+        revision = state.revision  # of what is caught up with; later changes are in the queue
         try:
             for change in self._catch_up(state, request, project, matches):
                 yield change
-            yield self._change(meta_pb2.CHANGE_TYPE_BOOKMARK, state.revision, None)
+            yield self._change(meta_pb2.CHANGE_TYPE_BOOKMARK, revision, None)
             while True:
                 changed = await queue.get()
                 if queue.qsize() >= WATCH_QUEUE_MAX - 1:
@@ -163,29 +168,29 @@ class StandardMethods:
         return [message for message in found if message is not None]
 
     def _select(self, state: State, request: Any) -> list[tuple[Parts, Stored]]:
-        project = getattr(request, "project", "") if self._rules.kind.scoped else ALL_PROJECTS
-        project = project or DEFAULT_PROJECT
+        project = self._project(request)
         rows = state.rows(self._rules.table, None if project == ALL_PROJECTS else project)
         matches = parse_selector(request.selector)
         return [(parts, rows[parts]) for parts in sorted(rows) if matches(rows[parts].message.meta.labels)]
 
+    def _project(self, request: Any) -> str:
+        return (request.project or DEFAULT_PROJECT) if self._rules.kind.scoped else ALL_PROJECTS
+
     def _translate(self, state: State, changed: Changed, project: str, matches: Matches) -> Any | None:
-        """A change of a table as a change of an object of this kind, or None."""
+        """A change of a table as a change of an object of this kind, or None.
+
+        An object that the selector matches no more is gone for whoever watches by it.
+        """
         parts = _object_parts(state, self._rules.table, changed)
         if parts is None or (self._rules.kind.scoped and project not in (ALL_PROJECTS, parts[0])):
             return None
         row = state.find(self._rules.table, *parts)
-        if row is None:
-            if changed.table is not self._rules.table or changed.before is None:
-                return None
-            if not matches(changed.before.message.meta.labels):
-                return None
-            gone = type(changed.before.message)()
-            gone.CopyFrom(changed.before.message)
-            return self._change(meta_pb2.CHANGE_TYPE_DELETE, changed.revision, gone)
-        if not matches(row.message.meta.labels):
+        if row is not None and matches(row.message.meta.labels):
+            return self._change(meta_pb2.CHANGE_TYPE_PUT, changed.revision, self._show(state, parts, row))
+        before = changed.before if changed.table is self._rules.table else None
+        if before is None or not matches(before.message.meta.labels):
             return None
-        return self._change(meta_pb2.CHANGE_TYPE_PUT, changed.revision, self._show(state, parts, row))
+        return self._change(meta_pb2.CHANGE_TYPE_DELETE, changed.revision, self._show(state, parts, before))
 
     def _show(self, state: State, parts: Parts, row: Stored) -> Any:
         return assemble(state, self._rules.table, parts, row)
@@ -241,7 +246,7 @@ class StandardMethods:
         key = table.key(*parts)
         if request.validate_only:
             change = admit(controller.state, Context(controller.clock.now(), controller.rng))
-            return self._foretell(controller.state, verb, change, key)
+            return self._foretell(controller.state, verb, change, parts)
 
         def uid_of(change: Change) -> str:
             value = change.writes.get(key)
@@ -262,16 +267,18 @@ class StandardMethods:
             raise NotFoundError(f"{common.describe(table, parts)} was written, but is deleted again since")
         return self._show(controller.state, found[1], found[2])
 
-    def _foretell(self, state: State, verb: str, change: Change, key: bytes) -> Any:
+    def _foretell(self, state: State, verb: str, change: Change, parts: Parts) -> Any:
         """What a write would give, without writing."""
         rules = self._rules
-        value = change.writes.get(key)
+        if verb == "Delete":
+            return operation_pb2.Operation(verb=f"{rules.kind.noun}.delete") if rules.long_running else None
+        value = change.writes.get(rules.table.key(*parts))
         written: Any = rules.table.message.FromString(value) if value and rules.table.message else None
         if verb == "Create" and rules.foretell is not None:
             return rules.foretell(state, written)
-        if verb == "Delete" and rules.long_running:
-            return operation_pb2.Operation(verb=f"{rules.kind.noun}.delete")
-        return written
+        shown = self._show(state, parts, Stored(written, 0, 0))
+        shown.meta.ClearField("etag")  # there is no such version
+        return shown
 
     def _parts(self, request: Any) -> Parts:
         name = request.name
@@ -318,6 +325,8 @@ def _parse_token(token: str, query: str) -> tuple[int, Parts]:
         parsed = int(revision), tuple(str(part) for part in last)
     except (ValueError, TypeError):
         raise _bad("page_token", "is not one that a list has given") from None
+    if parsed[0] < 1:
+        raise _bad("page_token", "is not one that a list has given")
     if digest != query:
         raise _bad("page_token", "is of another query: keep project and selector the same for all pages")
     return parsed

@@ -129,7 +129,7 @@ class Election:
         self.term = term
         leading = asyncio.ensure_future(lead(term))
         try:
-            while keeper.held() and self._state.epoch in (0, term.epoch):
+            while keeper.held() and self._state.epoch == term.epoch:
                 done, _ = await asyncio.wait(
                     {leading, keeping}, timeout=HELD_CHECK_S, return_when=asyncio.FIRST_COMPLETED
                 )

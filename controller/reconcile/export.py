@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from controller.commit import HOUR_S, Change, Committer
-from controller.journal import Journal
+from controller.journal import Journal, JournalBrokenError
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import (
@@ -66,7 +66,7 @@ class Exporter:
             await asyncio.sleep(period_s)
             try:
                 await work()
-            except (StoreError, CumuletError, OSError) as error:
+            except (StoreError, CumuletError, JournalBrokenError, OSError) as error:
                 log.warning(
                     "housekeeping failed, trying again later",
                     work=getattr(work, "__name__", ""),
@@ -75,13 +75,10 @@ class Exporter:
 
     async def export(self) -> None:
         """Move all events to the journal. Raises StoreError, CumuletError, OSError, JournalBrokenError."""
-        while True:
-            listing = await self._store.list(keys.JOURNAL.prefix(), limit=10 * EXPORT_BATCH)
-            items = sorted(listing.items, key=lambda item: (item.mod_revision, item.key))
-            for start in range(0, len(items), EXPORT_BATCH):
-                await self._export_batch(items[start : start + EXPORT_BATCH])
-            if not listing.more:
-                return
+        listing = await self._store.list(keys.JOURNAL.prefix())  # all: a part of them has no order
+        items = sorted(listing.items, key=lambda item: (item.mod_revision, item.key))
+        for start in range(0, len(items), EXPORT_BATCH):
+            await self._export_batch(items[start : start + EXPORT_BATCH])
 
     async def _export_batch(self, items: Sequence[KeyValue]) -> None:
         row = self._state.find(keys.JOURNAL_HEAD)

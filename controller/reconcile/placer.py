@@ -32,6 +32,7 @@ from scheduler.plan import plan
 from scheduler.policy import PACK
 
 BATCH: Final = 200  # requests planned at once; a batch of the gate holds about 40
+PAUSE_S: Final = 1.0  # after a commit that failed: etcd is away, or others change the same
 RETRY_S: Final = 15.0  # refused instances are looked at again, should a hint have been lost
 
 log = structlog.get_logger(__name__)
@@ -134,25 +135,29 @@ class Placer:
         self._on_decisions(len(decided.placements), len(decided.rejections), time.perf_counter() - started)
         self._note_refusals(decided)
         by_uid = {request.uid: request for request in requests}
-        await asyncio.gather(
+        answered = await asyncio.gather(
             *(self._commit(by_uid[placed.uid], placed.node) for placed in decided.placements)
         )
+        if not all(answered):
+            await asyncio.sleep(PAUSE_S)
 
     def _note_refusals(self, decided: Plan) -> None:
         for rejection in decided.rejections:
             self._refused.add(rejection.uid)
             self._on_refusal(rejection.uid, str(rejection))
 
-    async def _commit(self, request: Request, node: str) -> None:
+    async def _commit(self, request: Request, node: str) -> bool:
+        """Whether the gate has answered, with a placement or without."""
         context = Context(self._clock.now(), self._rng, "scheduler")
         try:
             placed = await self._committer.commit(lambda state: gate(state, context, request, node))
         except CumuletError as error:
             log.warning("a placement was not committed", instance=request.uid, node=node, error=str(error))
-            return
+            return False
         if placed:
             self._unplaced.pop(request.uid, None)
             self._on_refusal(request.uid, None)
+        return True
 
 
 def gate(state: State, context: Context, request: Request, node: str) -> Change | None:

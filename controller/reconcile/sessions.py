@@ -38,6 +38,7 @@ SILENCE_S: Final = 30.0  # six heartbeats: a lost packet or a busy node is not a
 HELLO_S: Final = 10.0
 JUDGE_S: Final = 1.0
 REQUEST_S: Final = 20.0  # an agent's answer to a question, such as its inventory
+OUTBOX_MAX: Final = 1_000  # messages that an agent has not taken: answers to an hour of heartbeats
 PAUSE_S: Final = 0.02  # plans of one burst of changes are sent once
 
 log = structlog.get_logger(__name__)
@@ -86,7 +87,7 @@ class Sessions:
         self._on_facts = on_facts  # called with the uid of every instance with news
         self._sessions: dict[str, Session] = {}
         self._last_heard: dict[str, float] = {}
-        self._leading_since = 0.0
+        self._leading_since = clock.monotonic()
 
     # --- asked by others -------------------------------------------------------------------------
 
@@ -192,6 +193,8 @@ class Sessions:
             session.heard_at = self._now()
             self._last_heard[session.node] = session.heard_at
             kind = message.WhichOneof("kind")
+            if len(session.outbox) > OUTBOX_MAX:
+                raise LinkClosedError(f"the agent of {session.node} talks, but does not listen")
             if kind == "heartbeat":
                 ack = agent_pb2.HeartbeatAck(sequence=message.heartbeat.sequence)
                 session.post(agent_pb2.ControllerMessage(heartbeat_ack=ack))
@@ -234,7 +237,6 @@ class Sessions:
 
     async def run(self) -> None:
         """Declare nodes silent, and clear away those that were declared off; forever."""
-        self._leading_since = self._now()
         while True:
             for row in list(self._state.rows(keys.NODES).values()):
                 name = row.message.meta.name

@@ -27,11 +27,13 @@ from cumulet.convert import find_condition, timestamp
 from cumulet.errors import CumuletError
 from cumulet.v1 import agent_pb2, event_pb2, instance_pb2, meta_pb2, operation_pb2
 
+OPERATIONS_AT_ONCE: Final = 32  # ended in one change, which must fit one transaction (128 compares)
 BATCH: Final = 200  # names taken at once; the committer splits them into transactions
 RETRY_S: Final = 1.0
 SWEEP_S: Final = 30.0  # how late a passed deadline may be noticed
 PENDING_TEXT_S: Final = 60.0  # how often the text of a lasting refusal is written anew
 
+MORE: Final = "more"  # a change's result: look again at once
 PLACED: Final = "Placed"
 RUNNING: Final = "Running"
 ADDRESS: Final = "AddressReady"
@@ -89,6 +91,9 @@ def _build_pending(
     status: instance_pb2.InstanceStatus, instance: instance_pb2.Instance, refusal: str | None, now: float
 ) -> None:
     status.node = ""
+    if instance.meta.HasField("deleted_at"):
+        status.phase = lifecycle.DELETING
+        return
     status.phase = (
         lifecycle.PENDING if instance.spec.power == instance_pb2.POWER_STATE_ON else lifecycle.STOPPED
     )
@@ -128,7 +133,8 @@ def _build_placed(
     status.boots, status.restarts = observed.boots, observed.restarts
     running = status.phase == lifecycle.RUNNING
     word = observed.reason or _WORDS.get(status.phase, "Preparing")
-    told = _SENTENCES.get(word, f"{word} on {{node}}").format(node=status.node)
+    sentence = _SENTENCES.get(word)
+    told = sentence.format(node=status.node) if sentence else f"{word} on {status.node}"
     text = observed.message or told
     truth = meta_pb2.CONDITION_STATUS_TRUE if running else meta_pb2.CONDITION_STATUS_FALSE
     _set(status, RUNNING, truth, word, text, now)
@@ -272,11 +278,12 @@ def build_change(
         return None
     parts, row = found
     placement = state.placement_of(uid)
-    if row.message.meta.HasField("deleted_at") and is_gone(row, placement, facts):
+    gone = row.message.meta.HasField("deleted_at") and is_gone(row, placement, facts)
+    if gone and len(_open_operations(state, uid)) <= OPERATIONS_AT_ONCE:
         return _removal(state, context, parts, row, placement)
     before = state.find(keys.INSTANCE_STATUS, uid)
     status = build_status(state, row.message, facts, refusal, context.now)
-    change = Change()
+    change = Change(result=MORE if gone else None)
     if _differs(before, status):
         key = keys.INSTANCE_STATUS.key(uid)
         change.compares.append(unchanged(key, before.mod_revision if before else 0))
@@ -322,12 +329,21 @@ def _end_operations(
     instance: instance_pb2.Instance,
     status: instance_pb2.InstanceStatus,
 ) -> None:
-    for parts, row in state.operations_of(instance.meta.uid):
-        if row.message.done:
-            continue
+    """End what has ended, a number at once; the change's result tells whether there is more."""
+    ended = 0
+    for parts, row in _open_operations(state, instance.meta.uid):
         end = end_of_operation(row.message, instance, status, context.now)
-        if not isinstance(end, bool):
-            _end(change, context, parts, row, end)
+        if isinstance(end, bool):
+            continue
+        if ended == OPERATIONS_AT_ONCE:
+            change.result = MORE
+            return
+        _end(change, context, parts, row, end)
+        ended += 1
+
+
+def _open_operations(state: State, uid: str) -> list[tuple[Parts, Stored]]:
+    return [(parts, row) for parts, row in state.operations_of(uid) if not row.message.done]
 
 
 def _end(
@@ -364,15 +380,9 @@ def _removal(state: State, context: Context, parts: Parts, row: Stored, placemen
             for fixed in port.spec.addresses:
                 change.writes[keys.ADDRESSES.key(network_uid, fixed.address)] = None
     gone = operation_pb2.OperationError(reason="CONFLICT", message="the instance was deleted")
-    for where, operation in state.operations_of(uid):
-        if not operation.message.done:
-            _end(
-                change,
-                context,
-                where,
-                operation,
-                None if operation.message.verb == "instance.delete" else gone,
-            )
+    for where, operation in _open_operations(state, uid):
+        error = None if operation.message.verb == "instance.delete" else gone
+        _end(change, context, where, operation, error)
     change.events.append(common.event(context, "instance", instance.meta, "Deleted", "the instance is gone"))
     return change
 
@@ -406,11 +416,14 @@ class Statuses:
             return build_change(state, context, uid, facts, self.refusals.get(uid))
 
         try:
-            await self._committer.commit(compute)
+            if await self._committer.commit(compute) == MORE:
+                self.queue.add(uid)
+            if self._state.find_instance(uid) is None:
+                self.refusals.pop(uid, None)
         except CumuletError as error:
             log.warning("a status was not written, trying again", instance=uid, error=str(error))
             self.queue.add_later(uid, RETRY_S)
-        except lifecycle.IllegalTransitionError:
+        except Exception:  # one damaged object must not stop the others' statuses
             log.exception("a status was not written: a fault of ours", instance=uid)
 
     async def _sweep(self) -> None:
