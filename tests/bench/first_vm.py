@@ -17,7 +17,6 @@ from tests.bench import fleet, vm
 from tests.bench.report import Suite, percentile
 
 RUNS = 15
-SIM_SEEDS = 5_000
 
 
 def measure_cli(suite: Suite) -> None:
@@ -39,16 +38,11 @@ def measure_cli(suite: Suite) -> None:
         suite.figure(name, percentile(found, 0.5), "ms", runs=RUNS, minimum=round(min(found), 1))
 
 
-def measure_simulation(suite: Suite) -> None:
-    subprocess.run([sys.executable, "-m", "tests.bench.sim", "--seeds", str(SIM_SEEDS)], check=True)
-
-
 PARTS: dict[str, Callable[[Suite], None]] = {
     "cli": measure_cli,
     "fleet-100": lambda suite: fleet.measure(suite, 100, 1_000, idle=False),
     "fleet-1000": lambda suite: fleet.measure(suite, 1_000, 1_000, idle=True),
     "vm": vm.measure,
-    "sim": measure_simulation,
 }
 
 
