@@ -51,7 +51,7 @@ def instance_phase(state: State, row: Stored) -> instance_pb2.InstancePhase.Valu
         return lifecycle.PENDING if on else lifecycle.STOPPED
     if status is None or not status.phase:
         return lifecycle.STARTING
-    if status.observed_generation < instance.meta.generation:
+    if status.phase != lifecycle.UNKNOWN and status.observed_generation < instance.meta.generation:
         return _awaited_phase(instance, status)
     return status.phase
 

@@ -307,6 +307,8 @@ def _transitions(
     status: instance_pb2.InstanceStatus,
 ) -> Iterator[event_pb2.Event]:
     old = before.message.phase if before else lifecycle.PENDING
+    if old == lifecycle.PENDING and status.node:
+        old = lifecycle.STARTING  # that it was placed is shown, but not written (assemble.py)
     if status.phase != old:
         lifecycle.check_transition(old, status.phase)
     running = find_condition(status.conditions, RUNNING)

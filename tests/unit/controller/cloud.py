@@ -35,6 +35,7 @@ from cumulet.v1 import (
     subnet_pb2,
 )
 
+ATTACH = instance_pb2.NetworkAttachment
 NOW = 1_800_000_000.0
 SHA = "ab" * 32
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAlbWsOcJ2F3f6WUkBBIVtGxfdhU1zJzNxTYf4kRZdm8 me@laptop"
@@ -101,7 +102,7 @@ class Paper:
     def add_node(self, name: str = "n1", **capacity: int) -> None:
         hello = agent_pb2.AgentHello(node=name, address="192.0.2.1")
         self.do(node.register(self.state, self.context, hello))
-        amounts = {"vcpu": 8, "memory_mib": 16_384, "disk_gib": 200, **capacity}
+        amounts: dict[str, Any] = {"vcpu": 8, "memory_mib": 16_384, "disk_gib": 200, **capacity}
         status = node_pb2.NodeStatus(capacity=meta_pb2.Resources(**amounts))
         status.conditions.add(type="Ready", status=meta_pb2.CONDITION_STATUS_TRUE, reason="AgentConnected")
         self.put(keys.NODE_STATUS, (name,), status)
@@ -149,10 +150,9 @@ def project_message(name: str = "p1", **quota: Any) -> project_pb2.Project:
 
 
 def flavor_message(name: str = "small", **amounts: int) -> flavor_pb2.Flavor:
-    resources = meta_pb2.Resources(**{"vcpu": 1, "memory_mib": 512, "disk_gib": 5, **amounts})
-    return flavor_pb2.Flavor(
-        meta=meta_pb2.Meta(name=name), spec=flavor_pb2.FlavorSpec(resources=resources)
-    )
+    wanted: dict[str, Any] = {"vcpu": 1, "memory_mib": 512, "disk_gib": 5, **amounts}
+    resources = meta_pb2.Resources(**wanted)
+    return flavor_pb2.Flavor(meta=meta_pb2.Meta(name=name), spec=flavor_pb2.FlavorSpec(resources=resources))
 
 
 def image_message(name: str = "debian", sha256: str = SHA) -> image_pb2.Image:
@@ -178,9 +178,7 @@ def subnet_message(name: str = "lan-a", cidr: str = "10.0.0.0/24", **spec: Any) 
 def instance_message(name: str = "web", **spec: Any) -> instance_pb2.Instance:
     fields: dict[str, Any] = {"flavor": "small", "image": "debian", **spec}
     fields.setdefault("networks", [instance_pb2.NetworkAttachment(network="lan")])
-    return instance_pb2.Instance(
-        meta=meta_pb2.Meta(name=name), spec=instance_pb2.InstanceSpec(**fields)
-    )
+    return instance_pb2.Instance(meta=meta_pb2.Meta(name=name), spec=instance_pb2.InstanceSpec(**fields))
 
 
 def fields_of(violations: Iterable[Any]) -> set[str]:

@@ -85,8 +85,11 @@ def _everything(state: State) -> dict[str, Any]:
             for table in (keys.INSTANCES, keys.PORTS, keys.OPERATIONS)
             for project in "pq"
         },
-        "uids": {f"{kind}-{name}": state.find_uid(f"{kind}-{name}") for kind in ("instance", "port")
-                 for name in NAMES},
+        "uids": {
+            f"{kind}-{name}": state.find_uid(f"{kind}-{name}")
+            for kind in ("instance", "port")
+            for name in NAMES
+        },
         "placements": {uid: state.placement_of(uid) for uid in uids},
         "on": {node: dict(state.placements_on(node)) for node in NODES},
         "allocated": {node: state.allocated_on(node) for node in NODES},
@@ -180,8 +183,9 @@ def test_what_was_told_adds_up_to_what_is_there(txns: list[Any]) -> None:
         before = mvcc.revision
         _apply(mvcc, _txn(writes))
         state.apply(mvcc.revision, mvcc.changes_since(b"", before + 1, 1)[1])
-    there = {(path, parts): row for path, rows in _everything(state)["rows"].items()
-             for parts, row in rows.items()}
+    there = {
+        (path, parts): row for path, rows in _everything(state)["rows"].items() for parts, row in rows.items()
+    }
     assert {where: row for where, row in seen.items() if row is not None} == there
 
 
@@ -260,4 +264,3 @@ def test_events_are_passed_on_with_their_revision() -> None:
     paper.state.listen_events(heard.append)
     paper.put(keys.JOURNAL, ("e1",), event_pb2.Event(uid="e1", reason="Created"))
     assert [(event.uid, event.revision) for event in heard] == [("e1", paper.state.revision)]
-
