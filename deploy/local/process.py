@@ -117,15 +117,7 @@ def reap(pid: int) -> None:
 def find_marked(name: str, value: str) -> tuple[ProcessId, ...]:
     """Processes with `name=value` in the environment they were started with, but for this one."""
     wanted = os.fsencode(f"{name}={value}")
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            process = find_process(int(entry.name))
-            if wanted in (entry / "environ").read_bytes().split(b"\0") and process is not None:
-                found.append(process)
-    return tuple(sorted(found, key=lambda process: process.pid))
+    return tuple(process for process in _neighbours() if wanted in _environment(process))
 
 
 def command_line(process: ProcessId) -> str:
@@ -139,12 +131,35 @@ def command_line(process: ProcessId) -> str:
 
 def find_by_argument(programs: tuple[str, ...], text: str) -> tuple[ProcessId, ...]:
     """Processes of these programs (by the first word's file name) with `text` in their arguments."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        process = find_process(int(entry.name)) if entry.name.isdigit() else None
-        if process is None:
-            continue
+
+    def matches(process: ProcessId) -> bool:
         words = command_line(process).split(" ")
-        if Path(words[0]).name.startswith(programs) and any(text in word for word in words[1:]):
-            found.append(process)
-    return tuple(sorted(found, key=lambda process: process.pid))
+        return Path(words[0]).name.startswith(programs) and any(text in word for word in words[1:])
+
+    return tuple(process for process in _neighbours() if matches(process))
+
+
+def _neighbours() -> tuple[ProcessId, ...]:
+    """All other processes of this machine by number.
+
+    Those of containers on it are visible too, but live in process namespaces of their own: a cloud in one of
+    them may well have the same directories, and is not ours.
+    """
+    here = _process_namespace(os.getpid())
+    numbers = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    local = (pid for pid in numbers if pid != os.getpid() and _process_namespace(pid) == here)
+    return tuple(process for process in map(find_process, local) if process is not None)
+
+
+def _process_namespace(pid: int) -> int:
+    try:
+        return Path(f"/proc/{pid}/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _environment(process: ProcessId) -> list[bytes]:
+    try:
+        return Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -23,9 +23,10 @@ from deploy.local.services import SUPERVISOR
 from tests.support.machine import Machine
 
 BIN = Path(sys.executable).parent
+STATE_DIR = "/srv/cumulet"
 CUMULET = str(BIN / "cumulet")
 # Two busy cores under software emulation; an idle machine needs a fifth of it.
-CONVERGE_TIMEOUT_S = 90.0
+CONVERGE_TIMEOUT_S = 60.0
 POLL_S = 0.2
 SERVICES = ("controller", "agent", "etcd", "libvirtd", "virtlogd", SUPERVISOR)
 
@@ -41,7 +42,7 @@ def image() -> None:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     base = tmp_path_factory.mktemp("machine")
-    with Machine(base, {"CUMULET_CONFIG": str(base / "config.yaml")}) as made:
+    with Machine(base, {"CUMULET_CONFIG": str(base / "config.yaml"), "CUMULET_STATE": STATE_DIR}) as made:
         yield made
 
 
@@ -72,8 +73,8 @@ def snapshot(machine: Machine) -> dict[str, Any]:
         "namespaces": listing("ip", "netns", "list"),
         "nft": machine.run("nft", "list", "ruleset").stdout,
         "domains": listing("find", "/etc/libvirt", "/run", "-name", "*-*-*-*.xml"),
-        "state": listing("find", "/var/lib/cumulet", "/var/log/libvirt", "-mindepth", "1", "-type", "f"),
-        "sockets": listing("find", "/run", "-path", "*cumulet*"),
+        "state": listing("find", "/srv", "/var/log/libvirt", "-mindepth", "1", "-type", "f"),
+        "sockets": listing("find", "/run", "/srv", "-path", "*cumulet*"),
         "forwarding": machine.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout,
     }
 

@@ -19,7 +19,9 @@ from typing import Final, Self
 _OWN: Final = {
     "/run": False,
     "/var/lib/libvirt": False,
-    "/var/lib/cumulet": False,
+    # For the state of the set-up. Not /var/lib/cumulet: a directory that a cloud on this host removes with
+    # itself would take the mount over it away, here too.
+    "/srv": False,
     "/var/log/libvirt": False,
     "/etc/libvirt": True,
     # What libvirt has learned of QEMU: finding it out anew takes several seconds.

@@ -85,6 +85,17 @@ def test_marked_processes_are_found_by_their_environment(sleeper: subprocess.Pop
     assert process.find_marked("CUMULET_TEST_MARK", "a b") == ()
 
 
+def test_a_container_with_the_same_mark_is_not_ours() -> None:
+    inside = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "echo 1; exec sleep 99"]
+    environment = {**os.environ, "CUMULET_TEST_MARK": "same"}
+    with subprocess.Popen(inside, env=environment, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        container.stdout.readline()
+        # unshare itself is in our namespace, its child is not.
+        assert process.find_marked("CUMULET_TEST_MARK", "same") == (identity(container),)
+        container.kill()
+
+
 def test_programs_are_found_by_an_argument(sleeper: subprocess.Popen[bytes]) -> None:
     assert identity(sleeper) in process.find_by_argument(("sleep",), "99")
     assert process.find_by_argument(("no-such-program",), "99") == ()
