@@ -70,7 +70,7 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
     if network is None:
         violations.add("spec.network", f"network {given.spec.network!r} does not exist in project {project}")
     elif cidr is not None:
-        _check_overlap(state, project, given.spec.network, cidr, violations)
+        _check_overlap(state, project, given, cidr, violations)
     violations.raise_any(f"subnet {given.meta.name!r} was not created")
     assert network is not None  # violations.raise_any has refused otherwise
     spec = subnet_pb2.SubnetSpec(
@@ -217,9 +217,9 @@ def _check_dns(spec: subnet_pb2.SubnetSpec, violations: Violations) -> None:
 
 
 def _check_overlap(
-    state: State, project: str, network: str, cidr: IPv4Network, violations: Violations
+    state: State, project: str, given: subnet_pb2.Subnet, cidr: IPv4Network, violations: Violations
 ) -> None:
-    for name, row in subnets_of(state, project, network):
+    for name, row in subnets_of(state, project, given.spec.network):
         other = IPv4Network(row.message.spec.cidr)
-        if cidr.overlaps(other):
+        if cidr.overlaps(other) and name != given.meta.name:  # that it exists already is said elsewhere
             violations.add("spec.cidr", f"{cidr} overlaps subnet {name} ({other}) of the same network")
