@@ -15,7 +15,7 @@ ETCD_OUT := .
 STUBS := $(CURDIR)/build/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto build lint test bench demo down clean
+.PHONY: help install proto build lint test bench demo down docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ proto: install ## Generate the gRPC stubs anew
 	@cd proto && $(PROTOC) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) $(SERVICE_FILES)
 	@$(PROTOC) --python_out=$(ETCD_OUT) --mypy_out=quiet:$(ETCD_OUT) \
 		--grpc_python_out=$(ETCD_OUT) --mypy_grpc_out=quiet:$(ETCD_OUT) $(ETCD_PROTO)
+
+docs: install ## Write the generated pages anew: keys, command line, fields
+	@$(VENV)/python -m cli.fields
+	@$(VENV)/python -m cli.reference
+	@$(VENV)/python -m controller.store.keys > docs/reference/keys.md
 
 clean: ## Remove what was built and cached in this checkout; .venv and the cloud stay
 	rm -rf build dist *.egg-info proto/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
