@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +197,13 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_S):
         while not condition():  # noqa: ASYNC110 (of several objects, none of which tells)
             await asyncio.sleep(0.01)
+
+
+async def until_true(ask: Callable[[], Awaitable[bool]]) -> None:
+    """The same for a question that takes a call."""
+    async with asyncio.timeout(WAIT_S):
+        while not await ask():  # noqa: ASYNC110 (the other side tells only when asked)
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

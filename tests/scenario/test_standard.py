@@ -360,8 +360,13 @@ async def test_the_sdk_speaks_to_it(cloud: Cloud) -> None:
 
     def story() -> None:
         with Client([cloud.address]) as client:
-            client.create("flavor", {"meta": {"name": "big"}, "spec": {"resources": {
-                "vcpu": 4, "memoryMib": 4096, "diskGib": 10}}})
+            client.create(
+                "flavor",
+                {
+                    "meta": {"name": "big"},
+                    "spec": {"resources": {"vcpu": 4, "memoryMib": 4096, "diskGib": 10}},
+                },
+            )
             assert client.get("flavor", "big").spec.resources.vcpu == 4
             assert [found.meta.name for found in client.list("flavor")] == ["big", "small"]
             for change in client.watch("flavor", timeout_s=20):
