@@ -48,6 +48,9 @@ class Feed:
             try:
                 await self.relist()
                 async for batch in self._store.watch(keys.PREFIX, self._state.revision + 1):
+                    if self._state.misses(batch.revision, batch.changes):
+                        log.warning("the watch has lost a change, listing again", upto=batch.revision)
+                        await self.relist()
                     self._state.apply(batch.revision, batch.changes)
             except CompactedError as error:
                 log.info("watch fell behind compaction, listing again", compacted=error.compact_revision)

@@ -230,6 +230,19 @@ class State:
                 self._put(*parsed, change.value, *revisions)
         self.advance(revision)
 
+    def misses(self, revision: int, changes: Iterable[Change]) -> bool:
+        """Whether a revision before the end of this batch was never delivered.
+
+        Every write of a store of our own is under our prefix, so revisions have no gaps. It matters: guards
+        say "nothing changed since the State's revision" (correctness.md I17), which a lost change breaks.
+        """
+        expected = self.revision + 1
+        for seen in sorted({change.mod_revision for change in changes}):
+            if seen > expected:
+                return True
+            expected = max(expected, seen + 1)
+        return revision >= expected
+
     def _deleted_after(self, revision: int) -> set[tuple[str, Parts]]:
         """What is not there now and was deleted after a revision."""
         gone: set[tuple[str, Parts]] = set()
