@@ -71,7 +71,7 @@ class Placer:
             if changed.after is not None:
                 self._unplaced.pop(uid, None)
             else:
-                if self._state.find_instance(uid) is not None:
+                if self._find_placeable(uid) is not None:
                     self._unplaced[uid] = None
                 self._look_again()
         elif changed.table in (keys.NODES, keys.NODE_STATUS):
@@ -114,6 +114,14 @@ class Placer:
             self._refused.discard(uid)
             self._wake.set()
 
+    def _find_placeable(self, uid: str) -> instance_pb2.Instance | None:
+        """The instance, unless it is gone or going: the gate would refuse it, again and again."""
+        found = self._state.find_instance(uid)
+        if found is None or found[1].message.meta.HasField("deleted_at"):
+            return None
+        instance: instance_pb2.Instance = found[1].message
+        return instance
+
     def _look_again(self) -> None:
         self._refused.clear()
         self._wake.set()
@@ -121,11 +129,11 @@ class Placer:
     async def _place(self, uids: list[str]) -> None:
         requests = []
         for uid in uids:
-            found = self._state.find_instance(uid)
-            if found is None:
+            instance = self._find_placeable(uid)
+            if instance is None:
                 self._unplaced.pop(uid, None)
             else:
-                requests.append(build_request(found[1].message))
+                requests.append(build_request(instance))
         started = time.perf_counter()
         view = self._fleet.view()
         decided = plan(view, requests, PACK, self._rng)
