@@ -113,7 +113,11 @@ def _declare_off(context: Context, parts: tuple[str, ...], row: Stored) -> Chang
 
 
 def forget_placement(state: State, context: Context, node: str, uid: str) -> Change:
-    """Release one placement of a node that was declared off; its epoch is remembered for the next one."""
+    """Release one placement of a node that was declared off; its epoch is remembered for the next one.
+
+    The copy there gets a tombstone: the machine may come back after the instance was deleted, and absence
+    from its plan would leave the copy for ever.
+    """
     row = state.placements_on(node)[uid]
     key = keys.PLACEMENTS.key(node, uid)
     status_key = keys.INSTANCE_STATUS.key(uid)
@@ -124,7 +128,11 @@ def forget_placement(state: State, context: Context, node: str, uid: str) -> Cha
             unchanged(key, row.mod_revision),
             unchanged(status_key, status_row.mod_revision if status_row else 0),
         ],
-        writes={key: None, status_key: common.encode(status)},
+        writes={
+            key: None,
+            status_key: common.encode(status),
+            keys.TOMBSTONES.key(node, uid): common.encode(row.message),
+        },
     )
     found = state.find_instance(uid)
     if found is not None:

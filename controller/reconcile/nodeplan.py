@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
 from controller.admit.subnet import subnets_of
-from controller.state import State
+from controller.state import State, Stored
 from controller.store import keys
 from cumulet.v1 import agent_pb2, instance_pb2, network_pb2, store_pb2
 
@@ -36,6 +36,8 @@ def compile_plan(
             plan.tombstones.add(uid=uid, epoch=placement.epoch)
         else:
             _add_instance(plan, state, instance, placement, networks)
+    for uid, tombstone in tombstones_on(state, node):
+        plan.tombstones.add(uid=uid, epoch=tombstone.message.epoch)
     for stray in strays:
         elsewhere = state.placement_of(stray.uid)
         if elsewhere is not None and elsewhere.message.node != node:
@@ -43,6 +45,12 @@ def compile_plan(
     for uid in sorted(networks):
         _add_network(plan, state, networks[uid])
     return plan
+
+
+def tombstones_on(state: State, node: str) -> list[tuple[str, Stored]]:
+    """(uid, row) of copies that were left on a node when it was declared off. There are few, if any."""
+    rows = state.rows(keys.TOMBSTONES)
+    return [(parts[1], rows[parts]) for parts in sorted(rows) if parts[0] == node]
 
 
 def plan_version(state: State) -> agent_pb2.PlanVersion:

@@ -21,9 +21,9 @@ from controller.admit import node as admit_node
 from controller.admit.common import Context
 from controller.commit import Change, Committer
 from controller.fleet import READY
-from controller.reconcile.nodeplan import compile_plan
+from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
-from controller.state import Changed, State
+from controller.state import Changed, State, Stored
 from controller.store import keys
 from controller.store.protocol import unchanged
 from cumulet.clock import Clock
@@ -129,6 +129,7 @@ class Sessions:
     async def serve(self, end: ControllerEnd, hello: agent_pb2.AgentHello) -> None:
         """One session from its hello to its end. Raises CumuletError when the agent is refused."""
         node = hello.node
+        self._last_heard[node] = self._now()  # before the commit: a judgement of silence may be under way
         await self._committer.commit(lambda state: self._opening(state, hello))
         now = self._now()
         session = Session(node, hello.session_nonce, end, now)
@@ -167,7 +168,8 @@ class Sessions:
         known = state.find(keys.NODES, hello.node)
         if known is not None:
             common.get_live_row(state, keys.NODES, hello.node)
-            common.rest_on(change, keys.NODES, known, hello.node)
+            # Not only that it exists: a node that was declared off meanwhile gets no session, no plan.
+            change.compares.append(unchanged(keys.NODES.key(hello.node), known.mod_revision))
         record = store_pb2.SessionRecord(
             nonce=hello.session_nonce, leader_epoch=state.epoch, opened_at=timestamp(context.now)
         )
@@ -221,14 +223,14 @@ class Sessions:
         if report.acted_on != session.acted_on:
             session.acted_on.CopyFrom(report.acted_on)
             news |= self._state.placements_on(session.node).keys()
-        for uid in news:
+        for uid in sorted(news):  # not in a set's order, so that a simulation repeats
             self._on_facts(uid)
 
     # --- following the state ---------------------------------------------------------------------
 
     def note_change(self, changed: Changed) -> None:
         """Have the plans compiled anew that a change concerns."""
-        for node in _concerned_nodes(self._state, changed):
+        for node in sorted(_concerned_nodes(self._state, changed)):
             session = self._sessions.get(node)
             if session is not None:
                 session.want_plan()
@@ -238,6 +240,7 @@ class Sessions:
     async def run(self) -> None:
         """Declare nodes silent, and clear away those that were declared off; forever."""
         while True:
+            await self._end_silent_sessions()
             for row in list(self._state.rows(keys.NODES).values()):
                 name = row.message.meta.name
                 try:
@@ -245,9 +248,19 @@ class Sessions:
                         await self._remove_node(name)
                     elif name not in self._sessions and self._silence(name) >= SILENCE_S:
                         await self._committer.commit(partial(self._silencing, node=name))
+                    else:
+                        await self._bury(name)
                 except CumuletError as error:
                     log.warning("a node's status was not written", node=name, error=str(error))
             await asyncio.sleep(JUDGE_S)
+
+    async def _end_silent_sessions(self) -> None:
+        """A machine that lost power ends no stream: its session would stay open, and the node Ready."""
+        for session in list(self._sessions.values()):
+            if self._now() - session.heard_at >= SILENCE_S:
+                log.warning("agent is silent, its session ends", node=session.node)
+                await session.end.close()
+                self._close(session)
 
     def _silence(self, node: str) -> float:
         return self._now() - max(self._last_heard.get(node, 0.0), self._leading_since)
@@ -257,7 +270,7 @@ class Sessions:
 
     def _silencing(self, state: State, node: str) -> Change | None:
         row = state.find(keys.NODE_STATUS, node)
-        if row is None or node in self._sessions:
+        if row is None or node in self._sessions or self._silence(node) < SILENCE_S:
             return None
         context = Context(self._clock.now(), self._rng, "controller")
         status = node_pb2.NodeStatus()
@@ -267,6 +280,14 @@ class Sessions:
         change = Change()
         self._write_node_status(change, state, context, node, status)
         return change
+
+    async def _bury(self, node: str) -> None:
+        """Forget tombstones whose copies the node has looked for and does not have any more."""
+        for uid, row in tombstones_on(self._state, node):
+            facts = self.facts(node, uid)
+            if facts.acted_revision < row.mod_revision or not _is_buried(row, facts):
+                continue
+            await self._committer.commit(partial(_burying, node=node, uid=uid))
 
     async def _remove_node(self, name: str) -> None:
         """A node that was declared off for good: forget its placements, then the node."""
@@ -306,6 +327,16 @@ class Sessions:
                     context, "node", meta, ready.reason, f"node {node}: {ready.message}", warning=warning
                 )
             )
+
+
+def _is_buried(tombstone: Stored, facts: Facts) -> bool:
+    seen = facts.observed
+    return seen is None or seen.state == agent_pb2.DOMAIN_STATE_ABSENT or seen.epoch > tombstone.message.epoch
+
+
+def _burying(state: State, node: str, uid: str) -> Change | None:
+    row = state.find(keys.TOMBSTONES, node, uid)
+    return common.remove(keys.TOMBSTONES, (node, uid), row) if row else None
 
 
 def _forgetting(state: State, context: Context, node: str, uid: str) -> Change | None:
@@ -361,7 +392,7 @@ def _concerned_nodes(state: State, changed: Changed) -> set[str]:
     row = changed.after or changed.before
     if row is None:
         return set()
-    if table is keys.PLACEMENTS:
+    if table in (keys.PLACEMENTS, keys.TOMBSTONES):
         return {parts[0]}
     if table is keys.INSTANCES:
         return _nodes_of(state, [row.message.meta.uid])

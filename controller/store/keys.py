@@ -96,6 +96,13 @@ PLACEMENTS: Final = Table(
     "leader: commit gate",
     "where an instance is; usage is derived from these",
 )
+TOMBSTONES: Final = Table(
+    "tombstones",
+    ("node", "uid"),
+    store_pb2.PlacementRecord,
+    "leader: sessions",
+    "copies on a node that was declared off: to be destroyed there, should it come back",
+)
 INSTANCE_STATUS: Final = Table(
     "status/instances",
     ("uid",),
@@ -151,6 +158,7 @@ TABLES: Final = (
     MACS,
     VNIS,
     PLACEMENTS,
+    TOMBSTONES,
     INSTANCE_STATUS,
     NODE_STATUS,
     SESSIONS,
