@@ -54,7 +54,7 @@ class FleetView:
 
     def view(self) -> View:
         """All nodes as they are at the state's revision."""
-        for name in self._touched:
+        for name in sorted(self._touched):  # ties are broken by the order of nodes
             row = self._state.find(keys.NODES, name)
             if row is None:
                 self._nodes.pop(name, None)

@@ -22,7 +22,7 @@ from controller.store import keys
 from controller.store.protocol import absent
 from cumulet import lifecycle
 from cumulet.convert import resources_from, timestamp
-from cumulet.errors import FailedPreconditionError
+from cumulet.errors import FailedPreconditionError, UnavailableError
 from cumulet.names import new_uid
 from cumulet.v1 import instance_pb2, meta_pb2, operation_pb2, port_pb2
 
@@ -32,6 +32,7 @@ KEY_PAIRS_MAX: Final = 32
 STOP_TIMEOUT_DEFAULT_S: Final = 60
 STOP_TIMEOUT_MAX_S: Final = 3600
 OPERATION_DEADLINE_S: Final = 3600.0  # an operation that has not ended by then is reported as failed
+MAC_TRIES: Final = 64  # random draws of 40 bits: a miss means that the randomness is broken
 MUTABLE = ("meta.labels", "spec.deletion_protection", "spec.stop_timeout_s")
 
 
@@ -279,7 +280,7 @@ def _add_port(
     besides = [key.removeprefix(prefix).decode() for key in change.writes if key.startswith(prefix)]
     subnet_name, address = subnet.choose_address(state, context, network, attachment.address, besides)
     address_key = keys.ADDRESSES.key(network_uid, address)
-    mac = _new_mac(context.rng)
+    mac = _free_mac(change, state, context, network_uid)
     uid = new_uid(context.rng)
     name = f"{made.meta.name[:50].rstrip('-')}-{uid[:8]}"
     port = port_pb2.Port(
@@ -296,6 +297,16 @@ def _add_port(
         change, keys.SUBNETS, common.get_row(state, keys.SUBNETS, project, subnet_name), project, subnet_name
     )
     change.writes |= {address_key: uid.encode(), mac_key: uid.encode(), port_key: common.encode(port)}
+
+
+def _free_mac(change: Change, state: State, context: Context, network_uid: str) -> str:
+    """One that no port of the network has, nor one made in the same transaction."""
+    for _ in range(MAC_TRIES):
+        mac = _new_mac(context.rng)
+        taken = state.find(keys.MACS, network_uid, mac) is not None
+        if not taken and keys.MACS.key(network_uid, mac) not in change.writes:
+            return mac
+    raise UnavailableError("no free MAC address was found: ask again")
 
 
 def _new_mac(rng: random.Random) -> str:

@@ -26,7 +26,7 @@ _UP: Final = (agent.DOMAIN_STATE_RUNNING, agent.DOMAIN_STATE_PAUSED, agent.DOMAI
 
 # From any phase to Deleting, and from a silent node's Unknown back to whatever it then reports.
 TRANSITIONS: Final[dict[pb.InstancePhase.ValueType, frozenset[pb.InstancePhase.ValueType]]] = {
-    PENDING: frozenset({STARTING, RUNNING, STOPPED, FAILED, DELETING, UNKNOWN}),
+    PENDING: frozenset({STARTING, RUNNING, STOPPING, STOPPED, FAILED, DELETING, UNKNOWN}),
     STARTING: frozenset({PENDING, RUNNING, STOPPING, STOPPED, FAILED, DELETING, UNKNOWN}),
     RUNNING: frozenset({STARTING, STOPPING, STOPPED, FAILED, DELETING, UNKNOWN}),
     STOPPING: frozenset({STARTING, RUNNING, STOPPED, FAILED, DELETING, UNKNOWN}),
