@@ -11,15 +11,24 @@ import heapq
 import random
 import selectors
 from collections.abc import Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
 
-IDLE_ROUNDS_MAX: Final = 200_000  # rounds of the loop at one instant; more is a livelock
+IDLE_ROUNDS_MAX: Final = 20_000  # rounds of the loop at one instant; more is a livelock
+
+
+class Owner(Protocol):
+    """What tasks can belong to (process.py)."""
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """Hear of a task that was made in this process."""
+
 
 # Which simulated process a callback belongs to; tasks and timers inherit it from whoever made them.
-PROCESS: ContextVar[object | None] = ContextVar("PROCESS", default=None)
+PROCESS: ContextVar[Owner | None] = ContextVar("PROCESS", default=None)
 
 
 class DeadlockError(Exception):
@@ -37,6 +46,10 @@ class SimTask(asyncio.Task[Any]):
         loop.tasks_made += 1
         self._number = loop.tasks_made
         super().__init__(coro, loop=loop, **more)
+        context: Context | None = more.get("context")
+        process = context.get(PROCESS) if context is not None else PROCESS.get()
+        if process is not None:
+            process.adopt(self)
 
     def __hash__(self) -> int:
         return self._number
@@ -101,6 +114,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def forget_countdown(self, process: object) -> None:
         self._countdowns.pop(process, None)
+
+    def describe_ready(self) -> str:
+        """What would run next, for a livelock."""
+        return ", ".join(repr(handle)[:200] for handle in list(self._ready)[:3])
+
+    def abandon(self) -> None:
+        """Cancel what is left, with bounded patience, and close."""
+        for process in list(self._frozen):
+            self.thaw(process)
+        tasks = asyncio.all_tasks(self)
+        for task in tasks:
+            task.cancel()
+        with suppress(DeadlockError, LivelockError):
+            if not tasks:
+                raise DeadlockError("nothing is left")
+            self._idle_rounds = 0
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.close()
 
     def _run_once(self) -> None:
         self._collect_due()
