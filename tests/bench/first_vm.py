@@ -17,6 +17,7 @@ from tests.bench import fleet, vm
 from tests.bench.report import Suite, percentile
 
 RUNS = 15
+SIM_SEEDS = 5_000  # half an hour on two cores
 
 
 def measure_cli(suite: Suite) -> None:
@@ -38,11 +39,17 @@ def measure_cli(suite: Suite) -> None:
         suite.figure(name, percentile(found, 0.5), "ms", runs=RUNS, minimum=round(min(found), 1))
 
 
+def measure_simulation(suite: Suite) -> None:
+    """A process of its own, which appends to the suite's file."""
+    subprocess.run([sys.executable, "-m", "tests.bench.sim", "--seeds", str(SIM_SEEDS)], check=True)
+
+
 PARTS: dict[str, Callable[[Suite], None]] = {
     "cli": measure_cli,
     "fleet-100": lambda suite: fleet.measure(suite, 100, 1_000, idle=False),
     "fleet-1000": lambda suite: fleet.measure(suite, 1_000, 1_000, idle=True),
     "vm": vm.measure,
+    "sim": measure_simulation,
 }
 
 
