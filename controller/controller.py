@@ -120,7 +120,8 @@ class Controller:
         )
         statuses: Statuses
         sessions = Sessions(self.state, committer, self.clock, self.rng, lambda uid: statuses.queue.add(uid))
-        statuses = Statuses(self.state, committer, sessions, self.clock, self.rng)
+        note_queue = self.metrics.note_status_queue
+        statuses = Statuses(self.state, committer, sessions, self.clock, self.rng, note_queue)
 
         def on_refusal(uid: str, text: str | None) -> None:
             if text is None:

@@ -9,7 +9,7 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -62,6 +62,24 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=make,
         )
+
+        self.queue_depth = Gauge(
+            "cumulet_controller_queue_depth",
+            "Names that waited when some were taken",
+            ["queue"],
+            registry=make,
+        )
+        self.queue_seconds = Histogram(
+            "cumulet_controller_queue_seconds",
+            "How long the oldest name had waited when some were taken",
+            ["queue"],
+            buckets=BUCKETS_S,
+            registry=make,
+        )
+
+    def note_status_queue(self, depth: int, wait_s: float) -> None:
+        self.queue_depth.labels("status").set(depth)
+        self.queue_seconds.labels("status").observe(wait_s)
 
     def note_txn(self, purpose: str, seconds: float, committed: bool) -> None:
         self.txns.labels(purpose, "committed" if committed else "refused").inc()

@@ -7,7 +7,7 @@ worked on comes again afterwards. Delayed keys are for retries.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -16,11 +16,12 @@ K = TypeVar("K", bound=Hashable)
 class Queue(Generic[K]):
     """Unbounded in code, bounded by the number of objects: a key is in it at most once."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_take: Callable[[int, float], None] = lambda depth, wait_s: None) -> None:
+        """`on_take(depth, wait_s)`: keys that waited when some were taken, and how long the oldest did."""
         self._since: dict[K, float] = {}  # insertion order is the order of work
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
-        self.oldest_wait_s = 0.0
+        self._on_take = on_take
 
     def __len__(self) -> int:
         return len(self._since)
@@ -44,7 +45,7 @@ class Queue(Generic[K]):
             await self._wake.wait()
         taken = list(self._since)[:limit]
         now = asyncio.get_running_loop().time()
-        self.oldest_wait_s = now - self._since[taken[0]]
+        self._on_take(len(self._since), now - self._since[taken[0]])
         for key in taken:
             del self._since[key]
         return taken

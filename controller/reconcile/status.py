@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -393,7 +393,13 @@ class Statuses:
     """Keeps statuses up to date: queue names here, run it while leading."""
 
     def __init__(
-        self, state: State, committer: Committer, facts: FactSource, clock: Clock, rng: random.Random
+        self,
+        state: State,
+        committer: Committer,
+        facts: FactSource,
+        clock: Clock,
+        rng: random.Random,
+        on_take: Callable[[int, float], None] = lambda depth, wait_s: None,
     ) -> None:
         self._state = state
         self._committer = committer
@@ -401,7 +407,7 @@ class Statuses:
         self._clock = clock
         self._rng = rng
         self.refusals: dict[str, str] = {}
-        self.queue: Queue[str] = Queue()
+        self.queue: Queue[str] = Queue(on_take)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

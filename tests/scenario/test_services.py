@@ -204,7 +204,8 @@ async def test_metrics_pass_promtool_and_show_the_cloud(cloud: Cloud) -> None:
     assert 'cumulet_instances{phase="Running",project="default"} 1.0' in lines
     assert 'cumulet_node_ready{node="sim-0001"} 1.0' in lines
     assert 'cumulet_node_allocated{node="sim-0001",resource="memory_mib"} 512.0' in lines
-    assert any(line.startswith("cumulet_scheduler_decisions_total") for line in lines)
+    for family in ("scheduler_decisions_total", "controller_queue_depth", "controller_queue_seconds_count"):
+        assert any(line.startswith(f"cumulet_{family}") for line in lines), family
 
 
 @pytest.mark.parametrize(
