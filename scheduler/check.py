@@ -90,17 +90,38 @@ class _Book:
             self.used[name] = self.used.get(name, 0) + want
 
 
+class _Books:
+    """The ledgers of a view, each opened when it is first needed: most plans touch few nodes."""
+
+    def __init__(self, view: View) -> None:
+        self._nodes = {node.name: node for node in view.nodes}
+        self._open: dict[str, _Book] = {}
+
+    def find(self, name: str) -> _Book | None:
+        node = self._nodes.get(name)
+        if node is not None and name not in self._open:
+            self._open[name] = _Book(node, _limit(node), node.allocated.as_dict())
+        return self._open.get(name)
+
+    def every(self) -> Iterator[_Book]:
+        """All of them, in the view's order."""
+        for name in self._nodes:
+            book = self.find(name)
+            if book is not None:
+                yield book
+
+
 def _replay(view: View, requests: Sequence[Request], plan: Plan) -> Iterator[Violation]:
-    books = {node.name: _Book(node, _limit(node), node.allocated.as_dict()) for node in view.nodes}
+    books = _Books(view)
     rejected = {rejection.uid for rejection in plan.rejections}
     nodes_of: dict[str, list[str]] = {}
     for placement in plan.placements:
         nodes_of.setdefault(placement.uid, []).append(placement.node)
     for request in requests:
         for name in nodes_of.get(request.uid, ()):
-            yield from _check_placement(books.get(name), name, request)
+            yield from _check_placement(books.find(name), name, request)
         if request.uid in rejected:
-            yield from _check_refusal(books.values(), request)
+            yield from _check_refusal(books.every(), request)
 
 
 def _check_placement(book: _Book | None, name: str, request: Request) -> Iterator[Violation]:

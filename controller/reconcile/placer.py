@@ -33,6 +33,7 @@ from scheduler.policy import PACK
 
 BATCH: Final = 200  # requests planned at once; a batch of the gate holds about 40
 PAUSE_S: Final = 1.0  # after a commit that failed: etcd is away, or others change the same
+GATHER_S: Final = 0.005  # a burst is planned together; a boot takes a hundred times as long
 RETRY_S: Final = 15.0  # refused instances are looked at again, should a hint have been lost
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,7 @@ class Placer:
     async def run(self) -> None:
         self.load()
         while True:
+            await asyncio.sleep(GATHER_S)
             waiting = [uid for uid in self._unplaced if uid not in self._refused][:BATCH]
             if not waiting:
                 await self._idle()

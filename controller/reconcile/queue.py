@@ -38,11 +38,15 @@ class Queue(Generic[K]):
         if key not in self._since and key not in self._timers:
             self._timers[key] = asyncio.get_running_loop().call_later(delay_s, self.add, key)
 
-    async def take(self, limit: int) -> list[K]:
-        """At least one and at most `limit` keys, oldest first; waits for the first."""
+    async def wait(self) -> None:
+        """Until there is a key."""
         while not self._since:
             self._wake.clear()
             await self._wake.wait()
+
+    async def take(self, limit: int) -> list[K]:
+        """At least one and at most `limit` keys, oldest first; waits for the first."""
+        await self.wait()
         taken = list(self._since)[:limit]
         now = asyncio.get_running_loop().time()
         self._on_take(len(self._since), now - self._since[taken[0]])

@@ -222,9 +222,14 @@ class Sessions:
                 session.want_plan()
         if report.acted_on != session.acted_on:
             session.acted_on.CopyFrom(report.acted_on)
-            news |= self._state.placements_on(session.node).keys()
+            news |= self._awaiting_removal(session.node)
         for uid in sorted(news):  # not in a set's order, so that a simulation repeats
             self._on_facts(uid)
+
+    def _awaiting_removal(self, node: str) -> set[str]:
+        """Deleted instances of a node: only what becomes of them rests on which plan was acted on."""
+        found = {uid: self._state.find_instance(uid) for uid in self._state.placements_on(node)}
+        return {uid for uid, row in found.items() if row and row[1].message.meta.HasField("deleted_at")}
 
     # --- following the state ---------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from cumulet.v1 import agent_pb2, event_pb2, instance_pb2, meta_pb2, operation_p
 
 OPERATIONS_AT_ONCE: Final = 32  # ended in one change, which must fit one transaction (128 compares)
 BATCH: Final = 200  # names taken at once; the committer splits them into transactions
+GATHER_S: Final = 0.005  # a burst of reports shares transactions
 RETRY_S: Final = 1.0
 SWEEP_S: Final = 30.0  # how late a passed deadline may be noticed
 PENDING_TEXT_S: Final = 60.0  # how often the text of a lasting refusal is written anew
@@ -413,6 +414,8 @@ class Statuses:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep())
             while True:
+                await self.queue.wait()
+                await asyncio.sleep(GATHER_S)
                 uids = await self.queue.take(BATCH)
                 await asyncio.gather(*(self._write(uid) for uid in uids))
 
