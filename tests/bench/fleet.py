@@ -42,7 +42,8 @@ from tests.support.etcd import EtcdServer
 ROOT = Path(__file__).resolve().parents[2]
 CREATES_AT_ONCE = 64
 TIMEOUT_S = 300.0
-IDLE_S = 30.0
+IDLE_S = 60.0  # covers every periodic work but compaction
+QUIET_S = 40.0  # after the last change: by then its events have left etcd (controller/reconcile/export.py)
 # What went through raft, by etcd's own count: transactions that write, committed or refused; no reads.
 ETCD_TXNS = "etcd_server_proposals_committed_total"
 _DISK = "etcd_disk_wal_fsync_duration_seconds"
@@ -226,6 +227,7 @@ async def _run(suite: Suite, cloud: Cloud, agents: int, instances: int) -> None:
 
 
 async def _idle(suite: Suite, cloud: Cloud, agents: int) -> None:
+    await asyncio.sleep(QUIET_S)
     before = cloud.etcd.metric("etcd_debugging_mvcc_put_total") + cloud.etcd.metric(
         "etcd_debugging_mvcc_delete_total"
     )
