@@ -14,7 +14,8 @@ from cumulet.errors import NoCapacityError
 from cumulet.resources import ZERO
 from cumulet.v1 import instance_pb2, operation_pb2
 from scheduler.filters import reasons_against
-from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, View
+from scheduler.group import Occupancy
+from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, Room, View
 from scheduler.plan import explain
 from scheduler.policy import PACK
 
@@ -88,7 +89,7 @@ def _without(view: View, node: str, instance: instance_pb2.Instance) -> View:
 
 
 def _verdict(node: NodeView, request: Request, current: str) -> instance_pb2.NodeVerdict:
-    reasons = reasons_against(node, node.free(), request)
+    reasons = reasons_against(Room(node), request, Occupancy(()))
     return instance_pb2.NodeVerdict(
         node=node.name,
         fits=not reasons,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cext import bestfit
 from cumulet.resources import BASE_NAMES, Resources
 from scheduler.filters import is_eligible
-from scheduler.model import NodeView, Request, View
+from scheduler.model import NodeView, Request, Room, View
 from scheduler.policy import Policy
 
 Ints = npt.NDArray[np.int64]
@@ -64,10 +64,12 @@ class Fleet:
         """uint8[n_node]: 1 where nothing but resources can speak against the node."""
         return np.fromiter((is_eligible(node, request) for node in self.nodes), np.uint8, len(self.nodes))
 
-    def free_by_node(self) -> Iterable[tuple[NodeView, dict[str, int]]]:
-        """Each node with what is free on it now."""
+    def rooms(self) -> Iterable[Room]:
+        """Each node with what is left on it now."""
         for node, amounts in zip(self.nodes, self.free.T.tolist(), strict=True):
-            yield node, dict(zip(self.names, amounts, strict=True))
+            room = Room(node)
+            room.free = dict(zip(self.names, amounts, strict=True))
+            yield room
 
     def _eligibility(self, requests: Sequence[Request]) -> tuple[Flags, Ints]:
         """One row for each distinct set of constraints, and each request's row."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
@@ -18,9 +19,29 @@ from types import MappingProxyType
 from typing import Final
 
 from cumulet.resources import ZERO, Resources
+from scheduler.group import PlacementGroup
 from scheduler.reasons import Reason
+from scheduler.topology import (
+    CELLS_MAX,
+    DEVICES_MAX,
+    NODE_CELLS_MAX,
+    NODE_DEVICES_MAX,
+    NOTHING,
+    SHARE_WHOLE,
+    Cell,
+    Choice,
+    Device,
+    DeviceRequest,
+    choose,
+    part,
+)
 
 ALLOCATION_RATIO_MAX: Final = 64.0  # beyond it every guest starves; Nova's default for vcpu is 4
+PREFERENCES_MAX: Final = 8  # of a request; who wants more has not decided what matters
+PREFERENCE_WEIGHT_MAX: Final = 100
+GROUPS_MAX: Final = 8  # of a request
+GANG_SIZE_MAX: Final = 40  # a gang is committed in one etcd transaction of at most 128 writes
+_EMPTY: Final[Mapping[str, str]] = MappingProxyType({})  # shared: a million requests have no selector
 
 
 class ModelError(ValueError):
@@ -29,6 +50,14 @@ class ModelError(ValueError):
 
 class AllocationRatioError(ModelError):
     """A ratio that is not a number above 0 and up to `ALLOCATION_RATIO_MAX`."""
+
+
+class TopologyMismatchError(ModelError):
+    """A node's cells, devices and residents contradict each other."""
+
+
+class RequestError(ModelError):
+    """A request that no node could ever take, or that is not well-formed."""
 
 
 class DuplicateNodeError(ModelError):
@@ -62,13 +91,138 @@ def derive_allocatable(capacity: Resources, reserved: Resources, ratios: Mapping
     return Resources.of(amounts)
 
 
+class Effect(StrEnum):
+    """What a taint does to a request that does not tolerate it."""
+
+    NO_SCHEDULE = "no-schedule"
+    PREFER_NO_SCHEDULE = "prefer-no-schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A mark that keeps requests off a node, unless they tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: Effect = Effect.NO_SCHEDULE
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}" if self.value else self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """Tolerates taints with the key, of any value if `value` is None."""
+
+    key: str
+    value: str | None = None
+
+    def covers(self, taint: Taint) -> bool:
+        return self.key == taint.key and self.value in (None, taint.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A label that the request would like its node to have; weights of unmet ones add up."""
+
+    key: str
+    value: str
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.weight <= PREFERENCE_WEIGHT_MAX:
+            raise RequestError(
+                f"preference {self.key}={self.value}: weight is {self.weight},"
+                f" must be 1 to {PREFERENCE_WEIGHT_MAX}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """Requests that are placed all or none; `size` is how many there are of that name."""
+
+    name: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= GANG_SIZE_MAX:
+            raise RequestError(f"gang {self.name}: size is {self.size}, must be 1 to {GANG_SIZE_MAX}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One instance to place. Every pair of `node_selector` must be a label of the node.
+
+    `groups`: names of placement groups. `capabilities`: what node and host must offer (`kvm`,
+    `cpu:x86-64-v3`). `numa_cells`: 0 floats over the node. `lifetime_s`: the tenant's guess, used for
+    packing only. Raises RequestError.
+    """
+
+    uid: str
+    project: str
+    name: str
+    resources: Resources
+    security_level: int = 0
+    node_selector: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    excluded_nodes: frozenset[str] = frozenset()
+    tolerations: frozenset[Toleration] = frozenset()
+    capabilities: frozenset[str] = frozenset()
+    preferences: tuple[Preference, ...] = ()
+    groups: tuple[str, ...] = ()
+    numa_cells: int = 0
+    devices: tuple[DeviceRequest, ...] = ()
+    gang: Gang | None = None
+    lifetime_s: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.node_selector is not _EMPTY:
+            object.__setattr__(self, "node_selector", MappingProxyType(dict(self.node_selector)))
+        if not 0 <= self.numa_cells <= CELLS_MAX:
+            raise RequestError(
+                f"instance {self.name}: numa_cells is {self.numa_cells}, must be 0 to {CELLS_MAX}"
+            )
+        if len(self.preferences) > PREFERENCES_MAX or len(self.groups) > GROUPS_MAX:
+            raise RequestError(
+                f"instance {self.name}: at most {PREFERENCES_MAX} preferences and {GROUPS_MAX} groups"
+            )
+        if len(set(self.groups)) < len(self.groups):
+            raise RequestError(f"instance {self.name}: groups name one group twice")
+        if sum(want.count for want in self.devices) > DEVICES_MAX:
+            raise RequestError(f"instance {self.name}: at most {DEVICES_MAX} devices")
+        if self.lifetime_s is not None and self.lifetime_s < 0:
+            raise RequestError(f"instance {self.name}: lifetime_s is {self.lifetime_s}, must not be negative")
+
+    def constraints(self) -> Hashable:
+        """What filters look at but resources, groups and topology: equal constraints, equal eligibility."""
+        return (
+            self.project,
+            self.security_level,
+            frozenset(self.node_selector.items()),
+            self.excluded_nodes,
+            self.tolerations,
+            self.capabilities,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """An instance on a node: its request, and what it holds there by name."""
+
+    request: Request
+    choice: Choice = NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node. `allocatable` follows from capacity, reserved and ratios (a missing ratio is 1).
 
     `schedulable` is false on a cordoned node; `cordon_reason` is the operator's word for it and
-    `not_ready_reason` says why `ready` is false.
-    Raises AllocationRatioError, QuantityOverflowError.
+    `not_ready_reason` says why `ready` is false. `allocated` counts every instance on the node;
+    `residents` need only be those with groups, cells or devices (drains and what-ifs want all).
+    `dedicated_to`: projects that have the node for themselves; empty means everyone.
+    Power in watts at no load and at full load, 0 where it is not known; `cost_milli` is the price of an
+    hour in thousandths.
+    Raises AllocationRatioError, QuantityOverflowError, TopologyMismatchError.
     """
 
     name: str
@@ -82,6 +236,15 @@ class NodeView:
     not_ready_reason: str = ""
     security_level: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    dedicated_to: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()
+    cells: tuple[Cell, ...] = ()
+    devices: tuple[Device, ...] = ()
+    residents: tuple[Resident, ...] = ()
+    idle_watts: int = 0
+    full_watts: int = 0
+    cost_milli: int = 0
     allocatable: Resources = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +254,8 @@ class NodeView:
                     f"node {self.name}: allocation_ratio.{resource} is {ratio},"
                     f" must be above 0 and at most {ALLOCATION_RATIO_MAX}"
                 )
+        if self.devices or self.cells:
+            _check_topology(self)
         room = derive_allocatable(self.capacity, self.reserved, self.allocation_ratio)
         object.__setattr__(self, "allocatable", room)
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
@@ -104,12 +269,84 @@ class NodeView:
         return left
 
 
+def _check_topology(node: NodeView) -> None:
+    if len(node.cells) > NODE_CELLS_MAX or len(node.devices) > NODE_DEVICES_MAX:
+        raise TopologyMismatchError(
+            f"node {node.name}: at most {NODE_CELLS_MAX} cells and {NODE_DEVICES_MAX} devices"
+        )
+    if len({device.address for device in node.devices}) < len(node.devices):
+        raise TopologyMismatchError(f"node {node.name}: two devices have one address")
+    for device in node.devices:
+        if not -1 <= device.cell < max(len(node.cells), 1):
+            raise TopologyMismatchError(
+                f"node {node.name}: device {device.address} is on cell {device.cell}, which is not there"
+            )
+
+
+class Room:
+    """What is left on a node: amounts, cells and device shares. Changes in place as instances enter."""
+
+    __slots__ = ("cells", "devices", "free", "node")
+
+    def __init__(self, node: NodeView) -> None:
+        self.node = node
+        self.free = node.free()
+        self.cells = list(node.cells)
+        self.devices = {device.address: SHARE_WHOLE for device in node.devices}
+        for resident in node.residents:
+            self._named(resident.request, resident.choice, -1)
+
+    def choose(self, request: Request) -> Choice | None:
+        """Cells and devices for the request, None if none do; what floats is not looked at."""
+        if not request.numa_cells and not request.devices:
+            return NOTHING
+        return choose(
+            self.cells,
+            self.node.devices,
+            self.devices,
+            request.resources.vcpu,
+            request.resources.memory_mib,
+            request.numa_cells,
+            request.devices,
+        )
+
+    def enter(self, request: Request, choice: Choice) -> None:
+        """Take what the request takes."""
+        self._amounts(request.resources, -1)
+        self._named(request, choice, -1)
+
+    def leave(self, request: Request, choice: Choice) -> None:
+        """Give it back."""
+        self._amounts(request.resources, +1)
+        self._named(request, choice, +1)
+
+    def _amounts(self, resources: Resources, sign: int) -> None:
+        for name, amount in resources.as_dict().items():
+            self.free[name] = self.free.get(name, 0) + sign * amount
+
+    def _named(self, request: Request, choice: Choice, sign: int) -> None:
+        for index in choice.cells:
+            if index < len(self.cells):  # the host may have lost a cell since
+                cell, count = self.cells[index], len(choice.cells)
+                self.cells[index] = Cell(
+                    cell.vcpu + sign * part(request.resources.vcpu, count),
+                    cell.memory_mib + sign * part(request.resources.memory_mib, count),
+                )
+        for share in choice.devices:
+            if share.address in self.devices:
+                self.devices[share.address] += sign * share.share_milli
+
+
 @dataclass(frozen=True, slots=True)
 class View:
-    """The fleet at a revision; nodes are kept in order of name. Raises DuplicateNodeError."""
+    """The fleet at a revision; nodes are kept in order of name, groups by name.
+
+    Raises DuplicateNodeError.
+    """
 
     revision: int
     nodes: tuple[NodeView, ...]
+    groups: Mapping[str, PlacementGroup] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.nodes, key=lambda node: node.name))
@@ -122,31 +359,12 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One instance to place. Every pair of `node_selector` must be a label of the node."""
-
-    uid: str
-    project: str
-    name: str
-    resources: Resources
-    security_level: int = 0
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    excluded_nodes: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "node_selector", MappingProxyType(dict(self.node_selector)))
-
-    def constraints(self) -> Hashable:
-        """What filters look at but resources: with equal constraints the same nodes are eligible."""
-        return self.security_level, frozenset(self.node_selector.items()), self.excluded_nodes
-
-
-@dataclass(frozen=True, slots=True)
 class Placement:
-    """The instance `uid` goes to `node`."""
+    """The instance `uid` goes to `node`, on those cells and with those devices."""
 
     uid: str
     node: str
+    choice: Choice = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scheduler.fleet import Fleet
+from scheduler.group import Occupancy
 from scheduler.model import (
     DuplicateRequestError,
     Explanation,
@@ -22,8 +23,10 @@ from scheduler.model import (
     View,
 )
 from scheduler.policy import PACK, Policy
+from scheduler.preference import group_penalty, node_penalty
 from scheduler.refusal import build_rejection, build_rejections
 from scheduler.score import explain_ranked, rank
+from scheduler.situation import Situation
 
 
 def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Random) -> Plan:
@@ -33,6 +36,8 @@ def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Ra
     whoever waits.
     """
     _check_unique(requests)
+    if view.groups or not all(map(_is_plain, requests)):
+        return _plan_one_by_one(view, requests, policy)
     fleet = Fleet.of(view, requests, policy)
     tie_start = _draw_start(view, rng)
     chosen = fleet.place(requests, tie_start)
@@ -42,7 +47,56 @@ def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Ra
         policy=policy.name,
         tie_start=tie_start,
         placements=tuple(Placement(r.uid, view.nodes[node].name) for r, node in decided if node >= 0),
-        rejections=tuple(build_rejections(fleet, [r for r, node in decided if node < 0])),
+        rejections=tuple(
+            build_rejections(fleet.rooms(), Occupancy(()), [r for r, node in decided if node < 0])
+        ),
+    )
+
+
+def _is_plain(request: Request) -> bool:
+    """Whether amounts and static constraints are all that it asks for."""
+    return not (request.groups or request.preferences or request.numa_cells or request.devices)
+
+
+def _plan_one_by_one(view: View, requests: Sequence[Request], policy: Policy) -> Plan:
+    situation = Situation.of(view)
+    placements: list[Placement] = []
+    rejected: list[Request] = []
+    for request in requests:
+        node = _choose(situation, request, policy)
+        if node is None:
+            rejected.append(request)
+        else:
+            placements.append(situation.enter(request, node))
+    return Plan(
+        revision=view.revision,
+        policy=policy.name,
+        tie_start=0,
+        placements=tuple(placements),
+        rejections=tuple(build_rejections(situation.rooms.values(), situation.occupancy, rejected)),
+    )
+
+
+def _choose(situation: Situation, request: Request, policy: Policy) -> str | None:
+    """The node with the smallest penalty, then the best fit, then the first by name."""
+    largest: dict[str, int] = {}
+    for room in situation.rooms.values():
+        for name, amount in room.node.allocatable.as_dict().items():
+            largest[name] = max(largest.get(name, 0), amount)
+    demand = request.resources.as_dict()
+
+    def key(name: str) -> tuple[int, float, str]:
+        room = situation.rooms[name]
+        shares = (
+            (left - demand.get(resource, 0)) * policy.weight(resource) / largest[resource]
+            for resource, left in room.free.items()
+            if largest.get(resource)
+        )
+        penalty = node_penalty(room.node, request) + group_penalty(room.node, request, situation.occupancy)
+        return penalty, max(0.0, *shares), name
+
+    return min(
+        (name for name in situation.rooms if not situation.reasons(name, request)), key=key, default=None
     )
 
 
@@ -56,7 +110,7 @@ def explain(
     fleet = Fleet.of(view, (request,), policy)
     ranked = rank(fleet, request, _draw_start(view, rng) if rng else 0)
     if not ranked:
-        return build_rejection(fleet, request)
+        return build_rejection(fleet.rooms(), Occupancy.of(view), request)
     return explain_ranked(fleet, request, ranked, policy.name)
 
 

@@ -97,4 +97,159 @@ class NotEnough:
         return f"{self.resource} {self.want} is wanted, {self.have} is free"
 
 
-Reason = Cordoned | NotReady | Excluded | SecurityLevelTooLow | LabelMismatch | NotEnough
+@dataclass(frozen=True, slots=True)
+class Tainted:
+    """The node's taint is not tolerated."""
+
+    taint: str
+
+    @property
+    def kind(self) -> str:
+        return f"taint:{self.taint}"
+
+    def __str__(self) -> str:
+        return f"taint {self.taint} is not tolerated"
+
+
+@dataclass(frozen=True, slots=True)
+class Dedicated:
+    """The node is kept for other projects."""
+
+    projects: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return "dedicated"
+
+    def __str__(self) -> str:
+        return f"the node is dedicated to {', '.join(self.projects)}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoCapability:
+    """Host or node do not offer it."""
+
+    capability: str
+
+    @property
+    def kind(self) -> str:
+        return f"capability:{self.capability}"
+
+    def __str__(self) -> str:
+        return f"capability {self.capability} is wanted, the node does not have it"
+
+
+@dataclass(frozen=True, slots=True)
+class NotEnoughCells:
+    """Too few NUMA cells have room for their part; `have` of the node's `total` have."""
+
+    want: int
+    have: int
+    total: int
+    vcpu: int
+    memory_mib: int
+
+    @property
+    def kind(self) -> str:
+        return "numa"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.want} NUMA cell(s) with {self.vcpu} vcpu and {self.memory_mib} memory_mib free are"
+            f" wanted, {self.have} of {self.total} have that"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NotEnoughDevices:
+    """The devices that are wanted are not free, or not free together (on the cells)."""
+
+    want: str
+    have: int
+
+    @property
+    def kind(self) -> str:
+        return "devices"
+
+    def __str__(self) -> str:
+        return f"{self.want} is wanted, {self.have} such device(s) have room"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMissing:
+    """The request names a placement group that is not there (any more)."""
+
+    group: str
+
+    @property
+    def kind(self) -> str:
+        return f"group-missing:{self.group}"
+
+    def __str__(self) -> str:
+        return f"placement group {self.group} does not exist"
+
+
+@dataclass(frozen=True, slots=True)
+class NoDomain:
+    """The node has no label that says which rack or zone it is in, and the group needs one."""
+
+    group: str
+    scope: str
+
+    @property
+    def kind(self) -> str:
+        return f"group:{self.group}"
+
+    def __str__(self) -> str:
+        return f"placement group {self.group} goes by {self.scope}, the node has no label {self.scope}"
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFull:
+    """The node's domain holds as many of the group as it may."""
+
+    group: str
+    domain: str
+    members: int
+    limit: int
+
+    @property
+    def kind(self) -> str:
+        return f"group:{self.group}"
+
+    def __str__(self) -> str:
+        return f"placement group {self.group}: {self.domain} holds {self.members} of at most {self.limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwayFromGroup:
+    """The group's members are elsewhere and it wants them together."""
+
+    group: str
+    domains: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return f"group:{self.group}"
+
+    def __str__(self) -> str:
+        return f"placement group {self.group} is on {', '.join(self.domains)}"
+
+
+Reason = (
+    Cordoned
+    | NotReady
+    | Excluded
+    | SecurityLevelTooLow
+    | LabelMismatch
+    | Tainted
+    | Dedicated
+    | NoCapability
+    | GroupMissing
+    | NoDomain
+    | DomainFull
+    | AwayFromGroup
+    | NotEnough
+    | NotEnoughCells
+    | NotEnoughDevices
+)

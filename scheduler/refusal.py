@@ -1,6 +1,6 @@
 """Refusals: counts by constraint, and the nodes that are nearest to fitting.
 
-**Pure**: reads a fleet, changes nothing. Runs only when nothing fits, so success never pays for it.
+**Pure**: reads what is left, changes nothing. Runs only when nothing fits, so success never pays for it.
 """
 
 from __future__ import annotations
@@ -12,28 +12,35 @@ from dataclasses import replace
 from typing import Final
 
 from scheduler.filters import reasons_against
-from scheduler.fleet import Fleet
-from scheduler.model import NearNode, Rejection, Request
+from scheduler.group import Occupancy
+from scheduler.model import NearNode, Rejection, Request, Room
 from scheduler.reasons import NotEnough, Reason
 
 NEAREST_MAX: Final = 3  # what a person acts on; the counts say the rest
 
 
-def build_rejections(fleet: Fleet, requests: Iterable[Request]) -> Iterator[Rejection]:
+def build_rejections(
+    rooms: Iterable[Room], occupancy: Occupancy, requests: Iterable[Request]
+) -> Iterator[Rejection]:
     """A rejection each; equal requests share one look at the fleet, or a full cloud's queue would be slow."""
     known: dict[Hashable, Rejection] = {}
+    kept = list(rooms)
     for request in requests:
-        shape = (request.resources, request.constraints())
+        shape = (
+            request.resources,
+            request.constraints(),
+            request.groups,
+            request.numa_cells,
+            request.devices,
+        )
         if shape not in known:
-            known[shape] = build_rejection(fleet, request)
+            known[shape] = build_rejection(kept, occupancy, request)
         yield replace(known[shape], uid=request.uid)
 
 
-def build_rejection(fleet: Fleet, request: Request) -> Rejection:
-    """Why no node of the fleet, as it is now, takes the request."""
-    refusals = [
-        NearNode(node.name, reasons_against(node, free, request)) for node, free in fleet.free_by_node()
-    ]
+def build_rejection(rooms: Iterable[Room], occupancy: Occupancy, request: Request) -> Rejection:
+    """Why no node, as it is now, takes the request."""
+    refusals = [NearNode(room.node.name, reasons_against(room, request, occupancy)) for room in rooms]
     return Rejection(
         uid=request.uid,
         node_count=len(refusals),

@@ -27,7 +27,8 @@ from cumulet.errors import CumuletError
 from cumulet.v1 import instance_pb2, store_pb2
 from scheduler.check import check_plan
 from scheduler.filters import reasons_against
-from scheduler.model import Plan, Request
+from scheduler.group import Occupancy
+from scheduler.model import Plan, Request, Room
 from scheduler.plan import plan
 from scheduler.policy import PACK
 
@@ -179,7 +180,7 @@ def gate(state: State, context: Context, request: Request, node: str) -> Change 
     parts, row = found
     instance: instance_pb2.Instance = row.message
     target = node_view(state, node_row)
-    if instance.meta.HasField("deleted_at") or reasons_against(target, target.free(), request):
+    if instance.meta.HasField("deleted_at") or reasons_against(Room(target), request, Occupancy(())):
         return None
     status = state.status_of(request.uid)
     record = store_pb2.PlacementRecord(

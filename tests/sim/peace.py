@@ -17,6 +17,8 @@ from controller.verify import compare_inventory
 from cumulet import lifecycle
 from cumulet.v1 import instance_pb2
 from scheduler.filters import reasons_against
+from scheduler.group import Occupancy
+from scheduler.model import Room
 from tests.sim.nodes import SimNode
 from tests.sim.oracle import Oracle
 
@@ -74,7 +76,7 @@ def _problem_of(state: State, row: Stored, nodes: dict[str, SimNode], oracle: Or
 def _fits(state: State, row: Stored) -> bool:
     request = build_request(row.message)
     views = [node_view(state, node) for node in state.rows(keys.NODES).values()]
-    return any(not reasons_against(view, view.free(), request) for view in views)
+    return any(not reasons_against(Room(view), request, Occupancy(())) for view in views)
 
 
 async def _verify(state: State, node: SimNode) -> list[str]:

@@ -13,6 +13,7 @@ from cumulet.resources import AMOUNT_MAX, QuantityOverflowError, Resources
 from scheduler.check import check_plan
 from scheduler.filters import reasons_against
 from scheduler.fleet import Fleet
+from scheduler.group import Occupancy
 from scheduler.kernel import best_fit_reference
 from scheduler.model import (
     AllocationRatioError,
@@ -23,6 +24,7 @@ from scheduler.model import (
     PlanMismatchError,
     Rejection,
     Request,
+    Room,
     View,
 )
 from scheduler.plan import explain, explain_plan, plan
@@ -91,7 +93,7 @@ def test_a_refusal_counts_every_node_and_tells_the_truth_of_the_nearest(
 ) -> None:
     alone = batch[:1]
     for rejection in plan(view, alone, PACK, random.Random(seed)).rejections:
-        against = [reasons_against(n, n.free(), alone[0]) for n in view.nodes]
+        against = [reasons_against(Room(n), alone[0], Occupancy(())) for n in view.nodes]
         assert rejection.node_count == len(view.nodes) == sum(count for _, count in rejection.by_first)
         assert sum(count for _, count in rejection.by_any) == sum(map(len, against))
         assert dict(rejection.by_any).keys() >= dict(rejection.by_first).keys()
@@ -112,7 +114,7 @@ def test_reasons_and_the_specification_agree_on_who_fits(view: View, batch: tupl
             found = best_fit_reference(
                 fleet.free.tolist(), fleet.demand(wanted).tolist(), only_it, fleet.scale.tolist(), 0
             )
-            assert (found == index) == (not reasons_against(candidate, candidate.free(), wanted))
+            assert (found == index) == (not reasons_against(Room(candidate), wanted, Occupancy(())))
 
 
 @settings(deadline=None)
@@ -251,7 +253,9 @@ def test_reasons_are_sentences() -> None:
         node_selector={"zone": "b", "disk": "ssd"},
         excluded_nodes=frozenset({"n"}),
     )
-    assert [str(reason) for reason in reasons_against(closed, {"memory_mib": -5, "vcpu": 1}, wanted)] == [
+    room = Room(closed)
+    room.free = {"memory_mib": -5, "vcpu": 1}
+    assert [str(reason) for reason in reasons_against(room, wanted, Occupancy(()))] == [
         "the node is cordoned: new disks",
         "the request excludes the node",
         "security level 2 is wanted, the node has 1",
