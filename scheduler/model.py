@@ -384,6 +384,7 @@ class Rejection:
 
     `by_first` counts each node once, by the first constraint it fails (in the order of
     `scheduler.filters`); `by_any` counts it for every constraint it fails. Both are sorted by falling count.
+    `note`: what no node says: that the rest of a gang does not fit, or is not there yet.
     """
 
     uid: str
@@ -391,8 +392,11 @@ class Rejection:
     by_first: tuple[tuple[str, int], ...]
     by_any: tuple[tuple[str, int], ...]
     nearest: tuple[NearNode, ...]
+    note: str = ""
 
     def __str__(self) -> str:
+        if self.note:
+            return self.note
         if not self.node_count:
             return "there are no nodes"
         counts = ", ".join(f"{kind} on {count}" for kind, count in self.by_any)
