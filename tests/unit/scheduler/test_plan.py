@@ -28,7 +28,7 @@ from scheduler.model import (
     View,
 )
 from scheduler.plan import explain, explain_plan, plan
-from scheduler.policy import PACK, Policy, PolicyError, policy_named
+from scheduler.policy import PACK, PolicyError, policy_named
 from scheduler.reasons import Cordoned, LabelMismatch, NotEnough, NotReady
 from tests.unit.scheduler.fleets import batches, node, request, views
 
@@ -212,13 +212,13 @@ def test_a_plan_is_explained_with_its_own_view_only() -> None:
 )
 def test_impossible_policies_are_refused(name: str, weights: tuple[tuple[str, float], ...]) -> None:
     with pytest.raises(PolicyError):
-        Policy(name, weights)
+        policy_named(name, weights)
 
 
 def test_policies_are_found_by_name() -> None:
     assert policy_named("pack") is PACK
     with pytest.raises(PolicyError, match="there is: pack"):
-        policy_named("spread")
+        policy_named("pak")
 
 
 def test_a_refusal_names_every_reason_and_the_nearest_node() -> None:
