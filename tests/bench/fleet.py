@@ -72,16 +72,16 @@ def running_cloud(agents: int) -> Iterator[Cloud]:
         address = f"unix:{directory}/api.sock"
         metrics_port = free_port()
         controller = stack.enter_context(
-            _process(
+            process(
                 directory / "controller.log",
                 "controller.main",
                 *("--etcd", etcd.endpoint, "--listen", address, "--data-dir", str(directory / "data")),
                 *("--metrics-address", f"127.0.0.1:{metrics_port}"),
             )
         )
-        _wait_serving(address)
+        wait_serving(address)
         fleet = stack.enter_context(
-            _process(
+            process(
                 directory / "agents.log",
                 "tests.bench.simulated_agents",
                 *("--controller", address, "--agents", str(agents)),
@@ -96,7 +96,7 @@ def running_cloud(agents: int) -> Iterator[Cloud]:
 
 
 @contextmanager
-def _process(log: Path, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(log: Path, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}"}
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -117,7 +117,7 @@ def _process(log: Path, module: str, *arguments: str) -> Iterator[subprocess.Pop
             process.wait()
 
 
-def _wait_serving(address: str) -> None:
+def wait_serving(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(TIMEOUT_S)
 
@@ -243,7 +243,11 @@ async def _idle(suite: Suite, cloud: Cloud, agents: int) -> None:
 
 def purposes(cloud: Cloud) -> dict[str, float]:
     """Transactions by purpose, from the controller's own metrics."""
-    with urllib.request.urlopen(cloud.metrics_url) as answer:
+    return purposes_at(cloud.metrics_url)
+
+
+def purposes_at(metrics_url: str) -> dict[str, float]:
+    with urllib.request.urlopen(metrics_url) as answer:
         text = answer.read().decode()
     found = re.findall(
         r'cumulet_controller_etcd_transactions_total\{outcome="(\w+)",purpose="(\w+)"\} (\S+)', text

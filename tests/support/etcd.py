@@ -148,6 +148,13 @@ class EtcdServer:
         values = [line.rsplit(" ", 1) for line in lines if line.startswith(name)]
         return sum(float(value) for series, value in values if series.partition("{")[0] == name)
 
+    def buckets(self, name: str) -> dict[str, float]:
+        """A histogram without labels: each bucket's upper bound and its cumulative count, in order."""
+        with urllib.request.urlopen(f"{self.metrics_url}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line for line in lines if line.startswith(f"{name}_bucket")]
+        return {line.split('le="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in found}
+
     def is_leader(self) -> bool:
         return self.metric("etcd_server_is_leader") == 1
 
