@@ -1,6 +1,7 @@
 """Refusals: counts by constraint, and the nodes that are nearest to fitting.
 
 **Pure**: reads what is left, changes nothing. Runs only when nothing fits, so success never pays for it.
+`build_rejection` looks at node by node and is the specification; `reject` says the same from columns.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
 from scheduler.model import NearNode, Rejection, Request, Room
 from scheduler.reasons import NotEnough, Reason
+from scheduler.verdict import Verdict
 
 NEAREST_MAX: Final = 3  # what a person acts on; the counts say the rest
 
@@ -47,6 +51,26 @@ def build_rejection(rooms: Iterable[Room], occupancy: Occupancy, request: Reques
         by_first=_ranked(Counter(refusal.reasons[0].kind for refusal in refusals)),
         by_any=_ranked(Counter(reason.kind for refusal in refusals for reason in refusal.reasons)),
         nearest=tuple(heapq.nsmallest(NEAREST_MAX, refusals, key=_distance)),
+    )
+
+
+def reject(verdict: Verdict) -> Rejection:
+    """The rejection of the verdict's request; reasons in words only for the nearest nodes."""
+    columns, request = verdict.columns, verdict.request
+    first, every = verdict.counts()
+    others, worst = verdict.shortage()
+    worst = np.where(others > 0, 1.0, worst)
+    nearest = np.lexsort((worst, verdict.total))[:NEAREST_MAX].tolist()  # stable: nodes are in order of name
+    nodes = columns.view.nodes
+    return Rejection(
+        uid=request.uid,
+        node_count=columns.count,
+        by_first=_ranked(first),
+        by_any=_ranked(every),
+        nearest=tuple(
+            NearNode(nodes[node].name, reasons_against(Room(nodes[node]), request, columns.occupancy))
+            for node in nearest
+        ),
     )
 
 
