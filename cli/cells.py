@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
+
+from cumulet.units import render_milli
 
 _CONDITION: Final = re.compile(r"(\w+)\[(\w+)\]")
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _UNIT_OF_SUFFIX: Final = {"_bytes": 0, "_mib": 2, "_gib": 3}
 _ENUM_CASE: Final = {"VirtType": str.upper, "FileFormat": str.lower}
+_MILLI: Final = "_milli"  # thousandths
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 NOTHING: Final = "-"
 
@@ -93,6 +96,8 @@ def _human_one(message: Any, path: str, now: float) -> str:
     for suffix, power in _UNIT_OF_SUFFIX.items():
         if field is not None and field.name.endswith(suffix) and isinstance(value, int):
             return size(value, power)
+    if field is not None and field.name.endswith(_MILLI) and isinstance(value, int):
+        return render_milli(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _plain_one(value, field) or NOTHING
@@ -118,15 +123,53 @@ def _plain_many(value: Any, field: Any) -> str:
     if hasattr(value, "items"):
         return ",".join(f"{key}={value[key]}" for key in sorted(value))
     if hasattr(value, "DESCRIPTOR"):
+        written = _WRITTEN.get(value.DESCRIPTOR.name)
+        if written is not None:
+            return written(value)
         return " ".join(
             filter(None, (_plain_one(*find(value, name)) for name in value.DESCRIPTOR.fields_by_name))
         )
     return ",".join(_leaf(one, field) for one in value)
 
 
+def _taint(taint: Any) -> str:
+    effect = enum_word(taint.DESCRIPTOR.fields_by_name["effect"], taint.effect)
+    return f"{_key_value(taint)}:{'prefer-no-schedule' if effect.startswith('Prefer') else 'no-schedule'}"
+
+
+def _key_value(one: Any) -> str:
+    return f"{one.key}={one.value}" if one.value else str(one.key)
+
+
+def _device(device: Any) -> str:
+    return f"{device.model}@{device.address}"
+
+
+def _share(share: Any) -> str:
+    return str(share.address) if share.share_milli == 1000 else f"{share.address}:{share.share_milli / 1000}"
+
+
+def _device_request(want: Any) -> str:
+    amount = want.count if want.share_milli == 1000 else want.share_milli / 1000
+    return f"{'|'.join(want.models)}:{amount}"
+
+
+# Messages in one word each, as a flag would take them.
+_WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
+    "Taint": _taint,
+    "Toleration": _key_value,
+    "Preference": lambda one: f"{one.key}={one.value}:{one.weight}",
+    "NumaCell": lambda cell: f"{cell.vcpu} vcpu {size(cell.memory_mib, 2)}",
+    "Device": _device,
+    "DeviceShare": _share,
+    "DeviceRequest": _device_request,
+}
+
+
 def _leaf(one: Any, field: Any) -> str:
     """An address of a port reads as the address; other messages as their words."""
-    address = getattr(one, "address", "")
+    descriptor = getattr(one, "DESCRIPTOR", None)
+    address = getattr(one, "address", "") if descriptor and descriptor.name not in _WRITTEN else ""
     return str(address) if address else _plain_one(one, field)
 
 

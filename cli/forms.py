@@ -12,8 +12,14 @@ import click
 
 from cumulet.kinds import Flag, Kind, Shape
 
+EFFECTS: Final = ("no-schedule", "prefer-no-schedule")  # of a taint
 FILE_BYTES_MAX: Final = 1 << 20  # the server refuses far less; this only stops a wrong file early
-_REPEATED: Final = frozenset({Shape.WORDS, Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS, Shape.ATTACHMENTS})
+_MAPS: Final = frozenset({Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS})
+# Their values are the fields of a message each.
+_MESSAGES: Final = frozenset(
+    {Shape.ATTACHMENTS, Shape.TAINTS, Shape.TOLERATIONS, Shape.PREFERENCES, Shape.DEVICES}
+)
+_REPEATED: Final = frozenset({Shape.WORDS}) | _MAPS | _MESSAGES
 
 
 class Parsed(click.ParamType[Any]):
@@ -62,12 +68,73 @@ def parse_ratio(text: str) -> tuple[str, float]:
         raise ValueError(f"{value!r} in {text!r} is not a number") from None
 
 
-def parse_place(text: str) -> tuple[str, str]:
+def parse_place(text: str) -> dict[str, Any]:
     """`default`, or `default=10.0.0.7` with a wish for an address."""
     name, _, address = text.partition("=")
     if not name:
         raise ValueError(f"{text!r} does not begin with a name")
-    return name, address
+    return {"network": name, "address": address}
+
+
+def parse_taint(text: str) -> dict[str, Any]:
+    """`gpu=only:prefer-no-schedule`; without an effect no-schedule."""
+    mark, colon, effect = text.rpartition(":")
+    if not colon:
+        mark, effect = text, EFFECTS[0]
+    if effect not in EFFECTS:
+        raise ValueError(f"{effect!r} in {text!r} is no effect: {' or '.join(EFFECTS)}")
+    key, _, value = mark.partition("=")
+    if not key:
+        raise ValueError(f"{text!r} does not begin with a key")
+    return {"key": key, "value": value, "effect": f"TAINT_EFFECT_{effect.upper().replace('-', '_')}"}
+
+
+def parse_toleration(text: str) -> dict[str, Any]:
+    """`gpu` whatever its value, or `gpu=only`."""
+    key, equals, value = text.partition("=")
+    if not key:
+        raise ValueError(f"{text!r} does not begin with a key")
+    return {"key": key, "value": value} if equals else {"key": key}
+
+
+def parse_preference(text: str) -> dict[str, Any]:
+    """`zone=b`, or `zone=b:10` with a weight."""
+    pair, colon, weight = text.rpartition(":")
+    if not colon or not weight.isdigit():
+        pair, weight = text, "1"
+    key, value = parse_pair(pair)
+    return {"key": key, "value": value, "weight": _int32(weight)}
+
+
+def parse_device(text: str) -> dict[str, Any]:
+    """`gpu-a100`, `gpu-a100:2`, `gpu-a100,gpu-h100:0.25`; `:2` of any model. A point makes it a share."""
+    models, _, amount = text.partition(":")
+    wanted: dict[str, Any] = {"models": [model for model in models.split(",") if model]}
+    if "." in amount:
+        share = _thousandths(amount)
+        if not 0 < share <= 1000:
+            raise ValueError(f"{amount} in {text!r} is no share: more than 0 and at most 1.0")
+        return {**wanted, "count": 1, "share_milli": share}
+    return {**wanted, "count": _int32(amount or "1"), "share_milli": 1000}
+
+
+def _int32(text: str) -> int:
+    number = _count(text)
+    if number >= 2**31:
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def _thousandths(text: str) -> int:
+    from cumulet.units import parse_milli
+
+    return parse_milli(text)
+
+
+def _seconds(text: str) -> int:
+    from cumulet.units import parse_seconds
+
+    return parse_seconds(text)
 
 
 def _memory(text: str) -> int:
@@ -110,6 +177,12 @@ TYPES: Final[Mapping[Shape, tuple[str, click.ParamType[Any]]]] = {
     Shape.RATIOS: ("NAME=N", Parsed("ratio", parse_ratio)),
     Shape.FILE: ("FILE", Parsed("file", _file)),
     Shape.ATTACHMENTS: ("NETWORK[=ADDRESS]", Parsed("attachment", parse_place)),
+    Shape.THOUSANDTHS: ("N", Parsed("number", _thousandths)),
+    Shape.SECONDS: ("TIME", Parsed("duration", _seconds)),
+    Shape.TAINTS: ("KEY[=VALUE][:EFFECT]", Parsed("taint", parse_taint)),
+    Shape.TOLERATIONS: ("KEY[=VALUE]", Parsed("toleration", parse_toleration)),
+    Shape.PREFERENCES: ("KEY=VALUE[:WEIGHT]", Parsed("preference", parse_preference)),
+    Shape.DEVICES: ("MODEL[,MODEL][:COUNT|:SHARE]", Parsed("device", parse_device)),
 }
 
 
@@ -159,7 +232,7 @@ def _option(flag: Flag, *, required: bool) -> click.Option:
     if flag.shape is Shape.YES_NO:
         names = [f"--{flag.name}/--no-{flag.name}", option_key(flag)]
         return click.Option(names, default=None, help=flag.help)
-    metavar, kind = TYPES[flag.shape]
+    metavar, kind = (None, click.Choice(flag.choices)) if flag.choices else TYPES[flag.shape]
     return click.Option(
         [f"--{flag.name}", option_key(flag)],
         type=kind,
@@ -174,12 +247,23 @@ def _put(message: Any, steps: list[str], shape: Shape, value: Any) -> None:
     for step in steps[:-1]:
         message = getattr(message, step)
     name = steps[-1]
-    if shape in (Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS):
+    if shape in _MAPS:
         getattr(message, name).update(dict(value))
     elif shape is Shape.WORDS:
         getattr(message, name).extend(value)
-    elif shape is Shape.ATTACHMENTS:
-        for network, address in value:
-            getattr(message, name).add(network=network, address=address)
+    elif shape in _MESSAGES:
+        for fields in value:
+            getattr(message, name).add(**fields)
+    elif shape is Shape.CHOICE:
+        setattr(message, name, _enum_number(message, name, value))
     else:
         setattr(message, name, value)
+
+
+def _enum_number(message: Any, name: str, word: str) -> int:
+    """The value of an enum field by the word that a person chose."""
+    values = message.DESCRIPTOR.fields_by_name[name].enum_type.values
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    wanted = prefix + word.upper().replace("-", "_")
+    number: int = next(value.number for value in values if value.name == wanted)
+    return number

@@ -19,7 +19,7 @@ from cumulet.kinds import INSTANCE
 FLAVOR: Final = "small"
 IMAGE: Final = "cumulet-guest"
 NETWORK: Final = "default"
-_DEFAULTS: Final = {"flavor": FLAVOR, "image": IMAGE, "network": ((NETWORK, ""),)}
+_DEFAULTS: Final = {"flavor": FLAVOR, "image": IMAGE, "network": ({"network": NETWORK, "address": ""},)}
 _SHOWN: Final = {"flavor": FLAVOR, "image": IMAGE, "network": NETWORK}
 
 

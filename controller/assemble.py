@@ -9,8 +9,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any, Final
 
+from controller.admit.placementgroup import members_of
 from controller.admit.subnet import Range, range_of
 from controller.fleet import allocatable
+from controller.scheduling import members_by_domain
 from controller.state import Parts, State, Stored
 from controller.store import keys
 from controller.store.keys import Table
@@ -21,6 +23,7 @@ from cumulet.v1 import (
     meta_pb2,
     network_pb2,
     node_pb2,
+    placementgroup_pb2,
     port_pb2,
     project_pb2,
     subnet_pb2,
@@ -76,6 +79,8 @@ def _fill_instance(state: State, parts: Parts, row: Stored, message: instance_pb
     message.status.node = placement.message.node if placement else ""
     if placement is not None:
         message.status.epoch = placement.message.epoch
+        message.status.numa_cells[:] = placement.message.numa_cells
+        message.status.devices.extend(placement.message.devices)
         message.meta.revision = max(message.meta.revision, placement.mod_revision)
         if not message.status.conditions:
             text = f"placed on {placement.message.node}; the node prepares it"
@@ -105,6 +110,7 @@ def _fill_project(state: State, parts: Parts, row: Stored, message: project_pb2.
     message.status.used.CopyFrom(resources_to(state.used_by(parts[0])))
     message.status.instances = len(state.rows(keys.INSTANCES, parts[0]))
     message.status.networks = len(state.rows(keys.NETWORKS, parts[0]))
+    message.status.devices_milli = state.devices_used_by(parts[0])
 
 
 def _fill_network(state: State, parts: Parts, row: Stored, message: network_pb2.Network) -> None:
@@ -124,6 +130,13 @@ def _inside(addresses: Range, text: str) -> bool:
     return IPv4Address(text) in addresses.cidr
 
 
+def _fill_placement_group(
+    state: State, parts: Parts, row: Stored, message: placementgroup_pb2.PlacementGroup
+) -> None:
+    message.status.members.update(members_by_domain(state, message))
+    message.status.instances = len(members_of(state, *parts))
+
+
 def _fill_port(state: State, parts: Parts, row: Stored, message: port_pb2.Port) -> None:
     instance = state.find(keys.INSTANCES, parts[0], message.spec.instance)
     placement = state.placement_of(instance.message.meta.uid) if instance else None
@@ -137,4 +150,5 @@ _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.NETWORKS: _fill_network,
     keys.SUBNETS: _fill_subnet,
     keys.PORTS: _fill_port,
+    keys.PLACEMENT_GROUPS: _fill_placement_group,
 }

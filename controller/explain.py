@@ -7,6 +7,7 @@ out of the view, so that "why here" is answered by what would happen now.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from controller.fleet import build_request, build_view
 from controller.state import State
@@ -19,7 +20,9 @@ from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request
 from scheduler.plan import explain
 from scheduler.policy import PACK
 
-NODES_SHOWN = 20  # the best, or the nearest; the counts tell of the others
+# Refusals that the list of nodes, their marks and what they offer make plain.
+_OF_NODES: Final = ("not-ready", "taint:", "dedicated", "capability:", "label:", "devices", "numa")
+NODES_SHOWN: Final = 20  # the best, or the nearest; the counts tell of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ def explain_placement(state: State, instance: instance_pb2.Instance) -> Explaine
     view = _without(build_view(state), current, instance)
     request = build_request(instance)
     answer = explain(view, request, PACK)
-    verdicts = [_verdict(node, request, current) for node in view.nodes]
+    occupancy = Occupancy.of(view)
+    verdicts = [_verdict(node, request, occupancy, current) for node in view.nodes]
     if isinstance(answer, Rejection):
         summary = f"instance {instance.meta.name} fits nowhere: {answer}"
         hints = _hints(answer)
@@ -76,20 +80,23 @@ def _summary(name: str, current: str, answer: Explanation) -> str:
 
 
 def _without(view: View, node: str, instance: instance_pb2.Instance) -> View:
-    """The view with the instance's own allocation on its node given back."""
+    """The view with what the instance itself holds on its node given back."""
     own = build_request(instance).resources
 
     def give_back(found: NodeView) -> NodeView:
         if found.name != node:
             return found
         left = found.allocated - own if own.fits_in(found.allocated) else ZERO
-        return replace(found, allocated=left)
+        others = tuple(one for one in found.residents if one.request.uid != instance.meta.uid)
+        return replace(found, allocated=left, residents=others)
 
-    return View(view.revision, tuple(give_back(found) for found in view.nodes))
+    return View(view.revision, tuple(give_back(found) for found in view.nodes), view.groups)
 
 
-def _verdict(node: NodeView, request: Request, current: str) -> instance_pb2.NodeVerdict:
-    reasons = reasons_against(Room(node), request, Occupancy(()))
+def _verdict(
+    node: NodeView, request: Request, occupancy: Occupancy, current: str
+) -> instance_pb2.NodeVerdict:
+    reasons = reasons_against(Room(node), request, occupancy)
     return instance_pb2.NodeVerdict(
         node=node.name,
         fits=not reasons,
@@ -114,6 +121,8 @@ def _hints(rejection: Rejection) -> list[str]:
         hints.append(f"cumulet node uncordon {rejection.nearest[0].node}")
     if any(kind.startswith("resource:") for kind in kinds):
         hints.append("cumulet flavor list")
-    if "not-ready" in kinds or not kinds:
+    if any(kind.startswith(("group:", "group-missing:")) for kind in kinds):
+        hints.append("cumulet placement-group list")
+    if not kinds or any(kind.startswith(_OF_NODES) for kind in kinds):
         hints.append("cumulet node list")
     return hints

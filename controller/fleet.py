@@ -8,12 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from controller.scheduling import (
+    build_groups,
+    capabilities_of,
+    device_of,
+    group_name,
+    residents_of,
+    taint_of,
+    wanted_capabilities,
+)
 from controller.state import Changed, State, Stored
 from controller.store import keys
 from cumulet.convert import find_condition, resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
-from scheduler.model import NodeView, Request, View, derive_allocatable
+from scheduler.group import PlacementGroup
+from scheduler.model import Gang, NodeView, Preference, Request, Toleration, View, derive_allocatable
+from scheduler.topology import Cell, DeviceRequest
 
 # Guests rarely use all their vCPUs at once; memory and disk are really taken.
 RATIOS_DEFAULT: Final = {"vcpu": 4.0}
@@ -33,7 +44,8 @@ def allocatable(spec: node_pb2.NodeSpec, capacity: Resources) -> Resources:
 
 def build_view(state: State) -> View:
     """All nodes as they are at the state's revision."""
-    return View(state.revision, tuple(node_view(state, row) for row in state.rows(keys.NODES).values()))
+    nodes = tuple(node_view(state, row) for row in state.rows(keys.NODES).values())
+    return View(state.revision, nodes, build_groups(state))
 
 
 class FleetView:
@@ -46,11 +58,14 @@ class FleetView:
         self._state = state
         self._nodes: dict[str, NodeView] = {}
         self._touched = {parts[0] for parts in state.rows(keys.NODES)}
+        self._groups: Mapping[str, PlacementGroup] | None = None
 
     def note_change(self, changed: Changed) -> None:
         """Called with every applied change."""
         if changed.table in _NODE_TABLES:
             self._touched.add(changed.parts[0])
+        elif changed.table is keys.PLACEMENT_GROUPS:
+            self._groups = None
 
     def view(self) -> View:
         """All nodes as they are at the state's revision."""
@@ -61,7 +76,9 @@ class FleetView:
             else:
                 self._nodes[name] = node_view(self._state, row)
         self._touched.clear()
-        return View(self._state.revision, tuple(self._nodes.values()))
+        if self._groups is None:
+            self._groups = build_groups(self._state)
+        return View(self._state.revision, tuple(self._nodes.values()), self._groups)
 
 
 def node_view(state: State, row: Stored) -> NodeView:
@@ -82,16 +99,38 @@ def node_view(state: State, row: Stored) -> NodeView:
         not_ready_reason=ready.message if ready else "its agent has not connected yet",
         security_level=node.spec.security_level,
         labels=dict(node.meta.labels),
+        taints=tuple(map(taint_of, node.spec.taints)),
+        dedicated_to=frozenset(node.spec.dedicated_projects),
+        capabilities=capabilities_of(status) if status else frozenset(),
+        cells=tuple(Cell(cell.vcpu, cell.memory_mib) for cell in status.numa_cells) if status else (),
+        devices=tuple(map(device_of, status.devices)) if status else (),
+        residents=tuple(residents_of(state.placements_on(name).values())),
+        idle_watts=node.spec.idle_watts,
+        full_watts=node.spec.full_watts,
+        cost_milli=node.spec.cost_milli,
     )
 
 
 def build_request(instance: instance_pb2.Instance) -> Request:
     """What the scheduler needs to know of an instance."""
+    project, spec = instance.meta.project, instance.spec
     return Request(
         uid=instance.meta.uid,
-        project=instance.meta.project,
+        project=project,
         name=instance.meta.name,
-        resources=resources_from(instance.spec.resources),
-        security_level=instance.spec.security_level,
-        node_selector=dict(instance.spec.node_selector),
+        resources=resources_from(spec.resources),
+        security_level=spec.security_level,
+        node_selector=dict(spec.node_selector),
+        tolerations=frozenset(
+            Toleration(one.key, one.value if one.HasField("value") else None) for one in spec.tolerations
+        ),
+        capabilities=wanted_capabilities(spec),
+        preferences=tuple(Preference(one.key, one.value, one.weight) for one in spec.preferences),
+        groups=tuple(group_name(project, name) for name in spec.placement_groups),
+        numa_cells=spec.numa_cells,
+        devices=tuple(
+            DeviceRequest(frozenset(one.models), one.count, one.share_milli) for one in spec.devices
+        ),
+        gang=Gang(group_name(project, spec.gang.name), spec.gang.size) if spec.HasField("gang") else None,
+        lifetime_s=spec.expected_lifetime_s or None,
     )

@@ -8,8 +8,8 @@ restart.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -80,6 +80,8 @@ class State:
         self._node_of: dict[str, str] = {}
         self._allocated: dict[str, Resources] = {}
         self._used: dict[str, Resources] = {}
+        self._used_devices: Counter[str] = Counter()
+        self._members: dict[Parts, Counter[str]] = {}
         self._scoped: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._addresses: dict[str, dict[str, str]] = {}
@@ -128,6 +130,14 @@ class State:
     def used_by(self, project: str) -> Resources:
         """Sum over the project's instances, placed or not."""
         return self._used.get(project, ZERO)
+
+    def devices_used_by(self, project: str) -> int:
+        """Thousandths of devices, summed over the project's instances, placed or not."""
+        return self._used_devices[project]
+
+    def members_of(self, project: str, group: str) -> Mapping[str, int]:
+        """Placed members of a placement group by node; only nodes with some."""
+        return self._members.get((project, group), _EMPTY)
 
     def status_of(self, uid: str) -> instance_pb2.InstanceStatus | None:
         row = self._tables[keys.INSTANCE_STATUS.path].get((uid,))
@@ -312,7 +322,7 @@ class State:
             try:
                 event = event_pb2.Event.FromString(value)
             except DecodeError as error:
-                log.error("an event cannot be read", key=key, error=str(error))
+                log.error("events cannot be read", key=key, error=str(error))
                 return
             event.revision = revision
             for listener in self._event_listeners:
@@ -351,20 +361,34 @@ class State:
         if before is not None:
             total = total - resources_from(before.message.resources)
             if self._node_of.get(uid) == node:
+            self._count_member(node, before, -1)
                 del self._node_of[uid]
         if after is not None:
             total = total + resources_from(after.message.resources)
             self._node_of[uid] = node
+            self._count_member(node, after, +1)
         self._allocated[node] = total
         _replace_in(self._placements_by_node, node, uid, after)
 
     def _index_instance(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+    def _count_member(self, node: str, placement: Stored, by: int) -> None:
+        project = placement.message.project
+        for group in placement.message.groups:
+            nodes = self._members.setdefault((project, group), Counter())
+            nodes[node] += by
+            if not nodes[node]:
+                del nodes[node]
+            if not nodes:
+                del self._members[project, group]
+
         total = self._used.get(parts[0], ZERO)
         if before is not None:
             total = total - resources_from(before.message.spec.resources)
         if after is not None:
+            self._used_devices[parts[0]] -= devices_milli(before.message.spec)
             total = total + resources_from(after.message.spec.resources)
         self._used[parts[0]] = total
+            self._used_devices[parts[0]] += devices_milli(after.message.spec)
 
     def _index_port(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         if before is not None:
@@ -389,6 +413,11 @@ class State:
 
 
 def _kept_key(key: bytes) -> tuple[Table, Parts] | None:
+def devices_milli(spec: instance_pb2.InstanceSpec) -> int:
+    """Thousandths of devices that an instance asks for."""
+    return sum(want.count * want.share_milli for want in spec.devices)
+
+
     """Table and parts of a key that the State keeps."""
     try:
         parsed = keys.parse_key(key)

@@ -34,6 +34,7 @@ from cumulet.v1 import event_pb2, meta_pb2, operation_pb2
 
 SECURITY_LEVEL_MAX: Final = 5  # MLPS 2.0 has five levels; 0 is "not graded"
 DESCRIPTION_MAX: Final = 1024
+CHOICES_SHOWN: Final = 8  # names that an unknown one is answered with
 OBJECT_BYTES_MAX: Final = 256 * 1024  # several objects must fit one transaction of 1.5 MiB
 
 NOUNS: Final = {
@@ -45,9 +46,14 @@ NOUNS: Final = {
     keys.NETWORKS: "network",
     keys.SUBNETS: "subnet",
     keys.PORTS: "port",
+    keys.PLACEMENT_GROUPS: "placement-group",
     keys.INSTANCES: "instance",
     keys.OPERATIONS: "operation",
 }
+
+
+# What an object refers to: table, row as it was seen, and the key's parts.
+Referred = tuple[Table, Stored, str] | tuple[Table, Stored, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,17 @@ def new_meta(given: meta_pb2.Meta, project: str, context: Context, violations: V
         generation=1,
         created_at=timestamp(context.now),
     )
+
+
+def unknown(noun: str, name: str, known: Iterable[tuple[str, ...]]) -> str:
+    """That a name is missing or names nothing, and what could have been meant."""
+    said = f"{noun} {name!r} does not exist" if name else f"a {noun} is required"
+    return said + choices(known)
+
+
+def choices(known: Iterable[tuple[str, ...]]) -> str:
+    names = sorted(parts[-1] for parts in known)[:CHOICES_SHOWN]
+    return f" (there are: {', '.join(names)})" if names else " (there are none yet)"
 
 
 def check_labels(labels: Any, violations: Violations, field: str = "meta.labels") -> None:

@@ -13,14 +13,23 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
+from controller.admit.requirements import check_capabilities
 from controller.commit import Change
+from controller.scheduling import ARCHITECTURE
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
 from cumulet.errors import FailedPreconditionError
 from cumulet.v1 import image_pb2
 
-MUTABLE = ("meta.labels", "spec.description", "spec.min_memory_mib", "spec.min_disk_gib", "spec.kernel_args")
+MUTABLE = (
+    "meta.labels",
+    "spec.description",
+    "spec.min_memory_mib",
+    "spec.min_disk_gib",
+    "spec.kernel_args",
+    "spec.capabilities",
+)
 KERNEL_ARGS_MAX: Final = 2048  # COMMAND_LINE_SIZE of x86-64 Linux
 _ARCHITECTURE: Final = re.compile(r"[a-z0-9_]{1,32}")
 
@@ -80,6 +89,10 @@ def _check(spec: image_pb2.ImageSpec, violations: Violations) -> None:
         violations.add("spec.kernel_args", f"must be at most {KERNEL_ARGS_MAX} printable characters")
     if spec.architecture and not _ARCHITECTURE.fullmatch(spec.architecture):
         violations.add("spec.architecture", f"{spec.architecture!r} is not one, such as x86_64")
+    check_capabilities(spec.capabilities, violations)
+    machines = [word for word in spec.capabilities if word.startswith(ARCHITECTURE)]
+    if machines:
+        violations.add("spec.capabilities", f"{machines[0]} is spec.architecture's to say: leave it out")
     for name in ("min_memory_mib", "min_disk_gib"):
         if getattr(spec, name) < 0:
             violations.add(f"spec.{name}", "must not be negative")

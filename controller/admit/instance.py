@@ -7,17 +7,19 @@ guarded by the quota's range and by everything the instance refers to.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common, subnet
-from controller.admit.common import Context, Violations
+from controller.admit.common import Context, Referred, Violations, choices, unknown
+from controller.admit.gang import join_gang
+from controller.admit.placementgroup import join_groups
 from controller.admit.project import charge_instance
+from controller.admit.requirements import check_requirements, check_together, copy_requirements, merge_flavor
 from controller.assemble import instance_phase
 from controller.commit import Change
-from controller.state import State, Stored
+from controller.state import State, Stored, devices_milli
 from controller.store import keys
 from controller.store.protocol import absent
 from cumulet import lifecycle
@@ -31,6 +33,7 @@ NETWORKS_MAX: Final = 8  # ports of one instance; a PCI slot each
 KEY_PAIRS_MAX: Final = 32
 STOP_TIMEOUT_DEFAULT_S: Final = 60
 STOP_TIMEOUT_MAX_S: Final = 3600
+LIFETIME_MAX_S: Final = 100 * 366 * 86_400  # a century
 OPERATION_DEADLINE_S: Final = 3600.0  # an operation that has not ended by then is reported as failed
 MAC_TRIES: Final = 64  # random draws of 40 bits: a miss means that the randomness is broken
 MUTABLE = ("meta.labels", "spec.deletion_protection", "spec.stop_timeout_s")
@@ -54,7 +57,7 @@ def create(state: State, context: Context, project: str, given: instance_pb2.Ins
     instance = common.put_new(state, keys.INSTANCES, (project, meta.name), made)
     change.compares += instance.compares
     change.writes |= instance.writes
-    charge_instance(change, state, project, resources_from(spec.resources))
+    charge_instance(change, state, project, resources_from(spec.resources), devices_milli(spec))
     _add_operation(change, context, made, "instance.create", goal_boots=spec.boots)
     change.events.append(
         common.event(context, "instance", meta, "Created", f"instance {meta.name} was asked for")
@@ -158,7 +161,9 @@ def _check_own_fields(spec: instance_pb2.InstanceSpec, violations: Violations) -
         violations.add("spec.networks", f"{len(spec.networks)} networks, at most {NETWORKS_MAX}")
     if len(spec.key_pairs) > KEY_PAIRS_MAX:
         violations.add("spec.key_pairs", f"{len(spec.key_pairs)} key pairs, at most {KEY_PAIRS_MAX}")
-    common.check_labels(spec.node_selector, violations, "spec.node_selector")
+    if not 0 <= spec.expected_lifetime_s <= LIFETIME_MAX_S:
+        text = f"is {spec.expected_lifetime_s}, must be 0 (unknown) to {LIFETIME_MAX_S}"
+        violations.add("spec.expected_lifetime_s", text)
     if spec.power not in instance_pb2.PowerState.values():
         violations.add("spec.power", f"{spec.power} is not a power state: ON or OFF")
     _check_stop_timeout(spec, violations)
@@ -167,9 +172,6 @@ def _check_own_fields(spec: instance_pb2.InstanceSpec, violations: Violations) -
 def _check_stop_timeout(spec: instance_pb2.InstanceSpec, violations: Violations) -> None:
     if not 0 <= spec.stop_timeout_s <= STOP_TIMEOUT_MAX_S:
         violations.add("spec.stop_timeout_s", f"must be between 0 (default) and {STOP_TIMEOUT_MAX_S}")
-
-
-Referred = tuple[keys.Table, Stored, str] | tuple[keys.Table, Stored, str, str]
 
 
 def _resolve(
@@ -184,24 +186,30 @@ def _resolve(
         power=given.power or instance_pb2.POWER_STATE_ON,
         boots=0 if given.power == instance_pb2.POWER_STATE_OFF else 1,
         stop_timeout_s=given.stop_timeout_s or STOP_TIMEOUT_DEFAULT_S,
-        node_selector=given.node_selector,
         deletion_protection=given.deletion_protection,
+        expected_lifetime_s=given.expected_lifetime_s,
     )
+    copy_requirements(given, spec)
     referred: list[Referred] = []
     flavor = state.find(keys.FLAVORS, given.flavor)
     image = state.find(keys.IMAGES, given.image)
     if flavor is None:
-        violations.add("spec.flavor", _unknown("flavor", given.flavor, state.rows(keys.FLAVORS)))
+        violations.add("spec.flavor", unknown("flavor", given.flavor, state.rows(keys.FLAVORS)))
     else:
         spec.resources.CopyFrom(flavor.message.spec.resources)
+        merge_flavor(flavor.message.spec, spec, violations)
     if image is None:
-        violations.add("spec.image", _unknown("image", given.image, state.rows(keys.IMAGES)))
+        violations.add("spec.image", unknown("image", given.image, state.rows(keys.IMAGES)))
     else:
         spec.image_files.CopyFrom(image.message.spec)
         spec.image_files.ClearField("description")
         referred.append((keys.IMAGES, image, given.image))
     if flavor is not None and image is not None:
         _check_room(spec, violations)
+    check_requirements(spec, violations)
+    check_together(spec, violations)
+    referred += join_groups(state, project, given, spec, violations)
+    join_gang(state, project, given, spec, violations)
     _resolve_keys(state, project, given, spec, violations)
     _resolve_networks(state, project, given, spec, referred, violations)
     return spec, referred
@@ -218,7 +226,7 @@ def _resolve_keys(
         row = state.find(keys.KEY_PAIRS, project, name)
         if row is None:
             known = state.rows(keys.KEY_PAIRS, project)
-            violations.add(f"spec.key_pairs[{index}]", _unknown("key pair", name, known))
+            violations.add(f"spec.key_pairs[{index}]", unknown("key pair", name, known))
         else:
             spec.authorized_keys.append(row.message.spec.public_key)
 
@@ -233,11 +241,11 @@ def _resolve_networks(
 ) -> None:
     known = state.rows(keys.NETWORKS, project)
     if not given.networks:
-        violations.add("spec.networks", "name at least one network" + _choices(known))
+        violations.add("spec.networks", "name at least one network" + choices(known))
     for index, attachment in enumerate(given.networks):
         row = state.find(keys.NETWORKS, project, attachment.network)
         if row is None:
-            violations.add(f"spec.networks[{index}].network", _unknown("network", attachment.network, known))
+            violations.add(f"spec.networks[{index}].network", unknown("network", attachment.network, known))
             continue
         referred.append((keys.NETWORKS, row, project, attachment.network))
         spec.networks.add(network=attachment.network, address=attachment.address)
@@ -256,16 +264,6 @@ def _check_room(spec: instance_pb2.InstanceSpec, violations: Violations) -> None
         violations.add(
             "spec.flavor", f"has a disk of {flavor.disk_gib} GiB, image {spec.image} needs {disk_gib}"
         )
-
-
-def _unknown(noun: str, name: str, known: Iterable[tuple[str, ...]]) -> str:
-    said = f"{noun} {name!r} does not exist" if name else f"a {noun} is required"
-    return said + _choices(known)
-
-
-def _choices(known: Iterable[tuple[str, ...]]) -> str:
-    names = sorted(parts[-1] for parts in known)[:8]
-    return f" (there are: {', '.join(names)})" if names else " (there are none yet)"
 
 
 def _add_port(

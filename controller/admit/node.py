@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
+from controller.admit.offers import check_offers
 from controller.commit import Change
 from controller.state import State, Stored
 from controller.store import keys
@@ -53,6 +54,7 @@ def update(
             violations.add(
                 f"spec.allocation_ratio.{name}", f"{ratio} is not more than 0 and at most {RATIO_MAX}"
             )
+    check_offers(state, merged.spec, violations)
     violations.raise_any(f"node {parts[0]} was not changed")
     return common.put_changed(keys.NODES, parts, row, merged)
 

@@ -22,7 +22,14 @@ from cumulet.v1 import project_pb2
 MUTABLE = ("meta.labels", "spec")
 INSTANCES_DEFAULT: Final = 1_000  # more than a first trial needs, few enough to notice a runaway script
 NETWORKS_DEFAULT: Final = 100
-OWNED: Final = (keys.INSTANCES, keys.PORTS, keys.SUBNETS, keys.NETWORKS, keys.KEY_PAIRS)
+OWNED: Final = (
+    keys.INSTANCES,
+    keys.PLACEMENT_GROUPS,
+    keys.PORTS,
+    keys.SUBNETS,
+    keys.NETWORKS,
+    keys.KEY_PAIRS,
+)
 
 
 def create(state: State, context: Context, project: str, given: project_pb2.Project) -> Change:
@@ -64,7 +71,9 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
     return change
 
 
-def charge_instance(change: Change, state: State, project: str, asked: Resources) -> None:
+def charge_instance(
+    change: Change, state: State, project: str, asked: Resources, asked_devices_milli: int
+) -> None:
     """Guard a new instance by the project's quota. Raises QuotaExceededError with every sum that is over."""
     quota = common.get_live_row(state, keys.PROJECTS, project).message.spec.quota
     limit = quota.instances if quota.HasField("instances") else INSTANCES_DEFAULT
@@ -77,6 +86,9 @@ def charge_instance(change: Change, state: State, project: str, asked: Resources
         have, more = used.get(name, 0), asked.get(name)
         if bound and more and have + more > bound:
             over.append(f"{name}: {have} of {bound} are used, {more} more are asked for")
+    have, more = state.devices_used_by(project), asked_devices_milli
+    if quota.HasField("devices_milli") and more and have + more > quota.devices_milli:
+        over.append(f"devices_milli: {have} of {quota.devices_milli} are used, {more} more are asked for")
     _refuse_over(project, over)
     change.compares.append(range_unchanged_since(keys.INSTANCES.prefix(project), state.revision))
     _guard_quota(change, state, project)
@@ -109,6 +121,6 @@ def _check(spec: project_pb2.ProjectSpec, violations: Violations) -> None:
     common.check_description(spec.description, violations)
     common.check_security_level(spec.security_level, violations)
     common.check_resources(spec.quota.resources, "spec.quota.resources", violations)
-    for name in ("instances", "networks"):
+    for name in ("instances", "networks", "devices_milli"):
         if getattr(spec.quota, name) < 0:
             violations.add(f"spec.quota.{name}", "must not be negative")

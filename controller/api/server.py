@@ -22,7 +22,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from controller.admit import flavor, image, instance, keypair, network, node, project, subnet
+from controller.admit import (
+    flavor,
+    image,
+    instance,
+    keypair,
+    network,
+    node,
+    placementgroup,
+    project,
+    subnet,
+)
 from controller.api.agent import AgentMethods
 from controller.api.cloud import (
     EventMethods,
@@ -50,6 +60,7 @@ from cumulet.v1 import (
     network_pb2,
     node_pb2,
     operation_pb2,
+    placementgroup_pb2,
     port_pb2,
     project_pb2,
     subnet_pb2,
@@ -70,6 +81,7 @@ PROTO_FILES: Final = (
     network_pb2,
     node_pb2,
     operation_pb2,
+    placementgroup_pb2,
     port_pb2,
     project_pb2,
     subnet_pb2,
@@ -120,6 +132,13 @@ def standard_rules(files: FileStore) -> tuple[Rules, ...]:
         Rules(kinds.NETWORK, keys.NETWORKS, network.create, network.update, _by_etag(network.delete)),
         Rules(kinds.SUBNET, keys.SUBNETS, subnet.create, subnet.update, _by_etag(subnet.delete)),
         Rules(kinds.PORT, keys.PORTS),
+        Rules(
+            kinds.PLACEMENT_GROUP,
+            keys.PLACEMENT_GROUPS,
+            placementgroup.create,
+            placementgroup.update,
+            _by_etag(placementgroup.delete),
+        ),
         Rules(
             kinds.INSTANCE,
             keys.INSTANCES,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
@@ -18,16 +18,16 @@ from controller.admit import common
 from controller.admit.common import Context
 from controller.commit import Change, Committer
 from controller.fleet import FleetView, build_request, node_view
+from controller.scheduling import occupancy_of
 from controller.state import Changed, State
 from controller.store import keys
-from controller.store.protocol import absent, range_unchanged_since, unchanged
+from controller.store.protocol import Compare, absent, range_unchanged_since, unchanged
 from cumulet.clock import Clock
 from cumulet.convert import resources_to, timestamp
 from cumulet.errors import CumuletError
-from cumulet.v1 import instance_pb2, store_pb2
+from cumulet.v1 import instance_pb2, placement_pb2, store_pb2
 from scheduler.check import check_plan
 from scheduler.filters import reasons_against
-from scheduler.group import Occupancy
 from scheduler.model import Plan, Request, Room
 from scheduler.plan import plan
 from scheduler.policy import PACK
@@ -76,7 +76,7 @@ class Placer:
                 if self._find_placeable(uid) is not None:
                     self._unplaced[uid] = None
                 self._look_again()
-        elif changed.table in (keys.NODES, keys.NODE_STATUS):
+        elif changed.table in (keys.NODES, keys.NODE_STATUS, keys.PLACEMENT_GROUPS):
             self._look_again()
 
     def load(self) -> None:
@@ -179,8 +179,11 @@ def gate(state: State, context: Context, request: Request, node: str) -> Change 
         return None
     parts, row = found
     instance: instance_pb2.Instance = row.message
-    target = node_view(state, node_row)
-    if instance.meta.HasField("deleted_at") or reasons_against(Room(target), request, Occupancy(())):
+    room = Room(node_view(state, node_row))
+    if instance.meta.HasField("deleted_at") or reasons_against(room, request, occupancy_of(state, request)):
+        return None
+    choice = room.choose(request)  # on this State: the planner's may be taken since
+    if choice is None:
         return None
     status = state.status_of(request.uid)
     record = store_pb2.PlacementRecord(
@@ -191,6 +194,12 @@ def gate(state: State, context: Context, request: Request, node: str) -> Change 
         epoch=(status.epoch if status else 0) + 1,
         resources=resources_to(request.resources),
         placed_at=timestamp(context.now),
+        numa_cells=choice.cells,
+        devices=[
+            placement_pb2.DeviceShare(address=share.address, share_milli=share.share_milli)
+            for share in choice.devices
+        ],
+        groups=instance.spec.placement_groups,
     )
     key = keys.PLACEMENTS.key(node, request.uid)
     return Change(
@@ -199,8 +208,17 @@ def gate(state: State, context: Context, request: Request, node: str) -> Change 
             unchanged(keys.INSTANCES.key(*parts), row.mod_revision),
             unchanged(keys.NODES.key(node), node_row.mod_revision),
             range_unchanged_since(keys.PLACEMENTS.prefix(node), state.revision),
+            *_groups_unchanged(state, instance),
         ],
         writes={key: record.SerializeToString()},
         events=[common.event(context, "instance", instance.meta, "Placed", f"placed on node {node}")],
         result=True,
     )
+
+
+def _groups_unchanged(state: State, instance: instance_pb2.Instance) -> Iterator[Compare]:
+    """Guards on the groups' rules. Members come and go through this gate alone: the epoch guards them."""
+    for name in instance.spec.placement_groups:
+        row = state.find(keys.PLACEMENT_GROUPS, instance.meta.project, name)
+        if row is not None:
+            yield unchanged(keys.PLACEMENT_GROUPS.key(instance.meta.project, name), row.mod_revision)

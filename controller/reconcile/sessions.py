@@ -19,6 +19,7 @@ import structlog
 from controller.admit import common
 from controller.admit import node as admit_node
 from controller.admit.common import Context
+from controller.admit.offers import check_hello
 from controller.commit import Change, Committer
 from controller.fleet import READY
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
@@ -163,6 +164,7 @@ class Sessions:
 
     def _opening(self, state: State, hello: agent_pb2.AgentHello) -> Change | None:
         """Register the node if it is new, record the session, and say that the node is ready."""
+        check_hello(hello)
         context = Context(self._clock.now(), self._rng, f"agent/{hello.node}")
         change = admit_node.register(state, context, hello) or Change()
         known = state.find(keys.NODES, hello.node)
@@ -358,6 +360,9 @@ def _ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node
     status.capacity.CopyFrom(hello.capacity)
     status.agent_version, status.address = hello.agent_version, hello.address
     status.virt_type, status.boot_id = hello.virt_type, hello.boot_id
+    for name in ("capabilities", "numa_cells", "devices"):
+        status.ClearField(name)
+        getattr(status, name).extend(getattr(hello, name))
     _set_condition(
         status, READY, meta_pb2.CONDITION_STATUS_TRUE, "AgentConnected", "its agent has a session", now
     )

@@ -18,6 +18,7 @@ from cumulet.v1 import (
     network_pb2,
     node_pb2,
     operation_pb2,
+    placementgroup_pb2,
     port_pb2,
     project_pb2,
     store_pb2,
@@ -79,6 +80,9 @@ PORTS: Final = Table("ports", ("project", "name"), port_pb2.Port, API, "meta and
 INSTANCES: Final = Table("instances", ("project", "name"), instance_pb2.Instance, API, "meta and spec")
 OPERATIONS: Final = Table(
     "operations",
+PLACEMENT_GROUPS: Final = Table(
+    "placement-groups", ("project", "name"), placementgroup_pb2.PlacementGroup, API, "meta and spec"
+)
     ("project", "name"),
     operation_pb2.Operation,
     "api, until it runs; then the leader",
@@ -155,6 +159,7 @@ TABLES: Final = (
     INSTANCES,
     OPERATIONS,
     ADDRESSES,
+    PLACEMENT_GROUPS,
     MACS,
     VNIS,
     PLACEMENTS,

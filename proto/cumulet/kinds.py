@@ -38,6 +38,13 @@ class Shape(StrEnum):
     RATIOS = "ratios"  # NAME=NUMBER, may be repeated
     FILE = "file"  # the bytes of a file, - for stdin
     ATTACHMENTS = "attachments"  # NETWORK[=ADDRESS], may be repeated
+    CHOICE = "choice"  # one of the flag's choices, a value of the field's enum
+    THOUSANDTHS = "thousandths"  # 0.25; the field is in 1/1000
+    SECONDS = "seconds"  # 90s, 12h, 30d
+    TAINTS = "taints"  # KEY[=VALUE][:EFFECT], may be repeated
+    TOLERATIONS = "tolerations"  # KEY[=VALUE], may be repeated
+    PREFERENCES = "preferences"  # KEY=VALUE[:WEIGHT], may be repeated
+    DEVICES = "devices"  # MODEL[,MODEL][:COUNT|:SHARE], may be repeated
 
 
 class Flag(NamedTuple):
@@ -49,6 +56,7 @@ class Flag(NamedTuple):
     shape: Shape = Shape.TEXT
     required: bool = False  # by create
     fixed: bool = False  # given at creation, never changed
+    choices: tuple[str, ...] = ()  # of a CHOICE
 
 
 class Kind(NamedTuple):
@@ -127,6 +135,54 @@ def _amounts(prefix: str, path: str, what: str, *, required: bool = False) -> tu
     )
 
 
+def _requirements(*, fixed: bool) -> tuple[Flag, ...]:
+    """The flags of what a flavor or an instance asks of its node."""
+    return (
+        Flag(
+            "node-selector",
+            "spec.node_selector",
+            "Only nodes with this label, KEY=VALUE.",
+            Shape.PAIRS,
+            fixed=fixed,
+        ),
+        Flag(
+            "capability",
+            "spec.capabilities",
+            "Only nodes that offer it, such as kvm or cpu:x86-64-v3. May be repeated.",
+            Shape.WORDS,
+            fixed=fixed,
+        ),
+        Flag(
+            "tolerate",
+            "spec.tolerations",
+            "Go to nodes with this taint too; without =VALUE whatever its value. May be repeated.",
+            Shape.TOLERATIONS,
+            fixed=fixed,
+        ),
+        Flag(
+            "prefer",
+            "spec.preferences",
+            "Rather nodes with this label; weight 1 to 100. May be repeated.",
+            Shape.PREFERENCES,
+            fixed=fixed,
+        ),
+        Flag(
+            "numa-cells",
+            "spec.numa_cells",
+            "NUMA cells to divide vcpus and memory over; 0 floats.",
+            Shape.COUNT,
+            fixed=fixed,
+        ),
+        Flag(
+            "device",
+            "spec.devices",
+            "Devices of a model, as gpu-a100:2, or a share of one, as gpu-a100:0.25. May be repeated.",
+            Shape.DEVICES,
+            fixed=fixed,
+        ),
+    )
+
+
 _DESCRIPTION: Final = Flag("description", "spec.description", "A sentence for people.")
 _SECURITY_LEVEL: Final = Flag("security-level", "spec.security_level", "From 0 (lowest) to 5.", Shape.COUNT)
 
@@ -144,6 +200,12 @@ PROJECT: Final = _kind(
         Flag("quota-instances", "spec.quota.instances", "Instances that it may hold.", Shape.COUNT),
         Flag("quota-networks", "spec.quota.networks", "Networks that it may hold.", Shape.COUNT),
         *_amounts("quota-", "spec.quota.resources", "over all its instances"),
+        Flag(
+            "quota-devices",
+            "spec.quota.devices_milli",
+            "Devices of its instances together, as in 4 or 0.5.",
+            Shape.THOUSANDTHS,
+        ),
     ),
     example="--quota-instances 10 --quota-memory 16GiB",
 )
@@ -159,11 +221,31 @@ NODE: Final = _kind(
     Column("DISK", "status.allocated.disk_gib/status.allocatable.disk_gib", wide_only=True),
     Column("VIRT", "status.virt_type"),
     Column("ADDRESS", "status.address", wide_only=True),
+    Column("TAINTS", "spec.taints", wide_only=True),
+    Column("DEDICATED", "spec.dedicated_projects", wide_only=True),
+    Column("CELLS", "status.numa_cells", wide_only=True),
+    Column("DEVICES", "status.devices", wide_only=True),
+    Column("OFFERS", "status.capabilities", wide_only=True),
     verbs=_ALL - {"create"},
     flags=(
         *_amounts("reserved-", "spec.reserved", "kept back for the host"),
         Flag("ratio", "spec.allocation_ratio", "How often it may be promised, as in vcpu=4.", Shape.RATIOS),
         _SECURITY_LEVEL,
+        Flag(
+            "taint",
+            "spec.taints",
+            "Keep off what does not tolerate it; EFFECT: no-schedule, prefer-no-schedule. May be repeated.",
+            Shape.TAINTS,
+        ),
+        Flag(
+            "dedicated-project",
+            "spec.dedicated_projects",
+            "Only this project's instances. May be repeated.",
+            Shape.WORDS,
+        ),
+        Flag("idle-watts", "spec.idle_watts", "Power that it takes with nothing to do.", Shape.COUNT),
+        Flag("full-watts", "spec.full_watts", "Power that it takes with all to do.", Shape.COUNT),
+        Flag("cost", "spec.cost_milli", "What an hour of it costs, as in 0.35.", Shape.THOUSANDTHS),
     ),
 )
 FLAVOR: Final = _kind(
@@ -174,7 +256,15 @@ FLAVOR: Final = _kind(
     Column("MEMORY", "spec.resources.memory_mib"),
     Column("DISK", "spec.resources.disk_gib"),
     Column("EXTENDED", "spec.resources.extended", wide_only=True),
-    flags=(*_amounts("", "spec.resources", "of an instance", required=True), _DESCRIPTION),
+    Column("DEVICES", "spec.devices", wide_only=True),
+    Column("NUMA_CELLS", "spec.numa_cells", wide_only=True),
+    Column("CAPABILITIES", "spec.capabilities", wide_only=True),
+    Column("NODE_SELECTOR", "spec.node_selector", wide_only=True),
+    flags=(
+        *_amounts("", "spec.resources", "of an instance", required=True),
+        *_requirements(fixed=False),
+        _DESCRIPTION,
+    ),
     example="--vcpu 2 --memory 2GiB --disk 10GiB",
 )
 IMAGE: Final = _kind(
@@ -190,6 +280,12 @@ IMAGE: Final = _kind(
         Flag("min-memory", "spec.min_memory_mib", "Least memory that it boots with.", Shape.MEMORY),
         Flag("min-disk", "spec.min_disk_gib", "Least disk that it needs.", Shape.DISK),
         Flag("architecture", "spec.architecture", "CPU architecture as in `uname -m`.", fixed=True),
+        Flag(
+            "capability",
+            "spec.capabilities",
+            "Only on nodes that offer it, such as cpu:x86-64-v2. May be repeated.",
+            Shape.WORDS,
+        ),
         _DESCRIPTION,
     ),
     example="debian-12.qcow2 --min-memory 512MiB",
@@ -215,6 +311,9 @@ INSTANCE: Final = _kind(
     Column("FLAVOR", "spec.flavor"),
     Column("IMAGE", "spec.image", wide_only=True),
     Column("RESTARTS", "status.restarts", wide_only=True),
+    Column("GROUPS", "spec.placement_groups", wide_only=True),
+    Column("CELLS", "status.numa_cells", wide_only=True),
+    Column("DEVICES", "status.devices", wide_only=True),
     flags=(
         Flag("flavor", "spec.flavor", "Its size: see `cumulet flavor list`.", required=True, fixed=True),
         Flag("image", "spec.image", "Its disk: see `cumulet image list`.", required=True, fixed=True),
@@ -236,11 +335,19 @@ INSTANCE: Final = _kind(
         Flag(
             "user-data", "spec.user_data", "cloud-init user-data file, - for stdin.", Shape.FILE, fixed=True
         ),
+        *_requirements(fixed=True),
         Flag(
-            "node-selector",
-            "spec.node_selector",
-            "Only nodes with this label, KEY=VALUE.",
-            Shape.PAIRS,
+            "group",
+            "spec.placement_groups",
+            "Placement group that it is a member of. May be repeated.",
+            Shape.WORDS,
+            fixed=True,
+        ),
+        Flag(
+            "lifetime",
+            "spec.expected_lifetime_s",
+            "How long it is expected to live, as in 12h; a hint for packing.",
+            Shape.SECONDS,
             fixed=True,
         ),
         Flag("stop-timeout", "spec.stop_timeout_s", "Seconds to shut down before it is forced.", Shape.COUNT),
@@ -288,6 +395,51 @@ PORT: Final = _kind(
     Column("NODE", "status.node", wide_only=True),
     verbs=frozenset({"list", "get", "watch"}),
 )
+PLACEMENT_GROUP: Final = _kind(
+    "PlacementGroup",
+    "placement-group",
+    True,
+    Column("RULE", "spec.rule"),
+    Column("SCOPE", "spec.scope"),
+    Column("ENFORCEMENT", "spec.enforcement"),
+    Column("MAX_PER_DOMAIN", "spec.max_per_domain", wide_only=True),
+    Column("INSTANCES", "status.instances"),
+    Column("MEMBERS", "status.members"),
+    flags=(
+        Flag(
+            "rule",
+            "spec.rule",
+            "Together in one domain, or spread over domains.",
+            Shape.CHOICE,
+            required=True,
+            fixed=True,
+            choices=("affinity", "anti-affinity"),
+        ),
+        Flag(
+            "scope",
+            "spec.scope",
+            "What a domain is; racks and zones are labels of nodes. Default: node.",
+            Shape.CHOICE,
+            fixed=True,
+            choices=("node", "rack", "zone"),
+        ),
+        Flag(
+            "enforcement",
+            "spec.enforcement",
+            "Whether an instance waits rather than break the rule. Default: hard.",
+            Shape.CHOICE,
+            choices=("hard", "soft"),
+        ),
+        Flag(
+            "max-per-domain",
+            "spec.max_per_domain",
+            "Members that a domain may hold; 0: 1 with anti-affinity, any number with affinity.",
+            Shape.COUNT,
+        ),
+        _DESCRIPTION,
+    ),
+    example="--rule anti-affinity --scope rack",
+)
 OPERATION: Final = _kind(
     "Operation",
     "operation",
@@ -299,6 +451,18 @@ OPERATION: Final = _kind(
     verbs=frozenset({"list", "get", "watch"}),
 )
 
-KINDS: Final = (PROJECT, NODE, FLAVOR, IMAGE, KEY_PAIR, INSTANCE, NETWORK, SUBNET, PORT, OPERATION)
+KINDS: Final = (
+    PROJECT,
+    NODE,
+    FLAVOR,
+    IMAGE,
+    KEY_PAIR,
+    INSTANCE,
+    PLACEMENT_GROUP,
+    NETWORK,
+    SUBNET,
+    PORT,
+    OPERATION,
+)
 BY_NOUN: Final = {kind.noun: kind for kind in KINDS}
 BY_NAME: Final = {kind.name: kind for kind in KINDS}

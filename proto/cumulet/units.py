@@ -1,4 +1,4 @@
-"""Sizes as people write them: `512MiB`, `2GiB`, `1.5G`, and back.
+"""Sizes, durations and fractions as people write them: `512MiB`, `12h`, `0.25`, and sizes back.
 
 **Pure**: exact arithmetic; a size that is no whole number of the wanted unit is refused.
 
@@ -16,6 +16,11 @@ UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 SIZE_CHARS_MAX: Final = 32  # longer is no size; bounds the digits
 _EXPONENT: Final = {unit[0].lower(): power for power, unit in enumerate(UNITS)}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-zA-Z]*)", re.ASCII)
+
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION: Final = re.compile(r"([0-9]{1,12})([smhdw]?)", re.ASCII)
+_FRACTION: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
 
 
 class SizeError(ValueError):
@@ -40,6 +45,30 @@ def render_mib(amount_mib: int) -> str:
 def render_gib(amount_gib: int) -> str:
     """1024 -> `1TiB`: the largest unit that divides it; `parse_gib` reads it back."""
     return _render(amount_gib, "GiB")
+
+
+def parse_seconds(text: str) -> int:
+    """`12h` -> 43200; of s, m, h, d and w. A bare number is seconds. Raises SizeError."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise SizeError(f"{text[:SIZE_CHARS_MAX]!r} is not a duration: write it like 90s, 12h or 30d")
+    number, unit = match.groups()
+    return int(number) * _SECONDS[unit or "s"]
+
+
+def parse_milli(text: str) -> int:
+    """`0.35` -> 350: thousandths, exactly. Raises SizeError."""
+    match = _FRACTION.fullmatch(text.strip())
+    if match is None:
+        raise SizeError(f"{text[:SIZE_CHARS_MAX]!r} is not a number with at most three decimals, as in 0.25")
+    whole, decimals = match.groups()
+    return int(whole) * 1000 + int((decimals or "").ljust(3, "0"))
+
+
+def render_milli(amount_milli: int) -> str:
+    """350 -> `0.35`; `parse_milli` reads it back."""
+    whole, decimals = divmod(amount_milli, 1000)
+    return f"{whole}.{decimals:03}".rstrip("0").rstrip(".")
 
 
 def _parse(text: str, wanted: str) -> int:

@@ -33,6 +33,7 @@ from cumulet.kinds import (
     KEY_PAIR,
     NETWORK,
     OPERATION,
+    PLACEMENT_GROUP,
     PROJECT,
     SUBNET,
     Kind,
@@ -43,6 +44,7 @@ from cumulet.v1 import (
     instance_pb2,
     meta_pb2,
     operation_pb2,
+    placementgroup_pb2,
 )
 from cumulet.wire_errors import from_rpc_error
 from tests.bench.simulated_agents import build_agent
@@ -178,6 +180,8 @@ def sample(kind: Kind, name: str) -> Any:
         made.spec.public_key = PUBLIC_KEY
     elif kind is SUBNET:
         made.spec.network, made.spec.cidr = "lan", "10.0.0.0/22"
+    elif kind is PLACEMENT_GROUP:
+        made.spec.rule = placementgroup_pb2.PLACEMENT_RULE_ANTI_AFFINITY
     elif kind is INSTANCE:
         made.spec.flavor, made.spec.image = "small", "blank"
         made.spec.networks.append(instance_pb2.NetworkAttachment(network="lan"))

@@ -26,10 +26,11 @@ from cumulet.v1 import image_pb2 as cumulet_dot_v1_dot_image__pb2
 from cumulet.v1 import instance_pb2 as cumulet_dot_v1_dot_instance__pb2
 from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from cumulet.v1 import node_pb2 as cumulet_dot_v1_dot_node__pb2
+from cumulet.v1 import placement_pb2 as cumulet_dot_v1_dot_placement__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/agent.proto\x12\ncumulet.v1\x1a\x16\x63umulet/v1/image.proto\x1a\x19\x63umulet/v1/instance.proto\x1a\x15\x63umulet/v1/meta.proto\x1a\x15\x63umulet/v1/node.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x0bPlanVersion\x12\x1a\n\x12restore_generation\x18\x01 \x01(\x03\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xe2\x01\n\x08NodePlan\x12(\n\x07version\x18\x01 \x01(\x0b\x32\x17.cumulet.v1.PlanVersion\x12\x15\n\rsession_nonce\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12.\n\tinstances\x18\x04 \x03(\x0b\x32\x1b.cumulet.v1.PlannedInstance\x12,\n\x08networks\x18\x05 \x03(\x0b\x32\x1a.cumulet.v1.PlannedNetwork\x12)\n\ntombstones\x18\x06 \x03(\x0b\x32\x15.cumulet.v1.Tombstone\"\xe4\x02\n\x0fPlannedInstance\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12(\n\tresources\x18\x06 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12$\n\x05image\x18\x07 \x01(\x0b\x32\x15.cumulet.v1.ImageSpec\x12%\n\x05power\x18\x08 \x01(\x0e\x32\x16.cumulet.v1.PowerState\x12\r\n\x05\x62oots\x18\t \x01(\x03\x12\x16\n\x0estop_timeout_s\x18\n \x01(\x05\x12&\n\x05ports\x18\x0b \x03(\x0b\x32\x17.cumulet.v1.PlannedPort\x12\x10\n\x08hostname\x18\x0c \x01(\t\x12\x17\n\x0f\x61uthorized_keys\x18\r \x03(\t\x12\x11\n\tuser_data\x18\x0e \x01(\x0c\"O\n\x0bPlannedPort\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x13\n\x0bnetwork_uid\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x11\n\taddresses\x18\x04 \x03(\t\"z\n\x0ePlannedNetwork\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0b\n\x03vni\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12*\n\x07subnets\x18\x04 \x03(\x0b\x32\x19.cumulet.v1.PlannedSubnet\x12\x14\n\x0coutbound_nat\x18\x05 \x01(\x08\"P\n\rPlannedSubnet\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04\x63idr\x18\x02 \x01(\t\x12\x0f\n\x07gateway\x18\x03 \x01(\t\x12\x13\n\x0b\x64ns_servers\x18\x04 \x03(\t\"\'\n\tTombstone\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xca\x02\n\nAgentHello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x15\n\rsession_nonce\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\'\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\'\n\tvirt_type\x18\x06 \x01(\x0e\x32\x14.cumulet.v1.VirtType\x12\x32\n\x06labels\x18\x07 \x03(\x0b\x32\".cumulet.v1.AgentHello.LabelsEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12)\n\x08\x61\x63\x63\x65pted\x18\t \x01(\x0b\x32\x17.cumulet.v1.PlanVersion\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x01\n\x10ObservedInstance\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05\x62oots\x18\x03 \x01(\x03\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.cumulet.v1.DomainState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x10\n\x08restarts\x18\x07 \x01(\x05\x12\x16\n\x0e\x61\x64\x64ress_leased\x18\x08 \x01(\x08\x12\x0b\n\x03pid\x18\t \x01(\x03\"\x87\x02\n\x0b\x41gentReport\x12)\n\x08\x61\x63ted_on\x18\x01 \x01(\x0b\x32\x17.cumulet.v1.PlanVersion\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12/\n\tinstances\x18\x03 \x03(\x0b\x32\x1c.cumulet.v1.ObservedInstance\x12-\n\x07unknown\x18\x04 \x03(\x0b\x32\x1c.cumulet.v1.ObservedInstance\x12.\n\x0fnode_conditions\x18\x05 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12/\n\x0bobserved_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\tInventory\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.cumulet.v1.InventoryItem\">\n\rInventoryItem\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\towner_uid\x18\x03 \x01(\t\"\xbf\x01\n\x0c\x41gentMessage\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.cumulet.v1.AgentHelloH\x00\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x17.cumulet.v1.AgentReportH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.HeartbeatH\x00\x12\'\n\x05reply\x18\x04 \x01(\x0b\x32\x16.cumulet.v1.AgentReplyH\x00\x42\x06\n\x04kind\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"n\n\nAgentReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12(\n\tinventory\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Inventory\x12\x13\n\x0b\x63onsole_log\x18\x04 \x01(\x0c\"\xf3\x01\n\x11\x43ontrollerMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.cumulet.v1.WelcomeH\x00\x12(\n\x08redirect\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.RedirectH\x00\x12$\n\x04plan\x18\x03 \x01(\x0b\x32\x14.cumulet.v1.NodePlanH\x00\x12+\n\x07request\x18\x04 \x01(\x0b\x32\x18.cumulet.v1.AgentRequestH\x00\x12\x31\n\rheartbeat_ack\x18\x05 \x01(\x0b\x32\x18.cumulet.v1.HeartbeatAckH\x00\x42\x06\n\x04kind\"\'\n\x07Welcome\x12\x1c\n\x14heartbeat_interval_s\x18\x01 \x01(\x05\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\"\n\x08Redirect\x12\x16\n\x0eleader_address\x18\x01 \x01(\t\"\xc2\x01\n\x0c\x41gentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1c.cumulet.v1.InventoryRequestH\x00\x12-\n\x07\x63onsole\x18\x03 \x01(\x0b\x32\x1a.cumulet.v1.ConsoleRequestH\x00\x12\x34\n\x0b\x63onsole_log\x18\x04 \x01(\x0b\x32\x1d.cumulet.v1.ConsoleLogRequestH\x00\x42\x06\n\x04kind\"\x12\n\x10InventoryRequest\":\n\x0e\x43onsoleRequest\x12\x12\n\nconsole_id\x18\x01 \x01(\t\x12\x14\n\x0cinstance_uid\x18\x02 \x01(\t\"=\n\x11\x43onsoleLogRequest\x12\x14\n\x0cinstance_uid\x18\x01 \x01(\t\x12\x12\n\ntail_lines\x18\x02 \x01(\x05\">\n\x0b\x43onsoleData\x12\x12\n\nconsole_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"1\n\x0fReadFileRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"5\n\x10ReadFileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03*\xe3\x01\n\x0b\x44omainState\x12\x1c\n\x18\x44OMAIN_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OMAIN_STATE_ABSENT\x10\x01\x12\x1a\n\x16\x44OMAIN_STATE_PREPARING\x10\x02\x12\x18\n\x14\x44OMAIN_STATE_RUNNING\x10\x03\x12\x17\n\x13\x44OMAIN_STATE_PAUSED\x10\x04\x12\x1e\n\x1a\x44OMAIN_STATE_SHUTTING_DOWN\x10\x05\x12\x14\n\x10\x44OMAIN_STATE_OFF\x10\x06\x12\x18\n\x14\x44OMAIN_STATE_CRASHED\x10\x07\x32\xe0\x01\n\x0c\x41gentService\x12\x46\n\x07Session\x12\x18.cumulet.v1.AgentMessage\x1a\x1d.cumulet.v1.ControllerMessage(\x01\x30\x01\x12?\n\x07\x43onsole\x12\x17.cumulet.v1.ConsoleData\x1a\x17.cumulet.v1.ConsoleData(\x01\x30\x01\x12G\n\x08ReadFile\x12\x1b.cumulet.v1.ReadFileRequest\x1a\x1c.cumulet.v1.ReadFileResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/agent.proto\x12\ncumulet.v1\x1a\x16\x63umulet/v1/image.proto\x1a\x19\x63umulet/v1/instance.proto\x1a\x15\x63umulet/v1/meta.proto\x1a\x15\x63umulet/v1/node.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x0bPlanVersion\x12\x1a\n\x12restore_generation\x18\x01 \x01(\x03\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xe2\x01\n\x08NodePlan\x12(\n\x07version\x18\x01 \x01(\x0b\x32\x17.cumulet.v1.PlanVersion\x12\x15\n\rsession_nonce\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12.\n\tinstances\x18\x04 \x03(\x0b\x32\x1b.cumulet.v1.PlannedInstance\x12,\n\x08networks\x18\x05 \x03(\x0b\x32\x1a.cumulet.v1.PlannedNetwork\x12)\n\ntombstones\x18\x06 \x03(\x0b\x32\x15.cumulet.v1.Tombstone\"\xe4\x02\n\x0fPlannedInstance\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12(\n\tresources\x18\x06 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12$\n\x05image\x18\x07 \x01(\x0b\x32\x15.cumulet.v1.ImageSpec\x12%\n\x05power\x18\x08 \x01(\x0e\x32\x16.cumulet.v1.PowerState\x12\r\n\x05\x62oots\x18\t \x01(\x03\x12\x16\n\x0estop_timeout_s\x18\n \x01(\x05\x12&\n\x05ports\x18\x0b \x03(\x0b\x32\x17.cumulet.v1.PlannedPort\x12\x10\n\x08hostname\x18\x0c \x01(\t\x12\x17\n\x0f\x61uthorized_keys\x18\r \x03(\t\x12\x11\n\tuser_data\x18\x0e \x01(\x0c\"O\n\x0bPlannedPort\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x13\n\x0bnetwork_uid\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x11\n\taddresses\x18\x04 \x03(\t\"z\n\x0ePlannedNetwork\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0b\n\x03vni\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12*\n\x07subnets\x18\x04 \x03(\x0b\x32\x19.cumulet.v1.PlannedSubnet\x12\x14\n\x0coutbound_nat\x18\x05 \x01(\x08\"P\n\rPlannedSubnet\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04\x63idr\x18\x02 \x01(\t\x12\x0f\n\x07gateway\x18\x03 \x01(\t\x12\x13\n\x0b\x64ns_servers\x18\x04 \x03(\t\"\'\n\tTombstone\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xaf\x03\n\nAgentHello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x15\n\rsession_nonce\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\'\n\x08\x63\x61pacity\x18\x05 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\'\n\tvirt_type\x18\x06 \x01(\x0e\x32\x14.cumulet.v1.VirtType\x12\x32\n\x06labels\x18\x07 \x03(\x0b\x32\".cumulet.v1.AgentHello.LabelsEntry\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12)\n\x08\x61\x63\x63\x65pted\x18\t \x01(\x0b\x32\x17.cumulet.v1.PlanVersion\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12(\n\nnuma_cells\x18\x0b \x03(\x0b\x32\x14.cumulet.v1.NumaCell\x12#\n\x07\x64\x65vices\x18\x0c \x03(\x0b\x32\x12.cumulet.v1.Device\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x01\n\x10ObservedInstance\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05\x62oots\x18\x03 \x01(\x03\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.cumulet.v1.DomainState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x10\n\x08restarts\x18\x07 \x01(\x05\x12\x16\n\x0e\x61\x64\x64ress_leased\x18\x08 \x01(\x08\x12\x0b\n\x03pid\x18\t \x01(\x03\"\x87\x02\n\x0b\x41gentReport\x12)\n\x08\x61\x63ted_on\x18\x01 \x01(\x0b\x32\x17.cumulet.v1.PlanVersion\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12/\n\tinstances\x18\x03 \x03(\x0b\x32\x1c.cumulet.v1.ObservedInstance\x12-\n\x07unknown\x18\x04 \x03(\x0b\x32\x1c.cumulet.v1.ObservedInstance\x12.\n\x0fnode_conditions\x18\x05 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12/\n\x0bobserved_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\tInventory\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.cumulet.v1.InventoryItem\">\n\rInventoryItem\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\towner_uid\x18\x03 \x01(\t\"\xbf\x01\n\x0c\x41gentMessage\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.cumulet.v1.AgentHelloH\x00\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x17.cumulet.v1.AgentReportH\x00\x12*\n\theartbeat\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.HeartbeatH\x00\x12\'\n\x05reply\x18\x04 \x01(\x0b\x32\x16.cumulet.v1.AgentReplyH\x00\x42\x06\n\x04kind\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"n\n\nAgentReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12(\n\tinventory\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Inventory\x12\x13\n\x0b\x63onsole_log\x18\x04 \x01(\x0c\"\xf3\x01\n\x11\x43ontrollerMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.cumulet.v1.WelcomeH\x00\x12(\n\x08redirect\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.RedirectH\x00\x12$\n\x04plan\x18\x03 \x01(\x0b\x32\x14.cumulet.v1.NodePlanH\x00\x12+\n\x07request\x18\x04 \x01(\x0b\x32\x18.cumulet.v1.AgentRequestH\x00\x12\x31\n\rheartbeat_ack\x18\x05 \x01(\x0b\x32\x18.cumulet.v1.HeartbeatAckH\x00\x42\x06\n\x04kind\"\'\n\x07Welcome\x12\x1c\n\x14heartbeat_interval_s\x18\x01 \x01(\x05\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\"\n\x08Redirect\x12\x16\n\x0eleader_address\x18\x01 \x01(\t\"\xc2\x01\n\x0c\x41gentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\tinventory\x18\x02 \x01(\x0b\x32\x1c.cumulet.v1.InventoryRequestH\x00\x12-\n\x07\x63onsole\x18\x03 \x01(\x0b\x32\x1a.cumulet.v1.ConsoleRequestH\x00\x12\x34\n\x0b\x63onsole_log\x18\x04 \x01(\x0b\x32\x1d.cumulet.v1.ConsoleLogRequestH\x00\x42\x06\n\x04kind\"\x12\n\x10InventoryRequest\":\n\x0e\x43onsoleRequest\x12\x12\n\nconsole_id\x18\x01 \x01(\t\x12\x14\n\x0cinstance_uid\x18\x02 \x01(\t\"=\n\x11\x43onsoleLogRequest\x12\x14\n\x0cinstance_uid\x18\x01 \x01(\t\x12\x12\n\ntail_lines\x18\x02 \x01(\x05\">\n\x0b\x43onsoleData\x12\x12\n\nconsole_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"1\n\x0fReadFileRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"5\n\x10ReadFileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03*\xe3\x01\n\x0b\x44omainState\x12\x1c\n\x18\x44OMAIN_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OMAIN_STATE_ABSENT\x10\x01\x12\x1a\n\x16\x44OMAIN_STATE_PREPARING\x10\x02\x12\x18\n\x14\x44OMAIN_STATE_RUNNING\x10\x03\x12\x17\n\x13\x44OMAIN_STATE_PAUSED\x10\x04\x12\x1e\n\x1a\x44OMAIN_STATE_SHUTTING_DOWN\x10\x05\x12\x14\n\x10\x44OMAIN_STATE_OFF\x10\x06\x12\x18\n\x14\x44OMAIN_STATE_CRASHED\x10\x07\x32\xe0\x01\n\x0c\x41gentService\x12\x46\n\x07Session\x12\x18.cumulet.v1.AgentMessage\x1a\x1d.cumulet.v1.ControllerMessage(\x01\x30\x01\x12?\n\x07\x43onsole\x12\x17.cumulet.v1.ConsoleData\x1a\x17.cumulet.v1.ConsoleData(\x01\x30\x01\x12G\n\x08ReadFile\x12\x1b.cumulet.v1.ReadFileRequest\x1a\x1c.cumulet.v1.ReadFileResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,62 +39,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENTHELLO_LABELSENTRY']._loaded_options = None
   _globals['_AGENTHELLO_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_DOMAINSTATE']._serialized_start=3282
-  _globals['_DOMAINSTATE']._serialized_end=3509
-  _globals['_PLANVERSION']._serialized_start=168
-  _globals['_PLANVERSION']._serialized_end=249
-  _globals['_NODEPLAN']._serialized_start=252
-  _globals['_NODEPLAN']._serialized_end=478
-  _globals['_PLANNEDINSTANCE']._serialized_start=481
-  _globals['_PLANNEDINSTANCE']._serialized_end=837
-  _globals['_PLANNEDPORT']._serialized_start=839
-  _globals['_PLANNEDPORT']._serialized_end=918
-  _globals['_PLANNEDNETWORK']._serialized_start=920
-  _globals['_PLANNEDNETWORK']._serialized_end=1042
-  _globals['_PLANNEDSUBNET']._serialized_start=1044
-  _globals['_PLANNEDSUBNET']._serialized_end=1124
-  _globals['_TOMBSTONE']._serialized_start=1126
-  _globals['_TOMBSTONE']._serialized_end=1165
-  _globals['_AGENTHELLO']._serialized_start=1168
-  _globals['_AGENTHELLO']._serialized_end=1498
-  _globals['_AGENTHELLO_LABELSENTRY']._serialized_start=1453
-  _globals['_AGENTHELLO_LABELSENTRY']._serialized_end=1498
-  _globals['_OBSERVEDINSTANCE']._serialized_start=1501
-  _globals['_OBSERVEDINSTANCE']._serialized_end=1690
-  _globals['_AGENTREPORT']._serialized_start=1693
-  _globals['_AGENTREPORT']._serialized_end=1956
-  _globals['_INVENTORY']._serialized_start=1958
-  _globals['_INVENTORY']._serialized_end=2011
-  _globals['_INVENTORYITEM']._serialized_start=2013
-  _globals['_INVENTORYITEM']._serialized_end=2075
-  _globals['_AGENTMESSAGE']._serialized_start=2078
-  _globals['_AGENTMESSAGE']._serialized_end=2269
-  _globals['_HEARTBEAT']._serialized_start=2271
-  _globals['_HEARTBEAT']._serialized_end=2300
-  _globals['_AGENTREPLY']._serialized_start=2302
-  _globals['_AGENTREPLY']._serialized_end=2412
-  _globals['_CONTROLLERMESSAGE']._serialized_start=2415
-  _globals['_CONTROLLERMESSAGE']._serialized_end=2658
-  _globals['_WELCOME']._serialized_start=2660
-  _globals['_WELCOME']._serialized_end=2699
-  _globals['_HEARTBEATACK']._serialized_start=2701
-  _globals['_HEARTBEATACK']._serialized_end=2733
-  _globals['_REDIRECT']._serialized_start=2735
-  _globals['_REDIRECT']._serialized_end=2769
-  _globals['_AGENTREQUEST']._serialized_start=2772
-  _globals['_AGENTREQUEST']._serialized_end=2966
-  _globals['_INVENTORYREQUEST']._serialized_start=2968
-  _globals['_INVENTORYREQUEST']._serialized_end=2986
-  _globals['_CONSOLEREQUEST']._serialized_start=2988
-  _globals['_CONSOLEREQUEST']._serialized_end=3046
-  _globals['_CONSOLELOGREQUEST']._serialized_start=3048
-  _globals['_CONSOLELOGREQUEST']._serialized_end=3109
-  _globals['_CONSOLEDATA']._serialized_start=3111
-  _globals['_CONSOLEDATA']._serialized_end=3173
-  _globals['_READFILEREQUEST']._serialized_start=3175
-  _globals['_READFILEREQUEST']._serialized_end=3224
-  _globals['_READFILERESPONSE']._serialized_start=3226
-  _globals['_READFILERESPONSE']._serialized_end=3279
-  _globals['_AGENTSERVICE']._serialized_start=3512
-  _globals['_AGENTSERVICE']._serialized_end=3736
+  _globals['_DOMAINSTATE']._serialized_start=3411
+  _globals['_DOMAINSTATE']._serialized_end=3638
+  _globals['_PLANVERSION']._serialized_start=196
+  _globals['_PLANVERSION']._serialized_end=277
+  _globals['_NODEPLAN']._serialized_start=280
+  _globals['_NODEPLAN']._serialized_end=506
+  _globals['_PLANNEDINSTANCE']._serialized_start=509
+  _globals['_PLANNEDINSTANCE']._serialized_end=865
+  _globals['_PLANNEDPORT']._serialized_start=867
+  _globals['_PLANNEDPORT']._serialized_end=946
+  _globals['_PLANNEDNETWORK']._serialized_start=948
+  _globals['_PLANNEDNETWORK']._serialized_end=1070
+  _globals['_PLANNEDSUBNET']._serialized_start=1072
+  _globals['_PLANNEDSUBNET']._serialized_end=1152
+  _globals['_TOMBSTONE']._serialized_start=1154
+  _globals['_TOMBSTONE']._serialized_end=1193
+  _globals['_AGENTHELLO']._serialized_start=1196
+  _globals['_AGENTHELLO']._serialized_end=1627
+  _globals['_AGENTHELLO_LABELSENTRY']._serialized_start=1582
+  _globals['_AGENTHELLO_LABELSENTRY']._serialized_end=1627
+  _globals['_OBSERVEDINSTANCE']._serialized_start=1630
+  _globals['_OBSERVEDINSTANCE']._serialized_end=1819
+  _globals['_AGENTREPORT']._serialized_start=1822
+  _globals['_AGENTREPORT']._serialized_end=2085
+  _globals['_INVENTORY']._serialized_start=2087
+  _globals['_INVENTORY']._serialized_end=2140
+  _globals['_INVENTORYITEM']._serialized_start=2142
+  _globals['_INVENTORYITEM']._serialized_end=2204
+  _globals['_AGENTMESSAGE']._serialized_start=2207
+  _globals['_AGENTMESSAGE']._serialized_end=2398
+  _globals['_HEARTBEAT']._serialized_start=2400
+  _globals['_HEARTBEAT']._serialized_end=2429
+  _globals['_AGENTREPLY']._serialized_start=2431
+  _globals['_AGENTREPLY']._serialized_end=2541
+  _globals['_CONTROLLERMESSAGE']._serialized_start=2544
+  _globals['_CONTROLLERMESSAGE']._serialized_end=2787
+  _globals['_WELCOME']._serialized_start=2789
+  _globals['_WELCOME']._serialized_end=2828
+  _globals['_HEARTBEATACK']._serialized_start=2830
+  _globals['_HEARTBEATACK']._serialized_end=2862
+  _globals['_REDIRECT']._serialized_start=2864
+  _globals['_REDIRECT']._serialized_end=2898
+  _globals['_AGENTREQUEST']._serialized_start=2901
+  _globals['_AGENTREQUEST']._serialized_end=3095
+  _globals['_INVENTORYREQUEST']._serialized_start=3097
+  _globals['_INVENTORYREQUEST']._serialized_end=3115
+  _globals['_CONSOLEREQUEST']._serialized_start=3117
+  _globals['_CONSOLEREQUEST']._serialized_end=3175
+  _globals['_CONSOLELOGREQUEST']._serialized_start=3177
+  _globals['_CONSOLELOGREQUEST']._serialized_end=3238
+  _globals['_CONSOLEDATA']._serialized_start=3240
+  _globals['_CONSOLEDATA']._serialized_end=3302
+  _globals['_READFILEREQUEST']._serialized_start=3304
+  _globals['_READFILEREQUEST']._serialized_end=3353
+  _globals['_READFILERESPONSE']._serialized_start=3355
+  _globals['_READFILERESPONSE']._serialized_end=3408
+  _globals['_AGENTSERVICE']._serialized_start=3641
+  _globals['_AGENTSERVICE']._serialized_end=3865
 # @@protoc_insertion_point(module_scope)

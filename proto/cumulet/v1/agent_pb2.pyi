@@ -8,6 +8,7 @@ from cumulet.v1 import image_pb2 as _image_pb2
 from cumulet.v1 import instance_pb2 as _instance_pb2
 from cumulet.v1 import meta_pb2 as _meta_pb2
 from cumulet.v1 import node_pb2 as _node_pb2
+from cumulet.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -335,6 +336,9 @@ class AgentHello(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     session_nonce: _builtins.str
     """Fresh for every session."""
@@ -350,6 +354,14 @@ class AgentHello(_message.Message):
     def accepted(self) -> Global___PlanVersion:
         """Newest plan that the agent has on its disk."""
 
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What host and hypervisor offer, such as kvm, arch:x86_64, cpu:x86-64-v3."""
+
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.NumaCell]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Device]: ...
     def __init__(
         self,
         *,
@@ -362,10 +374,13 @@ class AgentHello(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         address: _builtins.str = ...,
         accepted: Global___PlanVersion | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        numa_cells: _abc.Iterable[_placement_pb2.NumaCell] | None = ...,
+        devices: _abc.Iterable[_placement_pb2.Device] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "capacity", b"capacity", "labels", b"labels", "node", b"node", "session_nonce", b"session_nonce", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "devices", b"devices", "labels", b"labels", "node", b"node", "numa_cells", b"numa_cells", "session_nonce", b"session_nonce", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,38 +23,43 @@ _sym_db = _symbol_database.Default()
 
 
 from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
+from cumulet.v1 import placement_pb2 as cumulet_dot_v1_dot_placement__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63umulet/v1/flavor.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"N\n\x06\x46lavor\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.cumulet.v1.FlavorSpec\"K\n\nFlavorSpec\x12(\n\tresources\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\" \n\x10GetFlavorRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"M\n\x12ListFlavorsRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"e\n\x13ListFlavorsResponse\x12#\n\x07\x66lavors\x18\x01 \x03(\x0b\x32\x12.cumulet.v1.Flavor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"d\n\x13\x43reateFlavorRequest\x12\"\n\x06\x66lavor\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Flavor\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x95\x01\n\x13UpdateFlavorRequest\x12\"\n\x06\x66lavor\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Flavor\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\\\n\x13\x44\x65leteFlavorRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x16\n\x14\x44\x65leteFlavorResponse\">\n\x13WatchFlavorsRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"j\n\x0c\x46lavorChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\"\n\x06\x66lavor\x18\x03 \x01(\x0b\x32\x12.cumulet.v1.Flavor2\xc8\x03\n\rFlavorService\x12=\n\tGetFlavor\x12\x1c.cumulet.v1.GetFlavorRequest\x1a\x12.cumulet.v1.Flavor\x12N\n\x0bListFlavors\x12\x1e.cumulet.v1.ListFlavorsRequest\x1a\x1f.cumulet.v1.ListFlavorsResponse\x12\x43\n\x0c\x43reateFlavor\x12\x1f.cumulet.v1.CreateFlavorRequest\x1a\x12.cumulet.v1.Flavor\x12\x43\n\x0cUpdateFlavor\x12\x1f.cumulet.v1.UpdateFlavorRequest\x1a\x12.cumulet.v1.Flavor\x12Q\n\x0c\x44\x65leteFlavor\x12\x1f.cumulet.v1.DeleteFlavorRequest\x1a .cumulet.v1.DeleteFlavorResponse\x12K\n\x0cWatchFlavors\x12\x1f.cumulet.v1.WatchFlavorsRequest\x1a\x18.cumulet.v1.FlavorChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63umulet/v1/flavor.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a google/protobuf/field_mask.proto\"N\n\x06\x46lavor\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.cumulet.v1.FlavorSpec\"\xf1\x02\n\nFlavorSpec\x12(\n\tresources\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12?\n\rnode_selector\x18\x03 \x03(\x0b\x32(.cumulet.v1.FlavorSpec.NodeSelectorEntry\x12\x14\n\x0c\x63\x61pabilities\x18\x04 \x03(\t\x12+\n\x0btolerations\x18\x05 \x03(\x0b\x32\x16.cumulet.v1.Toleration\x12+\n\x0bpreferences\x18\x06 \x03(\x0b\x32\x16.cumulet.v1.Preference\x12\x12\n\nnuma_cells\x18\x07 \x01(\x05\x12*\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32\x19.cumulet.v1.DeviceRequest\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\" \n\x10GetFlavorRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"M\n\x12ListFlavorsRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"e\n\x13ListFlavorsResponse\x12#\n\x07\x66lavors\x18\x01 \x03(\x0b\x32\x12.cumulet.v1.Flavor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"d\n\x13\x43reateFlavorRequest\x12\"\n\x06\x66lavor\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Flavor\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x95\x01\n\x13UpdateFlavorRequest\x12\"\n\x06\x66lavor\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Flavor\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\\\n\x13\x44\x65leteFlavorRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x16\n\x14\x44\x65leteFlavorResponse\">\n\x13WatchFlavorsRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"j\n\x0c\x46lavorChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\"\n\x06\x66lavor\x18\x03 \x01(\x0b\x32\x12.cumulet.v1.Flavor2\xc8\x03\n\rFlavorService\x12=\n\tGetFlavor\x12\x1c.cumulet.v1.GetFlavorRequest\x1a\x12.cumulet.v1.Flavor\x12N\n\x0bListFlavors\x12\x1e.cumulet.v1.ListFlavorsRequest\x1a\x1f.cumulet.v1.ListFlavorsResponse\x12\x43\n\x0c\x43reateFlavor\x12\x1f.cumulet.v1.CreateFlavorRequest\x1a\x12.cumulet.v1.Flavor\x12\x43\n\x0cUpdateFlavor\x12\x1f.cumulet.v1.UpdateFlavorRequest\x1a\x12.cumulet.v1.Flavor\x12Q\n\x0c\x44\x65leteFlavor\x12\x1f.cumulet.v1.DeleteFlavorRequest\x1a .cumulet.v1.DeleteFlavorResponse\x12K\n\x0cWatchFlavors\x12\x1f.cumulet.v1.WatchFlavorsRequest\x1a\x18.cumulet.v1.FlavorChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cumulet.v1.flavor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FLAVOR']._serialized_start=96
-  _globals['_FLAVOR']._serialized_end=174
-  _globals['_FLAVORSPEC']._serialized_start=176
-  _globals['_FLAVORSPEC']._serialized_end=251
-  _globals['_GETFLAVORREQUEST']._serialized_start=253
-  _globals['_GETFLAVORREQUEST']._serialized_end=285
-  _globals['_LISTFLAVORSREQUEST']._serialized_start=287
-  _globals['_LISTFLAVORSREQUEST']._serialized_end=364
-  _globals['_LISTFLAVORSRESPONSE']._serialized_start=366
-  _globals['_LISTFLAVORSRESPONSE']._serialized_end=467
-  _globals['_CREATEFLAVORREQUEST']._serialized_start=469
-  _globals['_CREATEFLAVORREQUEST']._serialized_end=569
-  _globals['_UPDATEFLAVORREQUEST']._serialized_start=572
-  _globals['_UPDATEFLAVORREQUEST']._serialized_end=721
-  _globals['_DELETEFLAVORREQUEST']._serialized_start=723
-  _globals['_DELETEFLAVORREQUEST']._serialized_end=815
-  _globals['_DELETEFLAVORRESPONSE']._serialized_start=817
-  _globals['_DELETEFLAVORRESPONSE']._serialized_end=839
-  _globals['_WATCHFLAVORSREQUEST']._serialized_start=841
-  _globals['_WATCHFLAVORSREQUEST']._serialized_end=903
-  _globals['_FLAVORCHANGE']._serialized_start=905
-  _globals['_FLAVORCHANGE']._serialized_end=1011
-  _globals['_FLAVORSERVICE']._serialized_start=1014
-  _globals['_FLAVORSERVICE']._serialized_end=1470
+  _globals['_FLAVORSPEC_NODESELECTORENTRY']._loaded_options = None
+  _globals['_FLAVORSPEC_NODESELECTORENTRY']._serialized_options = b'8\001'
+  _globals['_FLAVOR']._serialized_start=124
+  _globals['_FLAVOR']._serialized_end=202
+  _globals['_FLAVORSPEC']._serialized_start=205
+  _globals['_FLAVORSPEC']._serialized_end=574
+  _globals['_FLAVORSPEC_NODESELECTORENTRY']._serialized_start=523
+  _globals['_FLAVORSPEC_NODESELECTORENTRY']._serialized_end=574
+  _globals['_GETFLAVORREQUEST']._serialized_start=576
+  _globals['_GETFLAVORREQUEST']._serialized_end=608
+  _globals['_LISTFLAVORSREQUEST']._serialized_start=610
+  _globals['_LISTFLAVORSREQUEST']._serialized_end=687
+  _globals['_LISTFLAVORSRESPONSE']._serialized_start=689
+  _globals['_LISTFLAVORSRESPONSE']._serialized_end=790
+  _globals['_CREATEFLAVORREQUEST']._serialized_start=792
+  _globals['_CREATEFLAVORREQUEST']._serialized_end=892
+  _globals['_UPDATEFLAVORREQUEST']._serialized_start=895
+  _globals['_UPDATEFLAVORREQUEST']._serialized_end=1044
+  _globals['_DELETEFLAVORREQUEST']._serialized_start=1046
+  _globals['_DELETEFLAVORREQUEST']._serialized_end=1138
+  _globals['_DELETEFLAVORRESPONSE']._serialized_start=1140
+  _globals['_DELETEFLAVORRESPONSE']._serialized_end=1162
+  _globals['_WATCHFLAVORSREQUEST']._serialized_start=1164
+  _globals['_WATCHFLAVORSREQUEST']._serialized_end=1226
+  _globals['_FLAVORCHANGE']._serialized_start=1228
+  _globals['_FLAVORCHANGE']._serialized_end=1334
+  _globals['_FLAVORSERVICE']._serialized_start=1337
+  _globals['_FLAVORSERVICE']._serialized_end=1793
 # @@protoc_insertion_point(module_scope)

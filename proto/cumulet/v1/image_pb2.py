@@ -26,45 +26,45 @@ from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/image.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"L\n\x05Image\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.cumulet.v1.ImageSpec\"\xec\x01\n\tImageSpec\x12#\n\x04\x64isk\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\x12%\n\x06kernel\x18\x02 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\x12%\n\x06initrd\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\x12\x13\n\x0bkernel_args\x18\x04 \x01(\t\x12\x16\n\x0emin_memory_mib\x18\x05 \x01(\x03\x12\x14\n\x0cmin_disk_gib\x18\x06 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x08 \x01(\t\"s\n\tImageFile\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12&\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x16.cumulet.v1.FileFormat\x12\x1a\n\x12virtual_size_bytes\x18\x04 \x01(\x03\"X\n\x11UploadFileRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.cumulet.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Z\n\x0cUploadHeader\x12&\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.FileFormat\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"9\n\x12UploadFileResponse\x12#\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"L\n\x11ListImagesRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"b\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.cumulet.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"a\n\x12\x43reateImageRequest\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.cumulet.v1.Image\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x92\x01\n\x12UpdateImageRequest\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.cumulet.v1.Image\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"[\n\x12\x44\x65leteImageRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x15\n\x13\x44\x65leteImageResponse\"=\n\x12WatchImagesRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"g\n\x0bImageChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x11.cumulet.v1.Image*k\n\nFileFormat\x12\x1b\n\x17\x46ILE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46ILE_FORMAT_QCOW2\x10\x01\x12\x13\n\x0f\x46ILE_FORMAT_RAW\x10\x02\x12\x14\n\x10\x46ILE_FORMAT_BLOB\x10\x03\x32\x84\x04\n\x0cImageService\x12:\n\x08GetImage\x12\x1b.cumulet.v1.GetImageRequest\x1a\x11.cumulet.v1.Image\x12K\n\nListImages\x12\x1d.cumulet.v1.ListImagesRequest\x1a\x1e.cumulet.v1.ListImagesResponse\x12@\n\x0b\x43reateImage\x12\x1e.cumulet.v1.CreateImageRequest\x1a\x11.cumulet.v1.Image\x12@\n\x0bUpdateImage\x12\x1e.cumulet.v1.UpdateImageRequest\x1a\x11.cumulet.v1.Image\x12N\n\x0b\x44\x65leteImage\x12\x1e.cumulet.v1.DeleteImageRequest\x1a\x1f.cumulet.v1.DeleteImageResponse\x12H\n\x0bWatchImages\x12\x1e.cumulet.v1.WatchImagesRequest\x1a\x17.cumulet.v1.ImageChange0\x01\x12M\n\nUploadFile\x12\x1d.cumulet.v1.UploadFileRequest\x1a\x1e.cumulet.v1.UploadFileResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/image.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"L\n\x05Image\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.cumulet.v1.ImageSpec\"\x82\x02\n\tImageSpec\x12#\n\x04\x64isk\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\x12%\n\x06kernel\x18\x02 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\x12%\n\x06initrd\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\x12\x13\n\x0bkernel_args\x18\x04 \x01(\t\x12\x16\n\x0emin_memory_mib\x18\x05 \x01(\x03\x12\x14\n\x0cmin_disk_gib\x18\x06 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\t \x03(\t\"s\n\tImageFile\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12&\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x16.cumulet.v1.FileFormat\x12\x1a\n\x12virtual_size_bytes\x18\x04 \x01(\x03\"X\n\x11UploadFileRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.cumulet.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Z\n\x0cUploadHeader\x12&\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.FileFormat\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"9\n\x12UploadFileResponse\x12#\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.ImageFile\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"L\n\x11ListImagesRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"b\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.cumulet.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"a\n\x12\x43reateImageRequest\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.cumulet.v1.Image\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x92\x01\n\x12UpdateImageRequest\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.cumulet.v1.Image\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"[\n\x12\x44\x65leteImageRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x15\n\x13\x44\x65leteImageResponse\"=\n\x12WatchImagesRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"g\n\x0bImageChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x11.cumulet.v1.Image*k\n\nFileFormat\x12\x1b\n\x17\x46ILE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46ILE_FORMAT_QCOW2\x10\x01\x12\x13\n\x0f\x46ILE_FORMAT_RAW\x10\x02\x12\x14\n\x10\x46ILE_FORMAT_BLOB\x10\x03\x32\x84\x04\n\x0cImageService\x12:\n\x08GetImage\x12\x1b.cumulet.v1.GetImageRequest\x1a\x11.cumulet.v1.Image\x12K\n\nListImages\x12\x1d.cumulet.v1.ListImagesRequest\x1a\x1e.cumulet.v1.ListImagesResponse\x12@\n\x0b\x43reateImage\x12\x1e.cumulet.v1.CreateImageRequest\x1a\x11.cumulet.v1.Image\x12@\n\x0bUpdateImage\x12\x1e.cumulet.v1.UpdateImageRequest\x1a\x11.cumulet.v1.Image\x12N\n\x0b\x44\x65leteImage\x12\x1e.cumulet.v1.DeleteImageRequest\x1a\x1f.cumulet.v1.DeleteImageResponse\x12H\n\x0bWatchImages\x12\x1e.cumulet.v1.WatchImagesRequest\x1a\x17.cumulet.v1.ImageChange0\x01\x12M\n\nUploadFile\x12\x1d.cumulet.v1.UploadFileRequest\x1a\x1e.cumulet.v1.UploadFileResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cumulet.v1.image_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FILEFORMAT']._serialized_start=1513
-  _globals['_FILEFORMAT']._serialized_end=1620
+  _globals['_FILEFORMAT']._serialized_start=1535
+  _globals['_FILEFORMAT']._serialized_end=1642
   _globals['_IMAGE']._serialized_start=95
   _globals['_IMAGE']._serialized_end=171
   _globals['_IMAGESPEC']._serialized_start=174
-  _globals['_IMAGESPEC']._serialized_end=410
-  _globals['_IMAGEFILE']._serialized_start=412
-  _globals['_IMAGEFILE']._serialized_end=527
-  _globals['_UPLOADFILEREQUEST']._serialized_start=529
-  _globals['_UPLOADFILEREQUEST']._serialized_end=617
-  _globals['_UPLOADHEADER']._serialized_start=619
-  _globals['_UPLOADHEADER']._serialized_end=709
-  _globals['_UPLOADFILERESPONSE']._serialized_start=711
-  _globals['_UPLOADFILERESPONSE']._serialized_end=768
-  _globals['_GETIMAGEREQUEST']._serialized_start=770
-  _globals['_GETIMAGEREQUEST']._serialized_end=801
-  _globals['_LISTIMAGESREQUEST']._serialized_start=803
-  _globals['_LISTIMAGESREQUEST']._serialized_end=879
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=881
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=979
-  _globals['_CREATEIMAGEREQUEST']._serialized_start=981
-  _globals['_CREATEIMAGEREQUEST']._serialized_end=1078
-  _globals['_UPDATEIMAGEREQUEST']._serialized_start=1081
-  _globals['_UPDATEIMAGEREQUEST']._serialized_end=1227
-  _globals['_DELETEIMAGEREQUEST']._serialized_start=1229
-  _globals['_DELETEIMAGEREQUEST']._serialized_end=1320
-  _globals['_DELETEIMAGERESPONSE']._serialized_start=1322
-  _globals['_DELETEIMAGERESPONSE']._serialized_end=1343
-  _globals['_WATCHIMAGESREQUEST']._serialized_start=1345
-  _globals['_WATCHIMAGESREQUEST']._serialized_end=1406
-  _globals['_IMAGECHANGE']._serialized_start=1408
-  _globals['_IMAGECHANGE']._serialized_end=1511
-  _globals['_IMAGESERVICE']._serialized_start=1623
-  _globals['_IMAGESERVICE']._serialized_end=2139
+  _globals['_IMAGESPEC']._serialized_end=432
+  _globals['_IMAGEFILE']._serialized_start=434
+  _globals['_IMAGEFILE']._serialized_end=549
+  _globals['_UPLOADFILEREQUEST']._serialized_start=551
+  _globals['_UPLOADFILEREQUEST']._serialized_end=639
+  _globals['_UPLOADHEADER']._serialized_start=641
+  _globals['_UPLOADHEADER']._serialized_end=731
+  _globals['_UPLOADFILERESPONSE']._serialized_start=733
+  _globals['_UPLOADFILERESPONSE']._serialized_end=790
+  _globals['_GETIMAGEREQUEST']._serialized_start=792
+  _globals['_GETIMAGEREQUEST']._serialized_end=823
+  _globals['_LISTIMAGESREQUEST']._serialized_start=825
+  _globals['_LISTIMAGESREQUEST']._serialized_end=901
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=903
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=1001
+  _globals['_CREATEIMAGEREQUEST']._serialized_start=1003
+  _globals['_CREATEIMAGEREQUEST']._serialized_end=1100
+  _globals['_UPDATEIMAGEREQUEST']._serialized_start=1103
+  _globals['_UPDATEIMAGEREQUEST']._serialized_end=1249
+  _globals['_DELETEIMAGEREQUEST']._serialized_start=1251
+  _globals['_DELETEIMAGEREQUEST']._serialized_end=1342
+  _globals['_DELETEIMAGERESPONSE']._serialized_start=1344
+  _globals['_DELETEIMAGERESPONSE']._serialized_end=1365
+  _globals['_WATCHIMAGESREQUEST']._serialized_start=1367
+  _globals['_WATCHIMAGESREQUEST']._serialized_end=1428
+  _globals['_IMAGECHANGE']._serialized_start=1430
+  _globals['_IMAGECHANGE']._serialized_end=1533
+  _globals['_IMAGESERVICE']._serialized_start=1645
+  _globals['_IMAGESERVICE']._serialized_end=2161
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,7 @@ class ImageSpec(_message.Message):
     MIN_DISK_GIB_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     kernel_args: _builtins.str
     min_memory_mib: _builtins.int
     min_disk_gib: _builtins.int
@@ -96,6 +97,10 @@ class ImageSpec(_message.Message):
 
     @_builtins.property
     def initrd(self) -> Global___ImageFile: ...
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What host and hypervisor must offer to its guests, such as cpu:x86-64-v2."""
+
     def __init__(
         self,
         *,
@@ -107,10 +112,11 @@ class ImageSpec(_message.Message):
         min_disk_gib: _builtins.int = ...,
         description: _builtins.str = ...,
         architecture: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "initrd", b"initrd", "kernel", b"kernel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "description", b"description", "disk", b"disk", "initrd", b"initrd", "kernel", b"kernel", "kernel_args", b"kernel_args", "min_disk_gib", b"min_disk_gib", "min_memory_mib", b"min_memory_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "capabilities", b"capabilities", "description", b"description", "disk", b"disk", "initrd", b"initrd", "kernel", b"kernel", "kernel_args", b"kernel_args", "min_disk_gib", b"min_disk_gib", "min_memory_mib", b"min_memory_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

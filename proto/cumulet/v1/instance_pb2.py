@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from cumulet.v1 import event_pb2 as cumulet_dot_v1_dot_event__pb2
 from cumulet.v1 import image_pb2 as cumulet_dot_v1_dot_image__pb2
 from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
+from cumulet.v1 import placement_pb2 as cumulet_dot_v1_dot_placement__pb2
 from cumulet.v1 import operation_pb2 as cumulet_dot_v1_dot_operation__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63umulet/v1/instance.proto\x12\ncumulet.v1\x1a\x16\x63umulet/v1/event.proto\x1a\x16\x63umulet/v1/image.proto\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/operation.proto\x1a google/protobuf/field_mask.proto\"~\n\x08Instance\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.cumulet.v1.InstanceSpec\x12*\n\x06status\x18\x03 \x01(\x0b\x32\x1a.cumulet.v1.InstanceStatus\"\x84\x04\n\x0cInstanceSpec\x12\x0e\n\x06\x66lavor\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12/\n\x08networks\x18\x03 \x03(\x0b\x32\x1d.cumulet.v1.NetworkAttachment\x12\x11\n\tkey_pairs\x18\x04 \x03(\t\x12\x11\n\tuser_data\x18\x05 \x01(\x0c\x12%\n\x05power\x18\x06 \x01(\x0e\x32\x16.cumulet.v1.PowerState\x12\r\n\x05\x62oots\x18\x07 \x01(\x03\x12\x16\n\x0estop_timeout_s\x18\x08 \x01(\x05\x12\x41\n\rnode_selector\x18\t \x03(\x0b\x32*.cumulet.v1.InstanceSpec.NodeSelectorEntry\x12\x1b\n\x13\x64\x65letion_protection\x18\n \x01(\x08\x12(\n\tresources\x18\x0b \x01(\x0b\x32\x15.cumulet.v1.Resources\x12*\n\x0bimage_files\x18\x0c \x01(\x0b\x32\x15.cumulet.v1.ImageSpec\x12\x17\n\x0f\x61uthorized_keys\x18\r \x03(\t\x12\x16\n\x0esecurity_level\x18\x0e \x01(\x05\x12\x14\n\x0cpower_forced\x18\x0f \x01(\x08\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x11NetworkAttachment\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08port_uid\x18\x03 \x01(\t\"\xd3\x01\n\x0eInstanceStatus\x12\x1b\n\x13observed_generation\x18\x01 \x01(\x03\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.cumulet.v1.InstancePhase\x12)\n\nconditions\x18\x03 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\r\n\x05\x62oots\x18\x07 \x01(\x03\x12\x10\n\x08restarts\x18\x08 \x01(\x05\"`\n\x14StartInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"n\n\x13StopInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"p\n\x15RebootInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"7\n\x16\x45xplainInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xbc\x01\n\x17\x45xplainInstanceResponse\x12&\n\x08instance\x18\x01 \x01(\x0b\x32\x14.cumulet.v1.Instance\x12&\n\x05nodes\x18\x02 \x03(\x0b\x32\x17.cumulet.v1.NodeVerdict\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x0b\n\x03try\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12!\n\x06\x65vents\x18\x06 \x03(\x0b\x32\x11.cumulet.v1.Event\"\xca\x01\n\x0bNodeVerdict\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04\x66its\x18\x02 \x01(\x08\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12<\n\x0bscore_terms\x18\x04 \x03(\x0b\x32\'.cumulet.v1.NodeVerdict.ScoreTermsEntry\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x08\x1a\x31\n\x0fScoreTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"C\n\x14\x41ttachConsoleRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"%\n\x15\x41ttachConsoleResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"I\n\x14GetConsoleLogRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ntail_lines\x18\x03 \x01(\x05\"%\n\x15GetConsoleLogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"3\n\x12GetInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"`\n\x14ListInstancesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"k\n\x15ListInstancesResponse\x12\'\n\tinstances\x18\x01 \x03(\x0b\x32\x14.cumulet.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"j\n\x15\x43reateInstanceRequest\x12&\n\x08instance\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.Instance\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x9b\x01\n\x15UpdateInstanceRequest\x12&\n\x08instance\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.Instance\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"o\n\x15\x44\x65leteInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"Q\n\x15WatchInstancesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"p\n\x0eInstanceChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12&\n\x08instance\x18\x03 \x01(\x0b\x32\x14.cumulet.v1.Instance*R\n\nPowerState\x12\x1b\n\x17POWER_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePOWER_STATE_ON\x10\x01\x12\x13\n\x0fPOWER_STATE_OFF\x10\x02*\x91\x02\n\rInstancePhase\x12\x1e\n\x1aINSTANCE_PHASE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTANCE_PHASE_PENDING\x10\x01\x12\x1b\n\x17INSTANCE_PHASE_STARTING\x10\x02\x12\x1a\n\x16INSTANCE_PHASE_RUNNING\x10\x03\x12\x1b\n\x17INSTANCE_PHASE_STOPPING\x10\x04\x12\x1a\n\x16INSTANCE_PHASE_STOPPED\x10\x05\x12\x19\n\x15INSTANCE_PHASE_FAILED\x10\x06\x12\x1b\n\x17INSTANCE_PHASE_DELETING\x10\x07\x12\x1a\n\x16INSTANCE_PHASE_UNKNOWN\x10\x08\x32\xcc\x07\n\x0fInstanceService\x12\x43\n\x0bGetInstance\x12\x1e.cumulet.v1.GetInstanceRequest\x1a\x14.cumulet.v1.Instance\x12T\n\rListInstances\x12 .cumulet.v1.ListInstancesRequest\x1a!.cumulet.v1.ListInstancesResponse\x12J\n\x0e\x43reateInstance\x12!.cumulet.v1.CreateInstanceRequest\x1a\x15.cumulet.v1.Operation\x12I\n\x0eUpdateInstance\x12!.cumulet.v1.UpdateInstanceRequest\x1a\x14.cumulet.v1.Instance\x12J\n\x0e\x44\x65leteInstance\x12!.cumulet.v1.DeleteInstanceRequest\x1a\x15.cumulet.v1.Operation\x12Q\n\x0eWatchInstances\x12!.cumulet.v1.WatchInstancesRequest\x1a\x1a.cumulet.v1.InstanceChange0\x01\x12H\n\rStartInstance\x12 .cumulet.v1.StartInstanceRequest\x1a\x15.cumulet.v1.Operation\x12\x46\n\x0cStopInstance\x12\x1f.cumulet.v1.StopInstanceRequest\x1a\x15.cumulet.v1.Operation\x12J\n\x0eRebootInstance\x12!.cumulet.v1.RebootInstanceRequest\x1a\x15.cumulet.v1.Operation\x12Z\n\x0f\x45xplainInstance\x12\".cumulet.v1.ExplainInstanceRequest\x1a#.cumulet.v1.ExplainInstanceResponse\x12X\n\rAttachConsole\x12 .cumulet.v1.AttachConsoleRequest\x1a!.cumulet.v1.AttachConsoleResponse(\x01\x30\x01\x12T\n\rGetConsoleLog\x12 .cumulet.v1.GetConsoleLogRequest\x1a!.cumulet.v1.GetConsoleLogResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63umulet/v1/instance.proto\x12\ncumulet.v1\x1a\x16\x63umulet/v1/event.proto\x1a\x16\x63umulet/v1/image.proto\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a\x1a\x63umulet/v1/operation.proto\x1a google/protobuf/field_mask.proto\"~\n\x08Instance\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12&\n\x04spec\x18\x02 \x01(\x0b\x32\x18.cumulet.v1.InstanceSpec\x12*\n\x06status\x18\x03 \x01(\x0b\x32\x1a.cumulet.v1.InstanceStatus\"\x8b\x06\n\x0cInstanceSpec\x12\x0e\n\x06\x66lavor\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12/\n\x08networks\x18\x03 \x03(\x0b\x32\x1d.cumulet.v1.NetworkAttachment\x12\x11\n\tkey_pairs\x18\x04 \x03(\t\x12\x11\n\tuser_data\x18\x05 \x01(\x0c\x12%\n\x05power\x18\x06 \x01(\x0e\x32\x16.cumulet.v1.PowerState\x12\r\n\x05\x62oots\x18\x07 \x01(\x03\x12\x16\n\x0estop_timeout_s\x18\x08 \x01(\x05\x12\x41\n\rnode_selector\x18\t \x03(\x0b\x32*.cumulet.v1.InstanceSpec.NodeSelectorEntry\x12\x1b\n\x13\x64\x65letion_protection\x18\n \x01(\x08\x12(\n\tresources\x18\x0b \x01(\x0b\x32\x15.cumulet.v1.Resources\x12*\n\x0bimage_files\x18\x0c \x01(\x0b\x32\x15.cumulet.v1.ImageSpec\x12\x17\n\x0f\x61uthorized_keys\x18\r \x03(\t\x12\x16\n\x0esecurity_level\x18\x0e \x01(\x05\x12\x14\n\x0cpower_forced\x18\x0f \x01(\x08\x12\x14\n\x0c\x63\x61pabilities\x18\x10 \x03(\t\x12+\n\x0btolerations\x18\x11 \x03(\x0b\x32\x16.cumulet.v1.Toleration\x12+\n\x0bpreferences\x18\x12 \x03(\x0b\x32\x16.cumulet.v1.Preference\x12\x12\n\nnuma_cells\x18\x13 \x01(\x05\x12*\n\x07\x64\x65vices\x18\x14 \x03(\x0b\x32\x19.cumulet.v1.DeviceRequest\x12\x18\n\x10placement_groups\x18\x15 \x03(\t\x12\x1b\n\x13\x65xpected_lifetime_s\x18\x16 \x01(\x03\x12\x1e\n\x04gang\x18\x17 \x01(\x0b\x32\x10.cumulet.v1.Gang\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x11NetworkAttachment\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08port_uid\x18\x03 \x01(\t\"\x91\x02\n\x0eInstanceStatus\x12\x1b\n\x13observed_generation\x18\x01 \x01(\x03\x12(\n\x05phase\x18\x02 \x01(\x0e\x32\x19.cumulet.v1.InstancePhase\x12)\n\nconditions\x18\x03 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\r\n\x05\x62oots\x18\x07 \x01(\x03\x12\x10\n\x08restarts\x18\x08 \x01(\x05\x12\x12\n\nnuma_cells\x18\t \x03(\x05\x12(\n\x07\x64\x65vices\x18\n \x03(\x0b\x32\x17.cumulet.v1.DeviceShare\"`\n\x14StartInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"n\n\x13StopInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"p\n\x15RebootInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"7\n\x16\x45xplainInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xbc\x01\n\x17\x45xplainInstanceResponse\x12&\n\x08instance\x18\x01 \x01(\x0b\x32\x14.cumulet.v1.Instance\x12&\n\x05nodes\x18\x02 \x03(\x0b\x32\x17.cumulet.v1.NodeVerdict\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x0b\n\x03try\x18\x04 \x03(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12!\n\x06\x65vents\x18\x06 \x03(\x0b\x32\x11.cumulet.v1.Event\"\xca\x01\n\x0bNodeVerdict\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04\x66its\x18\x02 \x01(\x08\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12<\n\x0bscore_terms\x18\x04 \x03(\x0b\x32\'.cumulet.v1.NodeVerdict.ScoreTermsEntry\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x0f\n\x07\x63urrent\x18\x06 \x01(\x08\x1a\x31\n\x0fScoreTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"C\n\x14\x41ttachConsoleRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"%\n\x15\x41ttachConsoleResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"I\n\x14GetConsoleLogRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ntail_lines\x18\x03 \x01(\x05\"%\n\x15GetConsoleLogResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"3\n\x12GetInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"`\n\x14ListInstancesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"k\n\x15ListInstancesResponse\x12\'\n\tinstances\x18\x01 \x03(\x0b\x32\x14.cumulet.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"j\n\x15\x43reateInstanceRequest\x12&\n\x08instance\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.Instance\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x9b\x01\n\x15UpdateInstanceRequest\x12&\n\x08instance\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.Instance\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"o\n\x15\x44\x65leteInstanceRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"Q\n\x15WatchInstancesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"p\n\x0eInstanceChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12&\n\x08instance\x18\x03 \x01(\x0b\x32\x14.cumulet.v1.Instance*R\n\nPowerState\x12\x1b\n\x17POWER_STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePOWER_STATE_ON\x10\x01\x12\x13\n\x0fPOWER_STATE_OFF\x10\x02*\x91\x02\n\rInstancePhase\x12\x1e\n\x1aINSTANCE_PHASE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTANCE_PHASE_PENDING\x10\x01\x12\x1b\n\x17INSTANCE_PHASE_STARTING\x10\x02\x12\x1a\n\x16INSTANCE_PHASE_RUNNING\x10\x03\x12\x1b\n\x17INSTANCE_PHASE_STOPPING\x10\x04\x12\x1a\n\x16INSTANCE_PHASE_STOPPED\x10\x05\x12\x19\n\x15INSTANCE_PHASE_FAILED\x10\x06\x12\x1b\n\x17INSTANCE_PHASE_DELETING\x10\x07\x12\x1a\n\x16INSTANCE_PHASE_UNKNOWN\x10\x08\x32\xcc\x07\n\x0fInstanceService\x12\x43\n\x0bGetInstance\x12\x1e.cumulet.v1.GetInstanceRequest\x1a\x14.cumulet.v1.Instance\x12T\n\rListInstances\x12 .cumulet.v1.ListInstancesRequest\x1a!.cumulet.v1.ListInstancesResponse\x12J\n\x0e\x43reateInstance\x12!.cumulet.v1.CreateInstanceRequest\x1a\x15.cumulet.v1.Operation\x12I\n\x0eUpdateInstance\x12!.cumulet.v1.UpdateInstanceRequest\x1a\x14.cumulet.v1.Instance\x12J\n\x0e\x44\x65leteInstance\x12!.cumulet.v1.DeleteInstanceRequest\x1a\x15.cumulet.v1.Operation\x12Q\n\x0eWatchInstances\x12!.cumulet.v1.WatchInstancesRequest\x1a\x1a.cumulet.v1.InstanceChange0\x01\x12H\n\rStartInstance\x12 .cumulet.v1.StartInstanceRequest\x1a\x15.cumulet.v1.Operation\x12\x46\n\x0cStopInstance\x12\x1f.cumulet.v1.StopInstanceRequest\x1a\x15.cumulet.v1.Operation\x12J\n\x0eRebootInstance\x12!.cumulet.v1.RebootInstanceRequest\x1a\x15.cumulet.v1.Operation\x12Z\n\x0f\x45xplainInstance\x12\".cumulet.v1.ExplainInstanceRequest\x1a#.cumulet.v1.ExplainInstanceResponse\x12X\n\rAttachConsole\x12 .cumulet.v1.AttachConsoleRequest\x1a!.cumulet.v1.AttachConsoleResponse(\x01\x30\x01\x12T\n\rGetConsoleLog\x12 .cumulet.v1.GetConsoleLogRequest\x1a!.cumulet.v1.GetConsoleLogResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,58 +41,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCESPEC_NODESELECTORENTRY']._serialized_options = b'8\001'
   _globals['_NODEVERDICT_SCORETERMSENTRY']._loaded_options = None
   _globals['_NODEVERDICT_SCORETERMSENTRY']._serialized_options = b'8\001'
-  _globals['_POWERSTATE']._serialized_start=2943
-  _globals['_POWERSTATE']._serialized_end=3025
-  _globals['_INSTANCEPHASE']._serialized_start=3028
-  _globals['_INSTANCEPHASE']._serialized_end=3301
-  _globals['_INSTANCE']._serialized_start=174
-  _globals['_INSTANCE']._serialized_end=300
-  _globals['_INSTANCESPEC']._serialized_start=303
-  _globals['_INSTANCESPEC']._serialized_end=819
-  _globals['_INSTANCESPEC_NODESELECTORENTRY']._serialized_start=768
-  _globals['_INSTANCESPEC_NODESELECTORENTRY']._serialized_end=819
-  _globals['_NETWORKATTACHMENT']._serialized_start=821
-  _globals['_NETWORKATTACHMENT']._serialized_end=892
-  _globals['_INSTANCESTATUS']._serialized_start=895
-  _globals['_INSTANCESTATUS']._serialized_end=1106
-  _globals['_STARTINSTANCEREQUEST']._serialized_start=1108
-  _globals['_STARTINSTANCEREQUEST']._serialized_end=1204
-  _globals['_STOPINSTANCEREQUEST']._serialized_start=1206
-  _globals['_STOPINSTANCEREQUEST']._serialized_end=1316
-  _globals['_REBOOTINSTANCEREQUEST']._serialized_start=1318
-  _globals['_REBOOTINSTANCEREQUEST']._serialized_end=1430
-  _globals['_EXPLAININSTANCEREQUEST']._serialized_start=1432
-  _globals['_EXPLAININSTANCEREQUEST']._serialized_end=1487
-  _globals['_EXPLAININSTANCERESPONSE']._serialized_start=1490
-  _globals['_EXPLAININSTANCERESPONSE']._serialized_end=1678
-  _globals['_NODEVERDICT']._serialized_start=1681
-  _globals['_NODEVERDICT']._serialized_end=1883
-  _globals['_NODEVERDICT_SCORETERMSENTRY']._serialized_start=1834
-  _globals['_NODEVERDICT_SCORETERMSENTRY']._serialized_end=1883
-  _globals['_ATTACHCONSOLEREQUEST']._serialized_start=1885
-  _globals['_ATTACHCONSOLEREQUEST']._serialized_end=1952
-  _globals['_ATTACHCONSOLERESPONSE']._serialized_start=1954
-  _globals['_ATTACHCONSOLERESPONSE']._serialized_end=1991
-  _globals['_GETCONSOLELOGREQUEST']._serialized_start=1993
-  _globals['_GETCONSOLELOGREQUEST']._serialized_end=2066
-  _globals['_GETCONSOLELOGRESPONSE']._serialized_start=2068
-  _globals['_GETCONSOLELOGRESPONSE']._serialized_end=2105
-  _globals['_GETINSTANCEREQUEST']._serialized_start=2107
-  _globals['_GETINSTANCEREQUEST']._serialized_end=2158
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=2160
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=2256
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=2258
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=2365
-  _globals['_CREATEINSTANCEREQUEST']._serialized_start=2367
-  _globals['_CREATEINSTANCEREQUEST']._serialized_end=2473
-  _globals['_UPDATEINSTANCEREQUEST']._serialized_start=2476
-  _globals['_UPDATEINSTANCEREQUEST']._serialized_end=2631
-  _globals['_DELETEINSTANCEREQUEST']._serialized_start=2633
-  _globals['_DELETEINSTANCEREQUEST']._serialized_end=2744
-  _globals['_WATCHINSTANCESREQUEST']._serialized_start=2746
-  _globals['_WATCHINSTANCESREQUEST']._serialized_end=2827
-  _globals['_INSTANCECHANGE']._serialized_start=2829
-  _globals['_INSTANCECHANGE']._serialized_end=2941
-  _globals['_INSTANCESERVICE']._serialized_start=3304
-  _globals['_INSTANCESERVICE']._serialized_end=4276
+  _globals['_POWERSTATE']._serialized_start=3296
+  _globals['_POWERSTATE']._serialized_end=3378
+  _globals['_INSTANCEPHASE']._serialized_start=3381
+  _globals['_INSTANCEPHASE']._serialized_end=3654
+  _globals['_INSTANCE']._serialized_start=202
+  _globals['_INSTANCE']._serialized_end=328
+  _globals['_INSTANCESPEC']._serialized_start=331
+  _globals['_INSTANCESPEC']._serialized_end=1110
+  _globals['_INSTANCESPEC_NODESELECTORENTRY']._serialized_start=1059
+  _globals['_INSTANCESPEC_NODESELECTORENTRY']._serialized_end=1110
+  _globals['_NETWORKATTACHMENT']._serialized_start=1112
+  _globals['_NETWORKATTACHMENT']._serialized_end=1183
+  _globals['_INSTANCESTATUS']._serialized_start=1186
+  _globals['_INSTANCESTATUS']._serialized_end=1459
+  _globals['_STARTINSTANCEREQUEST']._serialized_start=1461
+  _globals['_STARTINSTANCEREQUEST']._serialized_end=1557
+  _globals['_STOPINSTANCEREQUEST']._serialized_start=1559
+  _globals['_STOPINSTANCEREQUEST']._serialized_end=1669
+  _globals['_REBOOTINSTANCEREQUEST']._serialized_start=1671
+  _globals['_REBOOTINSTANCEREQUEST']._serialized_end=1783
+  _globals['_EXPLAININSTANCEREQUEST']._serialized_start=1785
+  _globals['_EXPLAININSTANCEREQUEST']._serialized_end=1840
+  _globals['_EXPLAININSTANCERESPONSE']._serialized_start=1843
+  _globals['_EXPLAININSTANCERESPONSE']._serialized_end=2031
+  _globals['_NODEVERDICT']._serialized_start=2034
+  _globals['_NODEVERDICT']._serialized_end=2236
+  _globals['_NODEVERDICT_SCORETERMSENTRY']._serialized_start=2187
+  _globals['_NODEVERDICT_SCORETERMSENTRY']._serialized_end=2236
+  _globals['_ATTACHCONSOLEREQUEST']._serialized_start=2238
+  _globals['_ATTACHCONSOLEREQUEST']._serialized_end=2305
+  _globals['_ATTACHCONSOLERESPONSE']._serialized_start=2307
+  _globals['_ATTACHCONSOLERESPONSE']._serialized_end=2344
+  _globals['_GETCONSOLELOGREQUEST']._serialized_start=2346
+  _globals['_GETCONSOLELOGREQUEST']._serialized_end=2419
+  _globals['_GETCONSOLELOGRESPONSE']._serialized_start=2421
+  _globals['_GETCONSOLELOGRESPONSE']._serialized_end=2458
+  _globals['_GETINSTANCEREQUEST']._serialized_start=2460
+  _globals['_GETINSTANCEREQUEST']._serialized_end=2511
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=2513
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=2609
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=2611
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=2718
+  _globals['_CREATEINSTANCEREQUEST']._serialized_start=2720
+  _globals['_CREATEINSTANCEREQUEST']._serialized_end=2826
+  _globals['_UPDATEINSTANCEREQUEST']._serialized_start=2829
+  _globals['_UPDATEINSTANCEREQUEST']._serialized_end=2984
+  _globals['_DELETEINSTANCEREQUEST']._serialized_start=2986
+  _globals['_DELETEINSTANCEREQUEST']._serialized_end=3097
+  _globals['_WATCHINSTANCESREQUEST']._serialized_start=3099
+  _globals['_WATCHINSTANCESREQUEST']._serialized_end=3180
+  _globals['_INSTANCECHANGE']._serialized_start=3182
+  _globals['_INSTANCECHANGE']._serialized_end=3294
+  _globals['_INSTANCESERVICE']._serialized_start=3657
+  _globals['_INSTANCESERVICE']._serialized_end=4629
 # @@protoc_insertion_point(module_scope)

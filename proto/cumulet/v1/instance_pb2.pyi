@@ -7,6 +7,7 @@ from collections import abc as _abc
 from cumulet.v1 import event_pb2 as _event_pb2
 from cumulet.v1 import image_pb2 as _image_pb2
 from cumulet.v1 import meta_pb2 as _meta_pb2
+from cumulet.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -147,6 +148,14 @@ class InstanceSpec(_message.Message):
     AUTHORIZED_KEYS_FIELD_NUMBER: _builtins.int
     SECURITY_LEVEL_FIELD_NUMBER: _builtins.int
     POWER_FORCED_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    TOLERATIONS_FIELD_NUMBER: _builtins.int
+    PREFERENCES_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    PLACEMENT_GROUPS_FIELD_NUMBER: _builtins.int
+    EXPECTED_LIFETIME_S_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """Names. Flavor and image are resolved at creation into `resources` and `image_files`."""
     image: _builtins.str
@@ -162,6 +171,10 @@ class InstanceSpec(_message.Message):
     security_level: _builtins.int
     power_forced: _builtins.bool
     """The last stop or reboot was asked for without waiting for the guest. Output only."""
+    numa_cells: _builtins.int
+    """NUMA cells over which vcpus and memory are divided evenly; 0: it floats over the node."""
+    expected_lifetime_s: _builtins.int
+    """How long it is expected to live; 0: unknown. A hint for packing: nothing ends when it is over."""
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAttachment]:
         """At least one; the first is the primary."""
@@ -180,6 +193,29 @@ class InstanceSpec(_message.Message):
     def image_files(self) -> _image_pb2.ImageSpec: ...
     @_builtins.property
     def authorized_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What follows up to `devices` is the instance's own wish and its flavor's, merged at creation; a flavor's
+        node selector is merged into `node_selector`.
+        What host and hypervisor must offer, such as kvm or cpu:x86-64-v3.
+        """
+
+    @_builtins.property
+    def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Toleration]: ...
+    @_builtins.property
+    def preferences(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Preference]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.DeviceRequest]:
+        """On the chosen cells, if there are any."""
+
+    @_builtins.property
+    def placement_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of placement groups of the project."""
+
+    @_builtins.property
+    def gang(self) -> _placement_pb2.Gang:
+        """Placed with the gang's other members, or not at all."""
+
     def __init__(
         self,
         *,
@@ -198,10 +234,18 @@ class InstanceSpec(_message.Message):
         authorized_keys: _abc.Iterable[_builtins.str] | None = ...,
         security_level: _builtins.int = ...,
         power_forced: _builtins.bool = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        tolerations: _abc.Iterable[_placement_pb2.Toleration] | None = ...,
+        preferences: _abc.Iterable[_placement_pb2.Preference] | None = ...,
+        numa_cells: _builtins.int = ...,
+        devices: _abc.Iterable[_placement_pb2.DeviceRequest] | None = ...,
+        placement_groups: _abc.Iterable[_builtins.str] | None = ...,
+        expected_lifetime_s: _builtins.int = ...,
+        gang: _placement_pb2.Gang | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image_files", b"image_files", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gang", b"gang", "image_files", b"image_files", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_keys", b"authorized_keys", "boots", b"boots", "deletion_protection", b"deletion_protection", "flavor", b"flavor", "image", b"image", "image_files", b"image_files", "key_pairs", b"key_pairs", "networks", b"networks", "node_selector", b"node_selector", "power", b"power", "power_forced", b"power_forced", "resources", b"resources", "security_level", b"security_level", "stop_timeout_s", b"stop_timeout_s", "user_data", b"user_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_keys", b"authorized_keys", "boots", b"boots", "capabilities", b"capabilities", "deletion_protection", b"deletion_protection", "devices", b"devices", "expected_lifetime_s", b"expected_lifetime_s", "flavor", b"flavor", "gang", b"gang", "image", b"image", "image_files", b"image_files", "key_pairs", b"key_pairs", "networks", b"networks", "node_selector", b"node_selector", "numa_cells", b"numa_cells", "placement_groups", b"placement_groups", "power", b"power", "power_forced", b"power_forced", "preferences", b"preferences", "resources", b"resources", "security_level", b"security_level", "stop_timeout_s", b"stop_timeout_s", "tolerations", b"tolerations", "user_data", b"user_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +290,8 @@ class InstanceStatus(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     BOOTS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     observed_generation: _builtins.int
     """Generation of spec that the conditions speak of."""
     phase: Global___InstancePhase.ValueType
@@ -264,6 +310,14 @@ class InstanceStatus(_message.Message):
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses in the order of spec.networks."""
 
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """NUMA cells of its node that it was given."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.DeviceShare]:
+        """Devices of its node that it was given."""
+
     def __init__(
         self,
         *,
@@ -275,10 +329,12 @@ class InstanceStatus(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         boots: _builtins.int = ...,
         restarts: _builtins.int = ...,
+        numa_cells: _abc.Iterable[_builtins.int] | None = ...,
+        devices: _abc.Iterable[_placement_pb2.DeviceShare] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boots", b"boots", "conditions", b"conditions", "epoch", b"epoch", "node", b"node", "observed_generation", b"observed_generation", "phase", b"phase", "restarts", b"restarts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boots", b"boots", "conditions", b"conditions", "devices", b"devices", "epoch", b"epoch", "node", b"node", "numa_cells", b"numa_cells", "observed_generation", b"observed_generation", "phase", b"phase", "restarts", b"restarts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

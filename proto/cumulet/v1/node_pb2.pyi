@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from cumulet.v1 import meta_pb2 as _meta_pb2
+from cumulet.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
@@ -99,11 +100,21 @@ class NodeSpec(_message.Message):
     RESERVED_FIELD_NUMBER: _builtins.int
     ALLOCATION_RATIO_FIELD_NUMBER: _builtins.int
     SECURITY_LEVEL_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
+    DEDICATED_PROJECTS_FIELD_NUMBER: _builtins.int
+    IDLE_WATTS_FIELD_NUMBER: _builtins.int
+    FULL_WATTS_FIELD_NUMBER: _builtins.int
+    COST_MILLI_FIELD_NUMBER: _builtins.int
     cordoned: _builtins.bool
     """No new instances are placed here; those that run stay."""
     cordon_reason: _builtins.str
     security_level: _builtins.int
     """0 (lowest) to 5. An instance is never placed on a node below its project's level."""
+    idle_watts: _builtins.int
+    """Power that it takes with nothing to do, and with all to do; 0 where it is not known."""
+    full_watts: _builtins.int
+    cost_milli: _builtins.int
+    """What an hour of it costs, in thousandths of whatever the operator counts in."""
     @_builtins.property
     def reserved(self) -> _meta_pb2.Resources:
         """Kept back for the host itself."""
@@ -111,6 +122,14 @@ class NodeSpec(_message.Message):
     @_builtins.property
     def allocation_ratio(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """How often a resource may be promised, by resource name; absent means the default (vcpu 4, others 1)."""
+
+    @_builtins.property
+    def taints(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Taint]:
+        """Marks that keep off what does not tolerate them."""
+
+    @_builtins.property
+    def dedicated_projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Projects that have the node for themselves; none: everyone."""
 
     def __init__(
         self,
@@ -120,10 +139,15 @@ class NodeSpec(_message.Message):
         reserved: _meta_pb2.Resources | None = ...,
         allocation_ratio: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         security_level: _builtins.int = ...,
+        taints: _abc.Iterable[_placement_pb2.Taint] | None = ...,
+        dedicated_projects: _abc.Iterable[_builtins.str] | None = ...,
+        idle_watts: _builtins.int = ...,
+        full_watts: _builtins.int = ...,
+        cost_milli: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_ratio", b"allocation_ratio", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "reserved", b"reserved", "security_level", b"security_level"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_ratio", b"allocation_ratio", "cordon_reason", b"cordon_reason", "cordoned", b"cordoned", "cost_milli", b"cost_milli", "dedicated_projects", b"dedicated_projects", "full_watts", b"full_watts", "idle_watts", b"idle_watts", "reserved", b"reserved", "security_level", b"security_level", "taints", b"taints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,6 +166,9 @@ class NodeStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     VIRT_TYPE_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     agent_version: _builtins.str
     address: _builtins.str
@@ -165,6 +192,14 @@ class NodeStatus(_message.Message):
     def allocated(self) -> _meta_pb2.Resources:
         """Derived from placements at the reply's revision."""
 
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What host and hypervisor offer, such as kvm, arch:x86_64, cpu:x86-64-v3."""
+
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.NumaCell]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Device]: ...
     def __init__(
         self,
         *,
@@ -177,10 +212,13 @@ class NodeStatus(_message.Message):
         address: _builtins.str = ...,
         virt_type: Global___VirtType.ValueType = ...,
         boot_id: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        numa_cells: _abc.Iterable[_placement_pb2.NumaCell] | None = ...,
+        devices: _abc.Iterable[_placement_pb2.Device] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "allocated", b"allocated", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "allocated", b"allocated", "boot_id", b"boot_id", "capacity", b"capacity", "conditions", b"conditions", "instances", b"instances", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "allocated", b"allocated", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "instances", b"instances", "numa_cells", b"numa_cells", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,8 +86,11 @@ class Quota(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
+    DEVICES_MILLI_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     networks: _builtins.int
+    devices_milli: _builtins.int
+    """Thousandths of devices, of whatever model, summed over instances."""
     @_builtins.property
     def resources(self) -> _meta_pb2.Resources:
         """Sums over instances, running or not."""
@@ -98,15 +101,20 @@ class Quota(_message.Message):
         instances: _builtins.int | None = ...,
         networks: _builtins.int | None = ...,
         resources: _meta_pb2.Resources | None = ...,
+        devices_milli: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_instances", b"_instances", "_networks", b"_networks", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instances", b"_instances", "_networks", b"_networks", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__devices_milli: _TypeAlias = _typing.Literal["devices_milli"]  # noqa: Y015
+    _WhichOneofArgType__devices_milli: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli"]  # noqa: Y015
     _WhichOneofReturnType__instances: _TypeAlias = _typing.Literal["instances"]  # noqa: Y015
     _WhichOneofArgType__instances: _TypeAlias = _typing.Literal["_instances", b"_instances"]  # noqa: Y015
     _WhichOneofReturnType__networks: _TypeAlias = _typing.Literal["networks"]  # noqa: Y015
     _WhichOneofArgType__networks: _TypeAlias = _typing.Literal["_networks", b"_networks"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__devices_milli) -> _WhichOneofReturnType__devices_milli | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__instances) -> _WhichOneofReturnType__instances | None: ...
     @_typing.overload
@@ -121,8 +129,11 @@ class ProjectStatus(_message.Message):
     USED_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
+    DEVICES_MILLI_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     networks: _builtins.int
+    devices_milli: _builtins.int
+    """Thousandths of devices, summed over the project's instances."""
     @_builtins.property
     def used(self) -> _meta_pb2.Resources:
         """Sums over the project's instances, derived from them at the reply's revision."""
@@ -133,10 +144,11 @@ class ProjectStatus(_message.Message):
         used: _meta_pb2.Resources | None = ...,
         instances: _builtins.int = ...,
         networks: _builtins.int = ...,
+        devices_milli: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "networks", b"networks", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices_milli", b"devices_milli", "instances", b"instances", "networks", b"networks", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,10 +3,13 @@
 isort:skip_file
 Values that only the controller stores. Not part of the API."""
 
+from collections import abc as _abc
 from cumulet.v1 import meta_pb2 as _meta_pb2
+from cumulet.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,6 +34,9 @@ class PlacementRecord(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     PLACED_AT_FIELD_NUMBER: _builtins.int
+    NUMA_CELLS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     instance_uid: _builtins.str
     project: _builtins.str
     name: _builtins.str
@@ -40,6 +46,18 @@ class PlacementRecord(_message.Message):
     def resources(self) -> _meta_pb2.Resources: ...
     @_builtins.property
     def placed_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def numa_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """NUMA cells of the node that it holds its parts of, rising."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.DeviceShare]:
+        """Devices of the node that it holds."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Placement groups that it is a member of, by name in the project."""
+
     def __init__(
         self,
         *,
@@ -50,10 +68,13 @@ class PlacementRecord(_message.Message):
         epoch: _builtins.int = ...,
         resources: _meta_pb2.Resources | None = ...,
         placed_at: _timestamp_pb2.Timestamp | None = ...,
+        numa_cells: _abc.Iterable[_builtins.int] | None = ...,
+        devices: _abc.Iterable[_placement_pb2.DeviceShare] | None = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placed_at", b"placed_at", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instance_uid", b"instance_uid", "name", b"name", "node", b"node", "placed_at", b"placed_at", "project", b"project", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "epoch", b"epoch", "groups", b"groups", "instance_uid", b"instance_uid", "name", b"name", "node", b"node", "numa_cells", b"numa_cells", "placed_at", b"placed_at", "project", b"project", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

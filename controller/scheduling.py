@@ -1,0 +1,134 @@
+"""Between what the store holds of placement and what the scheduler calls it.
+
+**Pure.** Residents are built from placements alone, so that what is on a node counts as it was placed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Final
+
+from controller.state import State, Stored
+from controller.store import keys
+from cumulet.convert import resources_from
+from cumulet.resources import ZERO
+from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2
+from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
+from scheduler.model import Effect, NodeView, Request, Resident, Taint
+from scheduler.topology import NO_CELL, Choice, Device, DeviceShare
+
+ARCHITECTURE: Final = "arch:"  # how the capability of a CPU architecture begins
+_SCOPES: Final[Mapping[int, Scope]] = {
+    placementgroup_pb2.PLACEMENT_SCOPE_RACK: Scope.RACK,
+    placementgroup_pb2.PLACEMENT_SCOPE_ZONE: Scope.ZONE,
+}
+
+
+def wanted_capabilities(spec: instance_pb2.InstanceSpec) -> frozenset[str]:
+    """The instance's and its image's."""
+    image = spec.image_files
+    machine = (f"{ARCHITECTURE}{image.architecture}",) if image.architecture else ()
+    return frozenset((*spec.capabilities, *image.capabilities, *machine))
+
+
+def capabilities_of(status: node_pb2.NodeStatus) -> frozenset[str]:
+    """What the node reported. Agents before capabilities were reported ran on x86-64 only."""
+    if status.capabilities:
+        return frozenset(status.capabilities)
+    word = "kvm" if status.virt_type == node_pb2.VIRT_TYPE_KVM else "tcg"
+    return frozenset((word, f"{ARCHITECTURE}x86_64"))
+
+
+def group_name(project: str, name: str) -> str:
+    """How the scheduler calls a placement group or a gang of a project."""
+    return f"{project}/{name}"
+
+
+def build_groups(state: State) -> dict[str, PlacementGroup]:
+    """All placement groups by the scheduler's name."""
+    groups = (_group(row.message) for row in state.rows(keys.PLACEMENT_GROUPS).values())
+    return {group.name: group for group in groups}
+
+
+def occupancy_of(state: State, request: Request) -> Occupancy:
+    """Where the members of the request's groups are, at the state's revision."""
+    rows = [state.find(keys.PLACEMENT_GROUPS, *name.split("/")) for name in request.groups]
+    groups = [_group(row.message) for row in rows if row is not None]
+    occupancy = Occupancy(groups)
+    for group in groups:
+        for place, count in _places(state, group.name):
+            for _ in range(count):
+                occupancy.enter((group.name,), place)
+    return occupancy
+
+
+def members_by_domain(state: State, message: placementgroup_pb2.PlacementGroup) -> dict[str, int]:
+    """Placed members of a group by domain; those whose node has no such label are in none."""
+    group = _group(message)
+    found: Counter[str] = Counter()
+    for place, count in _places(state, group.name):
+        found[domain_of(place, group.scope)] += count
+    return {domain: found[domain] for domain in sorted(found) if domain}
+
+
+def _places(state: State, group: str) -> Iterator[tuple[NodeView, int]]:
+    """Nodes with members of a group, and how many."""
+    for node, count in state.members_of(*group.split("/")).items():
+        row = state.find(keys.NODES, node)
+        labels = row.message.meta.labels if row else {}
+        yield _place(node, labels.get(Scope.RACK.value, ""), labels.get(Scope.ZONE.value, "")), count
+
+
+@lru_cache(maxsize=16_384)  # a node view costs more than counting it
+def _place(node: str, rack: str, zone: str) -> NodeView:
+    """A node as placement groups see it."""
+    labels = {Scope.RACK.value: rack, Scope.ZONE.value: zone}
+    return NodeView(node, ZERO, labels={key: value for key, value in labels.items() if value})
+
+
+def _group(group: placementgroup_pb2.PlacementGroup) -> PlacementGroup:
+    spec = group.spec
+    affinity = spec.rule == placementgroup_pb2.PLACEMENT_RULE_AFFINITY
+    return PlacementGroup(
+        name=group_name(group.meta.project, group.meta.name),
+        rule=Rule.AFFINITY if affinity else Rule.ANTI_AFFINITY,
+        scope=_SCOPES.get(spec.scope, Scope.NODE),
+        hard=spec.enforcement != placementgroup_pb2.PLACEMENT_ENFORCEMENT_SOFT,
+        max_per_domain=spec.max_per_domain,
+    )
+
+
+def taint_of(taint: placement_pb2.Taint) -> Taint:
+    prefer = taint.effect == placement_pb2.TAINT_EFFECT_PREFER_NO_SCHEDULE
+    return Taint(taint.key, taint.value, Effect.PREFER_NO_SCHEDULE if prefer else Effect.NO_SCHEDULE)
+
+
+def device_of(device: placement_pb2.Device) -> Device:
+    return Device(device.address, device.model, device.cell if device.HasField("cell") else NO_CELL)
+
+
+def residents_of(placements: Iterable[Stored]) -> Iterator[Resident]:
+    """Those that hold more than amounts, from what their placements say: instances may be gone already."""
+    for row in placements:
+        record: store_pb2.PlacementRecord = row.message
+        if record.groups or record.numa_cells or record.devices:
+            yield Resident(_placed_request(record), choice_of(record))
+
+
+def _placed_request(record: store_pb2.PlacementRecord) -> Request:
+    return Request(
+        uid=record.instance_uid,
+        project=record.project,
+        name=record.name,
+        resources=resources_from(record.resources),
+        groups=tuple(group_name(record.project, name) for name in record.groups),
+        numa_cells=len(record.numa_cells),
+    )
+
+
+def choice_of(record: store_pb2.PlacementRecord) -> Choice:
+    """The cells and devices that a placement holds."""
+    shares = tuple(DeviceShare(share.address, share.share_milli) for share in record.devices)
+    return Choice(tuple(record.numa_cells), shares)
