@@ -12,6 +12,7 @@ import click
 from cli.forms import label_option, option_key, options_of
 from cli.output import Layout, output_options
 from cli.session import Session, connection_options
+from cli.several import count_options
 from cli.verbs import create_object
 from cli.waiting import Goal, WaitCommand, wait_options
 from cumulet.kinds import INSTANCE
@@ -26,14 +27,15 @@ _SHOWN: Final = {"flavor": FLAVOR, "image": IMAGE, "network": NETWORK}
 @click.command("launch", cls=WaitCommand, epilog="Example: cumulet launch web --flavor small --label app=web")
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Ask the scheduler where it would go; create nothing.")
+@count_options
 @wait_options(Goal.RUNNING, Goal.PLACED, Goal.IP)
 @output_options
 @connection_options
-def launch(session: Session, name: str, layout: Layout, **asked: Any) -> None:
+def launch(session: Session, name: str, layout: Layout, **asked: Any) -> int:
     """Create an instance from the defaults that `cumulet up` provides, and wait until it runs."""
     for flag, value in _DEFAULTS.items():
         asked[f"flag_{flag}"] = asked[f"flag_{flag}"] or value
-    create_object(session, INSTANCE, name, layout, **asked)
+    return create_object(session, INSTANCE, name, layout, **asked)
 
 
 def _launch_options() -> list[click.Parameter]:

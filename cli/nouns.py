@@ -27,6 +27,9 @@ _OWN: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "node": {
         "cordon": ("cli.node:cordon", "Place no new instances on nodes."),
         "uncordon": ("cli.node:uncordon", "Place instances on nodes again."),
+        "taint": ("cli.node:taint", "Keep off a node what does not tolerate it."),
+        "untaint": ("cli.node:untaint", "Take taints off a node."),
+        "dedicate": ("cli.node:dedicate", "Keep a node for some projects."),
     },
     "image": {"import": ("cli.image:import_image", "Upload a disk file as a new image.")},
     "key-pair": {"import": ("cli.key_pair:import_key_pair", "Read a new key pair's public key from a file.")},

@@ -15,7 +15,9 @@ from cli.forms import assign, flags_of, label_option, options_of
 from cli.output import Layout, output_options, write_object, write_objects
 from cli.refs import Ref, by_word
 from cli.session import Session, connection_options
+from cli.several import ONE, Several, count_options, create_several
 from cli.waiting import Goal, Wait, WaitCommand, wait_for, wait_options
+from cumulet.errors import ExitCode
 from cumulet.kinds import INSTANCE, Kind
 
 
@@ -34,11 +36,12 @@ def build_create(kind: Kind) -> click.Command:
     )
     @click.argument("name")
     @click.option("--dry-run", is_flag=True, help="Ask the cloud whether it would do it, and how.")
+    @_counted(kind)
     @_waiting(kind)
     @output_options
     @connection_options
-    def command(session: Session, name: str, layout: Layout, **asked: Any) -> None:
-        create_object(session, kind, name, layout, **asked)
+    def command(session: Session, name: str, layout: Layout, **asked: Any) -> int:
+        return create_object(session, kind, name, layout, **asked)
 
     command.params[1:1] = arguments
     return command
@@ -53,15 +56,19 @@ def create_object(
     labels: tuple[tuple[str, str], ...],
     dry_run: bool,
     wait: Wait | None = None,
+    several: Several = ONE,
     **values: Any,
-) -> None:
-    """Create an object from its flags, wait if told so, and write it."""
+) -> int:
+    """Create an object from its flags, wait if told so, and write it. The exit code."""
     wanted = kind.message()()
     wanted.meta.name = name  # type: ignore[attr-defined]  # every kind has a meta
     wanted.meta.labels.update(dict(labels))  # type: ignore[attr-defined]
     assign(wanted, flags_of(kind), values)
+    if several.count is not None:
+        return create_several(session, name, wanted, layout, several, dry_run=dry_run, wait=wait)
     made = session.client.create(kind, wanted, validate_only=dry_run)
     finish_create(session, kind, name, made, layout, dry_run=dry_run, wait=wait)
+    return ExitCode.OK
 
 
 def finish_create(
@@ -123,6 +130,10 @@ def _waiting(kind: Kind) -> Callable[[Any], Any]:
     if kind is INSTANCE:
         return wait_options(Goal.RUNNING, Goal.PLACED, Goal.IP)
     return lambda command: command
+
+
+def _counted(kind: Kind) -> Callable[[Any], Any]:
+    return count_options if kind is INSTANCE else lambda command: command
 
 
 def _merge_labels(session: Session, kind: Kind, ref: Ref, changed: Any, labels: Any) -> None:

@@ -34,6 +34,7 @@ NO_FLAG = {
         "image_files",
         "authorized_keys",
         "security_level",
+        "gang",  # by --count with --all-or-nothing
     },
     "Node": {"cordoned", "cordon_reason"},  # by cordon and uncordon
     "Port": {"network", "instance", "mac", "addresses"},  # made with its instance
