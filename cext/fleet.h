@@ -1,0 +1,426 @@
+/* A fleet's state: nodes, the classes of equal nodes, and their table. Semantics: scheduler/reference.py.
+ *
+ * Nodes with the same free amounts and the same attr are one class; what is decided about one of them holds
+ * for all. A class lives as long as it has members; its id is used again under another generation.
+ * Rows are in internal order: the scored resources first, then zero rows up to a multiple of ROW_STEP, then
+ * the unscored ones, padded likewise. Zero rows have no effect anywhere.
+ */
+#ifndef CUMULET_FLEET_H
+#define CUMULET_FLEET_H
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "scan.h"
+
+#define NONE UINT32_MAX
+
+enum {
+    ROW_STEP = 4,
+    RESOURCES_MAX = 56, /* so that padded rows are at most 64 and a sum of units has 35 bits */
+    UNIT_BITS = 28,     /* a unit is 1/2^28 of the largest amount: lossless up to that amount */
+    CELL_SHIFT = UNIT_BITS - 14,
+    SUM_BITS = 35,
+    PLACES_MAX = 3, /* resources of a potential */
+    POOL_CLASSES = 32
+};
+#define UNIT_TOP (1 << UNIT_BITS)
+#define SUM_TOP ((UINT64_C(1) << SUM_BITS) - 1)
+#define POTENTIAL_MAX (1 << 30) /* values are within, so that a difference has 32 bits */
+#define POTENTIAL_BIAS (INT64_C(1) << 31)
+#define SLOTS_MAX (UINT32_C(1) << 26)  /* bounds memory; far beyond any fleet */
+#define SHAPES_MAX (UINT32_C(1) << 24) /* likewise */
+#define ATTRS_MAX (UINT32_C(1) << 20)
+#define CSETS_MAX (UINT32_C(1) << 20)
+
+typedef enum { NORM_LINF, NORM_L1, NORM_L2, NORM_WORST, NORM_DOT, NORM_POTENTIAL } Norm;
+
+/* Results of operations that can fail; nothing was changed. */
+typedef enum { DONE = 0, NO_MEMORY = -2, NOT_A_NODE = -3, OVERFLOWS = -4 } Outcome;
+
+typedef struct {
+    uint64_t rank; /* canonical order of equal nodes, smallest first */
+    uint32_t cls;  /* NONE: no node here */
+    uint32_t at;   /* place in its class's heap */
+} Node;
+
+typedef struct {
+    uint64_t hash;  /* linear in the free amounts: taking a shape subtracts the shape's hash */
+    uint64_t *many; /* heap of members when room > 0 */
+    uint64_t one;   /* the single member when room == 0 */
+    uint32_t count, room;
+    uint32_t generation;
+    int32_t attr;
+} Class;
+
+typedef struct {
+    uint64_t hash;
+    int32_t cset;
+    uint32_t lane; /* NONE: not among the shapes that are kept up to date */
+} Shape;
+
+enum { LIST_ROOM = 16, LIST_FILL = 12 };
+
+typedef struct {
+    uint64_t key;
+    uint32_t cls, generation;
+} Entry;
+
+/* The best classes for a shape: all that come before the bound, in order of key and free amounts; some may be
+ * dead by now. Classes that differ in attr only are equal here: the rank of their members decides. */
+typedef struct {
+    uint64_t bound_key; /* with bound_free: from here on classes may be missing */
+    uint32_t shape;
+    uint8_t first, count;
+    uint8_t bounded; /* 0: the list has every class that fits */
+    uint8_t used;    /* for the clock that picks which shape leaves */
+    Entry entries[LIST_ROOM];
+} List;
+
+typedef struct {
+    uint32_t slot;
+    int32_t shape; /* >= 0: a shape was taken; ~shape: it was given; JOURNAL_STATE: see states */
+} Change;
+#define JOURNAL_STATE INT32_MIN
+
+typedef struct {
+    /* resources */
+    int32_t rows, scored, width;
+    Norm norm;
+    int32_t place[RESOURCES_MAX]; /* the internal row of a caller's resource */
+    uint64_t multiplier[64];
+    uint8_t shift[64];
+    uint64_t salt[64]; /* of the linear hash */
+    /* potential: value of a state by up to three resources, in steps */
+    int32_t potential_row[PLACES_MAX];
+    int64_t potential_step[PLACES_MAX];
+    int64_t potential_size[PLACES_MAX];
+    int32_t potential_rows;
+    int32_t *potential;
+    /* nodes */
+    Node *nodes;
+    uint32_t slots, slots_room, node_count;
+    /* classes: parallel arrays */
+    Class *classes;
+    int64_t *free;  /* [class][width] */
+    int32_t *units; /* [class][width] */
+    Lanes *cells;   /* [class / LANES][width], a lane for each class */
+    uint32_t classes_top, classes_room, classes_alive;
+    uint32_t *idle; /* ids below classes_top that are free */
+    uint32_t idle_count;
+    uint64_t *table; /* open addressing: high half = tag of the hash, low half = class + 1; 0 = empty */
+    uint64_t table_mask;
+    uint64_t *pool[POOL_CLASSES]; /* heaps that are free, by size; each points to the next */
+    uint8_t *eligible; /* [cset][attrs_room] */
+    uint32_t csets_room, attrs_room;
+    /* shapes */
+    Shape *shapes;
+    int64_t *demand; /* [shape][width] */
+    int64_t *need;   /* [shape][width]: the demand, or INT64_MIN where nothing is asked for */
+    int32_t *want;   /* [shape][width]: the demand in units */
+    uint32_t shape_count, shapes_room;
+    /* lanes: shapes whose lists are kept up to date */
+    List *lists;
+    int64_t *bound_free; /* [lane][width] */
+    Lanes *lane_cells;   /* [lane / LANES][width] */
+    Lanes *lane_bounds;  /* [lane / LANES] */
+    uint32_t lanes, lanes_room, lanes_max, clock;
+    /* journal */
+    Change *changes;
+    size_t change_count, changes_room;
+    int64_t *states; /* [n][width + 1]: what a node had free and its attr */
+    size_t state_count, states_room;
+    uint32_t marks;
+    /* searches over nodes */
+    uint32_t *stamp; /* [slots_room]: == epoch where a node is excluded */
+    uint32_t epoch;
+    uint64_t *frontier;
+    size_t frontier_room;
+    const Filters *filters;
+    size_t bytes;
+    uint64_t refills, created; /* counters for whoever tunes it */
+} Fleet;
+
+/* ---- memory: every block is counted ------------------------------------------------------------- */
+
+static inline void *grown(Fleet *f, void *old, size_t old_bytes, size_t new_bytes)
+{
+    void *block = aligned_alloc(64, (new_bytes + 63) / 64 * 64);
+    if (!block)
+        return NULL;
+    if (old_bytes)
+        memcpy(block, old, old_bytes);
+    memset((char *)block + old_bytes, 0, (new_bytes + 63) / 64 * 64 - old_bytes);
+    free(old);
+    f->bytes += new_bytes - old_bytes;
+    return block;
+}
+
+/* Grow an array from `have` to `room` elements; false leaves everything as it was. */
+#define GROW(f, array, have, room, each)                                                                 \
+    ({                                                                                                   \
+        void *block_ = grown((f), (array), (size_t)(have) * (each), (size_t)(room) * (each));            \
+        if (block_)                                                                                      \
+            (array) = block_;                                                                            \
+        block_ != NULL;                                                                                  \
+    })
+
+/* ---- amounts ------------------------------------------------------------------------------------ */
+
+static inline int32_t unit_of(const Fleet *f, int32_t row, int64_t amount)
+{
+    if (amount <= 0)
+        return 0;
+    unsigned __int128 unit = ((unsigned __int128)(uint64_t)amount * f->multiplier[row]) >> f->shift[row];
+    return unit > UNIT_TOP ? UNIT_TOP : (int32_t)unit;
+}
+
+static inline uint64_t hash_of(const Fleet *f, const int64_t *amounts)
+{
+    uint64_t hash = 0;
+    for (int32_t r = 0; r < f->width; r++)
+        hash += (uint64_t)amounts[r] * f->salt[r];
+    return hash;
+}
+
+static inline uint64_t mixed(uint64_t hash, int32_t attr)
+{
+    hash ^= (uint64_t)(uint32_t)attr * UINT64_C(0x9E3779B97F4A7C15);
+    hash ^= hash >> 32;
+    hash *= UINT64_C(0xD6E8FEB86659FD93);
+    return hash ^ hash >> 32;
+}
+
+/* ---- members: a 4-ary heap of (rank's high half, slot), the smallest rank first -------------------- */
+
+static inline uint64_t member_of(const Fleet *f, uint32_t slot)
+{
+    return (f->nodes[slot].rank & ~UINT64_C(0xFFFFFFFF)) | slot;
+}
+
+static inline bool rank_before(const Fleet *f, uint64_t a, uint64_t b)
+{
+    if ((a ^ b) >> 32)
+        return a < b;
+    uint64_t rank_a = f->nodes[(uint32_t)a].rank, rank_b = f->nodes[(uint32_t)b].rank;
+    return rank_a < rank_b || (rank_a == rank_b && (uint32_t)a < (uint32_t)b);
+}
+
+static inline uint64_t *members(Class *c)
+{
+    return c->room ? c->many : &c->one;
+}
+
+static inline uint32_t first_member(const Class *c)
+{
+    return (uint32_t)(c->room ? c->many[0] : c->one);
+}
+
+static inline void put_member(Fleet *f, uint64_t *heap, uint32_t at, uint64_t member)
+{
+    heap[at] = member;
+    f->nodes[(uint32_t)member].at = at;
+}
+
+static inline uint32_t sift_up(Fleet *f, uint64_t *heap, uint32_t at, uint64_t member)
+{
+    while (at) {
+        uint32_t parent = (at - 1) / 4;
+        if (!rank_before(f, member, heap[parent]))
+            break;
+        put_member(f, heap, at, heap[parent]);
+        at = parent;
+    }
+    put_member(f, heap, at, member);
+    return at;
+}
+
+static inline void sift_down(Fleet *f, uint64_t *heap, uint32_t count, uint32_t at, uint64_t member)
+{
+    for (;;) {
+        uint64_t child = 4 * (uint64_t)at + 1;
+        if (child >= count)
+            break;
+        uint32_t least = (uint32_t)child, stop = child + 4 < count ? (uint32_t)child + 4 : count;
+        for (uint32_t next = least + 1; next < stop; next++)
+            if (rank_before(f, heap[next], heap[least]))
+                least = next;
+        if (!rank_before(f, heap[least], member))
+            break;
+        put_member(f, heap, at, heap[least]);
+        at = least;
+    }
+    put_member(f, heap, at, member);
+}
+
+static inline uint32_t pool_of(uint32_t room)
+{
+    return (uint32_t)__builtin_ctz(room);
+}
+
+static inline bool reserve_member(Fleet *f, Class *c)
+{
+    if (c->count < (c->room ? c->room : 1))
+        return true;
+    uint32_t room = c->room ? 2 * c->room : 4;
+    uint64_t *heap = f->pool[pool_of(room)];
+    if (heap) {
+        memcpy(&f->pool[pool_of(room)], heap, sizeof heap);
+    } else {
+        heap = malloc(room * sizeof *heap);
+        if (!heap)
+            return false;
+        f->bytes += room * sizeof *heap;
+    }
+    memcpy(heap, members(c), c->count * sizeof *heap);
+    if (c->room) {
+        memcpy(c->many, &f->pool[pool_of(c->room)], sizeof heap);
+        f->pool[pool_of(c->room)] = c->many;
+    }
+    c->many = heap;
+    c->room = room;
+    return true;
+}
+
+/* There is room: see reserve_member. */
+static inline void add_member(Fleet *f, uint32_t cls, uint32_t slot)
+{
+    Class *c = &f->classes[cls];
+    f->nodes[slot].cls = cls;
+    c->count++;
+    sift_up(f, members(c), c->count - 1, member_of(f, slot));
+}
+
+static inline void drop_member(Fleet *f, Class *c, uint32_t slot)
+{
+    uint64_t *heap = members(c);
+    uint32_t at = f->nodes[slot].at, last = --c->count;
+    if (at == last)
+        return;
+    if (at && rank_before(f, heap[last], heap[(at - 1) / 4]))
+        sift_up(f, heap, at, heap[last]);
+    else
+        sift_down(f, heap, last, at, heap[last]);
+}
+
+/* ---- classes -------------------------------------------------------------------------------------- */
+
+static inline const int64_t *free_of(const Fleet *f, uint32_t cls)
+{
+    return f->free + (size_t)cls * (size_t)f->width;
+}
+
+static inline bool equal_amounts(const int64_t *a, const int64_t *b, int32_t width)
+{
+    int64_t differ = 0;
+    for (int32_t r = 0; r < width; r += ROW_STEP)
+        differ |= (a[r] ^ b[r]) | (a[r + 1] ^ b[r + 1]) | (a[r + 2] ^ b[r + 2]) | (a[r + 3] ^ b[r + 3]);
+    return differ == 0;
+}
+
+static inline uint32_t find_class(const Fleet *f, const int64_t *amounts, int32_t attr, uint64_t hash)
+{
+    uint64_t mix = mixed(hash, attr), tag = mix >> 32;
+    for (uint64_t at = mix & f->table_mask; f->table[at]; at = (at + 1) & f->table_mask) {
+        uint32_t cls = (uint32_t)f->table[at] - 1;
+        if (f->table[at] >> 32 == tag && f->classes[cls].attr == attr &&
+            equal_amounts(free_of(f, cls), amounts, f->width))
+            return cls;
+    }
+    return NONE;
+}
+
+static inline void enter_class(Fleet *f, uint32_t cls)
+{
+    uint64_t mix = mixed(f->classes[cls].hash, f->classes[cls].attr), at = mix & f->table_mask;
+    while (f->table[at])
+        at = (at + 1) & f->table_mask;
+    f->table[at] = (mix & ~UINT64_C(0xFFFFFFFF)) | (cls + 1);
+}
+
+/* Linear probing without tombstones: what follows moves up where it may. */
+static inline void leave_class(Fleet *f, uint32_t cls)
+{
+    uint64_t mask = f->table_mask, at = mixed(f->classes[cls].hash, f->classes[cls].attr) & mask;
+    while ((uint32_t)f->table[at] != cls + 1)
+        at = (at + 1) & mask;
+    for (uint64_t next = (at + 1) & mask; f->table[next]; next = (next + 1) & mask) {
+        const Class *c = &f->classes[(uint32_t)f->table[next] - 1];
+        uint64_t home = mixed(c->hash, c->attr) & mask;
+        if (((next - home) & mask) >= ((next - at) & mask)) {
+            f->table[at] = f->table[next];
+            at = next;
+        }
+    }
+    f->table[at] = 0;
+}
+
+static inline int16_t *cell_of(const Fleet *f, Lanes *cells, uint32_t lane, int32_t row)
+{
+    return (int16_t *)(cells + (size_t)(lane / LANES) * (size_t)f->width + row) + lane % LANES;
+}
+
+static inline bool reserve_class(Fleet *f)
+{
+    if (f->idle_count || f->classes_top < f->classes_room)
+        return true;
+    uint32_t have = f->classes_room, room = have ? 2 * have : 64;
+    size_t width = (size_t)f->width;
+    uint64_t slots = 2 * (uint64_t)room, *table = calloc(slots, sizeof *table);
+    if (!table)
+        return false;
+    if (!GROW(f, f->classes, have, room, sizeof(Class)) || !GROW(f, f->free, have, room, width * 8) ||
+        !GROW(f, f->units, have, room, width * 4) || !GROW(f, f->cells, have, room, width * 2) ||
+        !GROW(f, f->idle, have, room, sizeof(uint32_t))) {
+        free(table);
+        return false;
+    }
+    f->bytes += slots * sizeof *table - (have ? (f->table_mask + 1) * sizeof *table : 0);
+    memset((char *)f->cells + have * width * 2, 0xFF, (room - have) * width * 2);
+    free(f->table);
+    f->table = table;
+    f->table_mask = slots - 1;
+    f->classes_room = room;
+    for (uint32_t cls = 0; cls < f->classes_top; cls++)
+        enter_class(f, cls); /* none is idle here */
+    return true;
+}
+
+/* A class without members yet; its room was reserved. */
+static inline uint32_t make_class(Fleet *f, const int64_t *amounts, int32_t attr, uint64_t hash)
+{
+    uint32_t cls = f->idle_count ? f->idle[--f->idle_count] : f->classes_top++;
+    Class *c = &f->classes[cls];
+    c->hash = hash;
+    c->attr = attr;
+    size_t base = (size_t)cls * (size_t)f->width;
+    memcpy(f->free + base, amounts, (size_t)f->width * sizeof *amounts);
+    int16_t *cell = cell_of(f, f->cells, cls, 0);
+    for (int32_t r = 0; r < f->width; r++) {
+        f->units[base + (size_t)r] = unit_of(f, r, amounts[r]);
+        cell[r * LANES] = attr < 0 ? -1 : (int16_t)(f->units[base + (size_t)r] >> CELL_SHIFT);
+    }
+    enter_class(f, cls);
+    f->classes_alive++;
+    f->created++;
+    return cls;
+}
+
+static inline void end_class(Fleet *f, uint32_t cls)
+{
+    Class *c = &f->classes[cls];
+    leave_class(f, cls);
+    if (c->room) {
+        memcpy(c->many, &f->pool[pool_of(c->room)], sizeof c->many);
+        f->pool[pool_of(c->room)] = c->many;
+        c->room = 0;
+    }
+    c->generation++;
+    int16_t *cell = cell_of(f, f->cells, cls, 0);
+    for (int32_t r = 0; r < f->width; r++)
+        cell[r * LANES] = -1;
+    f->idle[f->idle_count++] = cls;
+    f->classes_alive--;
+}
+
+#endif

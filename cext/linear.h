@@ -1,0 +1,115 @@
+/* The trace by linear scan, without classes, lists or hashes: the oracle of the decision hash, and the baseline.
+ *
+ * Every node is a cell of its own and is judged again for each decision.
+ */
+#ifndef CUMULET_LINEAR_H
+#define CUMULET_LINEAR_H
+
+#include "setup_fleet.h"
+
+static inline void flat_amounts(Fleet *g, uint32_t slot, const int64_t *amounts)
+{
+    size_t base = (size_t)slot * (size_t)g->width;
+    int16_t *cell = cell_of(g, g->cells, slot, 0);
+    for (int32_t r = 0; r < g->width; r++) {
+        g->free[base + (size_t)r] = amounts[r];
+        g->units[base + (size_t)r] = unit_of(g, r, amounts[r]);
+        cell[r * LANES] = g->classes[slot].attr < 0 ? -1 : (int16_t)(g->units[base + (size_t)r] >> CELL_SHIFT);
+    }
+}
+
+/* A copy in which class i is slot i alone; it shares what does not change. False: no memory. */
+static inline bool flat_copy(const Fleet *f, Fleet *g)
+{
+    *g = *f;
+    uint32_t room = (f->slots + LANES - 1) / LANES * LANES;
+    size_t width = (size_t)f->width;
+    g->nodes = NULL, g->classes = NULL, g->free = NULL, g->units = NULL, g->cells = NULL;
+    g->stamp = NULL, g->frontier = NULL, g->frontier_room = 0, g->epoch = 0;
+    g->classes_top = g->slots = f->slots;
+    g->slots_room = room;
+    if (!GROW(g, g->nodes, 0, room + 1, sizeof(Node)) || !GROW(g, g->classes, 0, room + 1, sizeof(Class)) ||
+        !GROW(g, g->free, 0, room + 1, width * 8) || !GROW(g, g->units, 0, room + 1, width * 4) ||
+        !GROW(g, g->cells, 0, room + LANES, width * 2) || !GROW(g, g->stamp, 0, room + 1, 4) ||
+        !reserve_frontier(g, 1))
+        return false;
+    memset(g->cells, 0xFF, room * width * 2);
+    for (uint32_t slot = 0; slot < f->slots; slot++) {
+        if (!is_node(f, slot))
+            continue;
+        g->nodes[slot] = (Node){f->nodes[slot].rank, slot, 0};
+        g->classes[slot].attr = f->classes[f->nodes[slot].cls].attr;
+        g->classes[slot].count = 1;
+        g->classes[slot].one = member_of(g, slot);
+        flat_amounts(g, slot, free_of(f, f->nodes[slot].cls));
+    }
+    return true;
+}
+
+static inline void flat_free(Fleet *g)
+{
+    void *blocks[] = {g->nodes, g->classes, g->free, g->units, g->cells, g->stamp, g->frontier};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        free(blocks[i]);
+}
+
+static inline void flat_shift(Fleet *g, uint32_t slot, uint32_t shape, int sign)
+{
+    int64_t after[64];
+    const int64_t *demand = g->demand + (size_t)shape * (size_t)g->width;
+    for (int32_t r = 0; r < g->width; r++) /* what was taken is given back: cannot overflow */
+        after[r] = sign > 0 ? free_of(g, slot)[r] + demand[r] : free_of(g, slot)[r] - demand[r];
+    flat_amounts(g, slot, after);
+}
+
+/* As replay(), but the fleet stays as it is; `at` begins with -1 everywhere. */
+static inline Outcome replay_linear(const Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of,
+                                    int32_t *at, int32_t *load, Replayed *result)
+{
+    Fleet g;
+    Outcome outcome = flat_copy(f, &g) ? DONE : NO_MEMORY;
+    int64_t start_ns = now_ns();
+    for (size_t i = 0; outcome == DONE && i < count; i++) {
+        int32_t x = events[i] >= 0 ? events[i] : ~events[i];
+        uint32_t shape = (uint32_t)shape_of[x];
+        if (events[i] >= 0) {
+            int64_t slot = scan_one(&g, shape);
+            at[x] = (int32_t)slot;
+            result->decision_hash = hash_decision(result->decision_hash, slot);
+            if (slot >= 0) {
+                flat_shift(&g, (uint32_t)slot, shape, -1);
+                result->placed++;
+                count_used(result, load, slot, 1);
+            } else if (!result->failed++) {
+                result->first_failure = (int64_t)i;
+            }
+        } else if (at[x] >= 0) {
+            flat_shift(&g, (uint32_t)at[x], shape, 1);
+            count_used(result, load, at[x], -1);
+            at[x] = -1;
+            result->released++;
+        }
+    }
+    result->elapsed_ns = now_ns() - start_ns;
+    flat_free(&g);
+    return outcome;
+}
+
+/* ns for `rounds` decisions by scan over shapes first.., and for as many reads of the same cells. */
+static inline Outcome time_scans(Fleet *f, uint32_t shape_count, uint32_t rounds, int64_t *scan_ns, int64_t *read_ns)
+{
+    int64_t start = now_ns();
+    for (uint32_t i = 0; i < rounds; i++)
+        if (scan_one(f, i % shape_count) == NO_MEMORY)
+            return NO_MEMORY;
+    *scan_ns = now_ns() - start;
+    size_t vectors = (size_t)(f->classes_top + LANES - 1) / LANES * (size_t)f->width;
+    volatile int64_t sink = 0;
+    start = now_ns();
+    for (uint32_t i = 0; i < rounds; i++)
+        sink = sink + f->filters->read_blocks(f->cells, vectors);
+    *read_ns = now_ns() - start;
+    return DONE;
+}
+
+#endif

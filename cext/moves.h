@@ -1,0 +1,231 @@
+/* What changes a fleet: nodes set and removed, amounts taken and given, and the journal that undoes.
+ *
+ * Every operation reserves what it needs first, so that it either happens or changes nothing.
+ */
+#ifndef CUMULET_MOVES_H
+#define CUMULET_MOVES_H
+
+#include "shapes.h"
+
+static inline bool is_node(const Fleet *f, uint32_t slot)
+{
+    return slot < f->slots && f->nodes[slot].cls != NONE;
+}
+
+/* A node leaves its class. */
+static inline void leave(Fleet *f, uint32_t slot)
+{
+    uint32_t cls = f->nodes[slot].cls;
+    Class *c = &f->classes[cls];
+    if (c->count > 1) {
+        drop_member(f, c, slot);
+        return;
+    }
+    c->count = 0;
+    end_class(f, cls);
+    if (c->generation == 0) /* wrapped: old entries could be taken for living ones */
+        for (uint32_t lane = 0; lane < f->lanes; lane++)
+            forget_list(f, lane);
+}
+
+/* Put a node, which is or is not there yet, into the class of its new state. */
+static inline Outcome move(Fleet *f, uint32_t slot, const int64_t *amounts, int32_t attr, uint64_t hash)
+{
+    uint32_t cls = find_class(f, amounts, attr, hash);
+    if (cls == NONE ? !reserve_class(f) : cls != f->nodes[slot].cls && !reserve_member(f, &f->classes[cls]))
+        return NO_MEMORY;
+    if (cls != NONE && cls == f->nodes[slot].cls)
+        return DONE;
+    if (f->nodes[slot].cls != NONE)
+        leave(f, slot);
+    if (cls == NONE) {
+        cls = make_class(f, amounts, attr, hash);
+        add_member(f, cls, slot);
+        announce(f, cls);
+    } else {
+        add_member(f, cls, slot);
+    }
+    return DONE;
+}
+
+/* ---- journal ------------------------------------------------------------------------------------------- */
+
+static inline bool reserve_change(Fleet *f, bool with_state)
+{
+    if (!f->marks)
+        return true;
+    if (f->change_count == f->changes_room) {
+        size_t have = f->changes_room, room = have ? 2 * have : 256;
+        if (!GROW(f, f->changes, have, room, sizeof(Change)))
+            return false;
+        f->changes_room = room;
+    }
+    if (with_state && f->state_count == f->states_room) {
+        size_t have = f->states_room, room = have ? 2 * have : 64;
+        if (!GROW(f, f->states, have, room, ((size_t)f->width + 1) * 8))
+            return false;
+        f->states_room = room;
+    }
+    return true;
+}
+
+static inline void record(Fleet *f, uint32_t slot, int32_t shape)
+{
+    if (f->marks)
+        f->changes[f->change_count++] = (Change){slot, shape};
+}
+
+/* ---- amounts ---------------------------------------------------------------------------------------------- */
+
+/* Add amounts to what is free on a node (sign 1) or take them (-1). Not journaled. */
+static inline Outcome shift(Fleet *f, uint32_t slot, const int64_t *amounts, uint64_t hash, int sign)
+{
+    int64_t after[64];
+    const Class *c = &f->classes[f->nodes[slot].cls];
+    const int64_t *before = free_of(f, f->nodes[slot].cls);
+    bool overflows = false;
+    for (int32_t r = 0; r < f->width; r++)
+        overflows |= sign > 0 ? __builtin_add_overflow(before[r], amounts[r], &after[r])
+                              : __builtin_sub_overflow(before[r], amounts[r], &after[r]);
+    if (overflows)
+        return OVERFLOWS;
+    return move(f, slot, after, c->attr, sign > 0 ? c->hash + hash : c->hash - hash);
+}
+
+static inline Outcome shift_shape(Fleet *f, uint32_t slot, uint32_t shape, int sign)
+{
+    if (!is_node(f, slot))
+        return NOT_A_NODE;
+    if (!reserve_change(f, false))
+        return NO_MEMORY;
+    Outcome outcome = shift(f, slot, f->demand + (size_t)shape * (size_t)f->width, f->shapes[shape].hash, sign);
+    if (outcome == DONE)
+        record(f, slot, sign < 0 ? (int32_t)shape : ~(int32_t)shape);
+    return outcome;
+}
+
+/* Keep a node's state for undo(); the journal has room for it. */
+static inline void record_state(Fleet *f, uint32_t slot)
+{
+    if (!f->marks)
+        return;
+    int64_t *state = f->states + f->state_count++ * ((size_t)f->width + 1);
+    memcpy(state, free_of(f, f->nodes[slot].cls), (size_t)f->width * 8);
+    state[f->width] = f->classes[f->nodes[slot].cls].attr;
+    record(f, slot, JOURNAL_STATE);
+}
+
+static inline void forget_state(Fleet *f)
+{
+    if (f->marks) {
+        f->state_count--;
+        f->change_count--;
+    }
+}
+
+static inline Outcome shift_amounts(Fleet *f, uint32_t slot, const int64_t *amounts, int sign)
+{
+    if (!is_node(f, slot))
+        return NOT_A_NODE;
+    if (!reserve_change(f, true))
+        return NO_MEMORY;
+    record_state(f, slot);
+    Outcome outcome = shift(f, slot, amounts, hash_of(f, amounts), sign);
+    if (outcome != DONE)
+        forget_state(f);
+    return outcome;
+}
+
+static inline Outcome set_attr(Fleet *f, uint32_t slot, int32_t attr)
+{
+    if (!is_node(f, slot))
+        return NOT_A_NODE;
+    if (!reserve_change(f, true))
+        return NO_MEMORY;
+    int64_t amounts[64];
+    memcpy(amounts, free_of(f, f->nodes[slot].cls), (size_t)f->width * 8);
+    record_state(f, slot);
+    Outcome outcome = move(f, slot, amounts, attr, f->classes[f->nodes[slot].cls].hash);
+    if (outcome != DONE)
+        forget_state(f);
+    return outcome;
+}
+
+/* Undo changes until there are `count`, the latest first. NO_MEMORY: some are undone, the journal says which. */
+static inline Outcome undo(Fleet *f, size_t count)
+{
+    while (f->change_count > count) {
+        Change change = f->changes[f->change_count - 1];
+        uint32_t shape = (uint32_t)(change.shape >= 0 ? change.shape : ~change.shape);
+        Outcome outcome;
+        if (change.shape == JOURNAL_STATE) {
+            const int64_t *state = f->states + (f->state_count - 1) * ((size_t)f->width + 1);
+            outcome = move(f, change.slot, state, (int32_t)state[f->width], hash_of(f, state));
+            f->state_count -= outcome == DONE;
+        } else {
+            outcome = shift(f, change.slot, f->demand + (size_t)shape * (size_t)f->width, f->shapes[shape].hash,
+                            change.shape >= 0 ? 1 : -1);
+        }
+        if (outcome != DONE)
+            return outcome;
+        f->change_count--;
+    }
+    return DONE;
+}
+
+/* The journal is of no use any more. */
+static inline void keep_changes(Fleet *f)
+{
+    f->change_count = 0;
+    f->state_count = 0;
+}
+
+/* ---- nodes ------------------------------------------------------------------------------------------------ */
+
+static inline bool reserve_slot(Fleet *f, uint32_t slot)
+{
+    if (slot >= f->slots_room) {
+        uint32_t have = f->slots_room, room = have ? have : 64;
+        while (room <= slot)
+            room *= 2;
+        if (!GROW(f, f->nodes, have, room, sizeof(Node)) || !GROW(f, f->stamp, have, room, sizeof(uint32_t)))
+            return false;
+        for (uint32_t i = have; i < room; i++)
+            f->nodes[i].cls = NONE;
+        f->slots_room = room;
+    }
+    return true;
+}
+
+/* A node's whole state; its slot is below SLOTS_MAX, attr is known or -1. */
+static inline Outcome set_node(Fleet *f, uint32_t slot, const int64_t *amounts, int32_t attr, uint64_t rank)
+{
+    uint64_t hash = hash_of(f, amounts);
+    uint32_t cls = find_class(f, amounts, attr, hash);
+    if (!reserve_slot(f, slot) || (cls == NONE ? !reserve_class(f) : !reserve_member(f, &f->classes[cls])))
+        return NO_MEMORY;
+    Node *node = &f->nodes[slot];
+    if (node->cls == NONE)
+        f->node_count++;
+    else if (node->rank != rank || node->cls != cls)
+        leave(f, slot);
+    else
+        return DONE;
+    node->cls = NONE;
+    node->rank = rank;
+    if (slot >= f->slots)
+        f->slots = slot + 1;
+    return move(f, slot, amounts, attr, hash); /* cannot fail: there is room */
+}
+
+static inline Outcome remove_node(Fleet *f, uint32_t slot)
+{
+    if (!is_node(f, slot))
+        return NOT_A_NODE;
+    leave(f, slot);
+    f->nodes[slot].cls = NONE;
+    f->node_count--;
+    return DONE;
+}
+
+#endif

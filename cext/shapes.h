@@ -1,0 +1,340 @@
+/* Shapes (a demand and a set of constraints), the order of classes for a shape, and the short lists.
+ *
+ * The shapes that are asked for have a lane each and in it a list of the best classes. A new class is judged
+ * by all lanes at once; what dies is dropped when it is met. Invariant of a list that is kept up to date: it
+ * has, in order, every living class that fits and comes before its bound.
+ */
+#ifndef CUMULET_SHAPES_H
+#define CUMULET_SHAPES_H
+
+#include "fleet.h"
+
+/* ---- the order of classes for a shape ---------------------------------------------------------------- */
+
+static inline bool is_eligible(const Fleet *f, int32_t cset, int32_t attr)
+{
+    return (uint32_t)attr < f->attrs_room && f->eligible[(size_t)cset * f->attrs_room + (uint32_t)attr];
+}
+
+static inline bool fits(const Fleet *f, uint32_t cls, uint32_t shape)
+{
+    const int64_t *have = free_of(f, cls), *need = f->need + (size_t)shape * (size_t)f->width;
+    int32_t lacks = 0;
+    for (int32_t r = 0; r < f->width; r++)
+        lacks |= have[r] < need[r];
+    return !lacks && is_eligible(f, f->shapes[shape].cset, f->classes[cls].attr);
+}
+
+static inline int64_t potential_at(const Fleet *f, const int64_t *have, const int64_t *demand)
+{
+    int64_t index = 0;
+    for (int32_t i = 0; i < f->potential_rows; i++) {
+        int32_t row = f->potential_row[i];
+        int64_t amount = have[row] - (demand ? demand[row] : 0); /* it fits, so this cannot wrap */
+        int64_t step = amount > 0 ? amount / f->potential_step[i] : 0;
+        index = index * f->potential_size[i] + (step < f->potential_size[i] ? step : f->potential_size[i] - 1);
+    }
+    return f->potential[index];
+}
+
+/* The smaller the better. The class fits. All terms are 0..UNIT_TOP, so that no sum leaves 64 bits. */
+static inline uint64_t key_of(const Fleet *f, uint32_t cls, uint32_t shape)
+{
+    size_t base = (size_t)f->width;
+    const int32_t *have = f->units + cls * base, *want = f->want + shape * base;
+    uint64_t sum = 0, squares = 0, product = 0;
+    int32_t most = 0;
+    for (int32_t r = 0; r < f->scored; r++) {
+        int32_t rest = have[r] - want[r];
+        most = rest > most ? rest : most;
+        sum += (uint64_t)rest;
+    }
+    switch (f->norm) {
+    case NORM_LINF:
+        return (uint64_t)most << SUM_BITS | sum;
+    case NORM_L1:
+        return sum;
+    case NORM_WORST:
+        return (uint64_t)(UNIT_TOP - most) << SUM_BITS | (SUM_TOP - sum);
+    case NORM_L2:
+        for (int32_t r = 0; r < f->scored; r++)
+            squares += (uint64_t)(have[r] - want[r]) * (uint64_t)(have[r] - want[r]);
+        return squares;
+    case NORM_DOT:
+        for (int32_t r = 0; r < f->scored; r++)
+            product += (uint64_t)have[r] * (uint64_t)want[r];
+        return (UINT64_C(1) << 63) - product;
+    case NORM_POTENTIAL:
+        break;
+    }
+    const int64_t *amounts = free_of(f, cls), *demand = f->demand + shape * base;
+    int64_t score = potential_at(f, amounts, demand) - potential_at(f, amounts, NULL) + POTENTIAL_BIAS;
+    return (uint64_t)score << 32 | sum >> (SUM_BITS - 32);
+}
+
+/* Lexicographic: negative, 0 or positive. */
+static inline int order_of(const int64_t *a, const int64_t *b, int32_t width)
+{
+    for (int32_t r = 0; r < width; r++)
+        if (a[r] != b[r])
+            return a[r] < b[r] ? -1 : 1;
+    return 0;
+}
+
+/* Among classes of equal key; equal free amounts are equal. */
+static inline int class_order(const Fleet *f, uint32_t a, uint32_t b)
+{
+    return order_of(free_of(f, a), free_of(f, b), f->width);
+}
+
+/* The whole order: key, free amounts, rank. Both are nodes that fit. */
+static inline bool node_before(const Fleet *f, uint64_t key_a, uint32_t a, uint64_t key_b, uint32_t b)
+{
+    if (key_a != key_b)
+        return key_a < key_b;
+    int order = class_order(f, f->nodes[a].cls, f->nodes[b].cls);
+    return order < 0 || (order == 0 && rank_before(f, member_of(f, a), member_of(f, b)));
+}
+
+/* A bound on the largest term of every class with that key or a smaller one. */
+static inline int64_t largest_term(const Fleet *f, uint64_t key)
+{
+    uint64_t term = UNIT_TOP;
+    if (f->norm == NORM_LINF)
+        term = key >> SUM_BITS;
+    else if (f->norm == NORM_L1)
+        term = key;
+    else if (f->norm == NORM_L2)
+        term = (uint64_t)__builtin_sqrt((double)key) + 1; /* rounding is far below 1 */
+    return term < UNIT_TOP ? (int64_t)term : UNIT_TOP;
+}
+
+static inline int16_t bound_cell(const Fleet *f, uint64_t key)
+{
+    return (int16_t)((largest_term(f, key) >> CELL_SHIFT) + 1);
+}
+
+/* ---- lists --------------------------------------------------------------------------------------------- */
+
+static inline bool alive(const Fleet *f, const Entry *entry)
+{
+    return f->classes[entry->cls].generation == entry->generation;
+}
+
+static inline int16_t *lane_bound(const Fleet *f, uint32_t lane)
+{
+    return (int16_t *)(f->lane_bounds + lane / LANES) + lane % LANES;
+}
+
+/* From now on the list has what comes before this class. */
+static inline void set_bound(Fleet *f, uint32_t lane, uint64_t key, uint32_t cls)
+{
+    List *list = &f->lists[lane];
+    list->bounded = 1;
+    list->bound_key = key;
+    memcpy(f->bound_free + (size_t)lane * (size_t)f->width, free_of(f, cls), (size_t)f->width * 8);
+    *lane_bound(f, lane) = bound_cell(f, key);
+}
+
+static inline bool before_bound(const Fleet *f, uint32_t lane, uint64_t key, uint32_t cls)
+{
+    const List *list = &f->lists[lane];
+    if (!list->bounded || key != list->bound_key)
+        return !list->bounded || key < list->bound_key;
+    return order_of(free_of(f, cls), f->bound_free + (size_t)lane * (size_t)f->width, f->width) < 0;
+}
+
+static inline void drop_dead(const Fleet *f, List *list)
+{
+    uint8_t kept = 0;
+    for (uint8_t i = list->first; i < list->count; i++)
+        if (alive(f, &list->entries[i]))
+            list->entries[kept++] = list->entries[i];
+    list->first = 0;
+    list->count = kept;
+}
+
+/* Make room in a full list of living entries for a class: what comes last leaves, with all its equals. False:
+ * the class is what comes last. */
+static inline bool cut_list(Fleet *f, uint32_t lane, uint64_t key, uint32_t cls)
+{
+    List *list = &f->lists[lane];
+    Entry last = list->entries[list->count - 1];
+    int order = key != last.key ? (key < last.key ? -1 : 1) : class_order(f, cls, last.cls);
+    if (order > 0) {
+        set_bound(f, lane, key, cls);
+        return false;
+    }
+    set_bound(f, lane, last.key, last.cls);
+    while (list->count && list->entries[list->count - 1].key == last.key &&
+           class_order(f, list->entries[list->count - 1].cls, last.cls) == 0)
+        list->count--;
+    return order < 0;
+}
+
+/* Enter a class that fits and comes before the bound; `room` <= LIST_ROOM entries at most. */
+static inline void enter_list(Fleet *f, uint32_t lane, uint64_t key, uint32_t cls, uint8_t room)
+{
+    List *list = &f->lists[lane];
+    if (list->count == room) {
+        drop_dead(f, list);
+        if (list->count == room && !cut_list(f, lane, key, cls))
+            return;
+    }
+    uint8_t at = list->count++;
+    for (; at > list->first; at--) {
+        const Entry *other = &list->entries[at - 1];
+        /* A dead entry of the same key cannot be compared; behind the new one it does no harm. */
+        if (other->key < key || (other->key == key && alive(f, other) && class_order(f, other->cls, cls) < 0))
+            break;
+        list->entries[at] = *other;
+    }
+    list->entries[at] = (Entry){key, cls, f->classes[cls].generation};
+}
+
+/* Judge a class by a lane's exact rules. */
+static inline void offer(Fleet *f, uint32_t lane, uint32_t cls, uint8_t room)
+{
+    uint32_t shape = f->lists[lane].shape;
+    if (!fits(f, cls, shape))
+        return;
+    uint64_t key = key_of(f, cls, shape);
+    if (before_bound(f, lane, key, cls))
+        enter_list(f, lane, key, cls, room);
+}
+
+/* A new class: offer it to every lane that it may concern. */
+static inline void announce(Fleet *f, uint32_t cls)
+{
+    if (f->classes[cls].attr < 0)
+        return;
+    Lanes have[64];
+    const int32_t *units = f->units + (size_t)cls * (size_t)f->width;
+    for (int32_t r = 0; r < f->width; r++)
+        have[r] = (int16_t)(units[r] >> CELL_SHIFT) - (Lanes){0};
+    uint32_t stop = (f->lanes + LANES - 1) / LANES, left = 0;
+    for (uint32_t block = 0;; block++) {
+        block = f->filters->next_shapes(f->lane_cells, f->lane_bounds, block, stop, have, f->scored, f->width, &left);
+        if (block >= stop)
+            break;
+        for (; left; left &= left - 1)
+            offer(f, block * LANES + (uint32_t)__builtin_ctz(left) / 2, cls, LIST_ROOM);
+    }
+}
+
+static inline void wanted(const Fleet *f, uint32_t shape, Lanes *want)
+{
+    const int32_t *units = f->want + (size_t)shape * (size_t)f->width;
+    for (int32_t r = 0; r < f->width; r++)
+        want[r] = (int16_t)(units[r] >> CELL_SHIFT) - (Lanes){0};
+}
+
+/* Build a lane's list from all classes. */
+static inline void refill(Fleet *f, uint32_t lane)
+{
+    List *list = &f->lists[lane];
+    list->first = list->count = list->bounded = 0;
+    *lane_bound(f, lane) = bound_cell(f, UINT64_MAX);
+    Lanes want[64];
+    wanted(f, list->shape, want);
+    uint32_t stop = (f->classes_top + LANES - 1) / LANES, left = 0;
+    for (uint32_t block = 0;; block++) {
+        block = f->filters->next_block(f->cells, block, stop, want, f->scored, f->width, *lane_bound(f, lane), &left);
+        if (block >= stop)
+            break;
+        for (; left; left &= left - 1)
+            offer(f, lane, block * LANES + (uint32_t)__builtin_ctz(left) / 2, LIST_FILL);
+    }
+    f->refills++;
+}
+
+static inline void forget_list(Fleet *f, uint32_t lane)
+{
+    List *list = &f->lists[lane];
+    list->first = list->count = 0;
+    list->bounded = 1; /* empty and bounded: the next query builds it */
+    *lane_bound(f, lane) = -1;
+}
+
+/* ---- lanes ------------------------------------------------------------------------------------------- */
+
+static inline bool reserve_lane(Fleet *f)
+{
+    if (f->lanes < f->lanes_room)
+        return true;
+    uint32_t have = f->lanes_room, room = have ? 2 * have : LANES;
+    size_t width = (size_t)f->width;
+    if (!GROW(f, f->lists, have, room, sizeof(List)) || !GROW(f, f->bound_free, have, room, width * 8) ||
+        !GROW(f, f->lane_cells, have, room, width * 2) || !GROW(f, f->lane_bounds, have, room, 2))
+        return false;
+    memset((char *)f->lane_bounds + have * 2, 0xFF, (room - have) * 2);
+    f->lanes_room = room;
+    return true;
+}
+
+/* The lane of a shape that was not asked for lately leaves. */
+static inline uint32_t vacate_lane(Fleet *f)
+{
+    for (;;) {
+        uint32_t lane = f->clock;
+        f->clock = lane + 1 < f->lanes ? lane + 1 : 0;
+        if (!f->lists[lane].used) {
+            f->shapes[f->lists[lane].shape].lane = NONE;
+            return lane;
+        }
+        f->lists[lane].used = 0;
+    }
+}
+
+/* NONE: no memory. */
+static inline uint32_t lane_of(Fleet *f, uint32_t shape)
+{
+    uint32_t lane = f->shapes[shape].lane;
+    if (lane != NONE)
+        return lane;
+    if (f->lanes == f->lanes_max)
+        lane = vacate_lane(f);
+    else if (reserve_lane(f))
+        lane = f->lanes++;
+    else
+        return NONE;
+    f->shapes[shape].lane = lane;
+    f->lists[lane].shape = shape;
+    int16_t *cell = cell_of(f, f->lane_cells, lane, 0);
+    const int32_t *units = f->want + (size_t)shape * (size_t)f->width;
+    for (int32_t r = 0; r < f->width; r++)
+        cell[r * LANES] = (int16_t)(units[r] >> CELL_SHIFT);
+    forget_list(f, lane);
+    return lane;
+}
+
+/* The first node of a list's living entries, which begin at `first`. */
+static inline uint32_t first_listed(const Fleet *f, const List *list)
+{
+    const Entry *first = &list->entries[list->first];
+    uint32_t slot = first_member(&f->classes[first->cls]);
+    for (const Entry *next = first + 1; next < list->entries + list->count && next->key == first->key; next++)
+        if (alive(f, next) && node_before(f, next->key, first_member(&f->classes[next->cls]), first->key, slot))
+            slot = first_member(&f->classes[next->cls]);
+    return slot;
+}
+
+/* Make a lane's list begin with a living entry, building it if need be. False: it is empty; then nothing fits,
+ * or, if it is bounded, more classes are equally good than a list has room for. */
+static inline bool ready_list(Fleet *f, uint32_t lane)
+{
+    List *list = &f->lists[lane];
+    list->used = 1;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        for (; list->first < list->count; list->first++)
+            if (alive(f, &list->entries[list->first]))
+                return true;
+        if (!list->bounded)
+            return false;
+        if (!attempt)
+            refill(f, lane);
+    }
+    return false;
+}
+
+#endif
