@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cumulet.resources import ZERO, Resources
 from scheduler.group import PlacementGroup
@@ -35,6 +35,9 @@ from scheduler.topology import (
     choose,
     part,
 )
+
+if TYPE_CHECKING:
+    from scheduler.change import Change
 
 ALLOCATION_RATIO_MAX: Final = 64.0  # beyond it every guest starves; Nova's default for vcpu is 4
 PREFERENCES_MAX: Final = 8  # of a request; who wants more has not decided what matters
@@ -385,6 +388,7 @@ class Rejection:
     `by_first` counts each node once, by the first constraint it fails (in the order of
     `scheduler.filters`); `by_any` counts it for every constraint it fails. Both are sorted by falling count.
     `note`: what no node says: that the rest of a gang does not fit, or is not there yet.
+    `changes`: what would make it fit, the cheapest first; only there when asked for, and no part of why.
     """
 
     uid: str
@@ -393,6 +397,7 @@ class Rejection:
     by_any: tuple[tuple[str, int], ...]
     nearest: tuple[NearNode, ...]
     note: str = ""
+    changes: tuple[Change, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         if self.note:
