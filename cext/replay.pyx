@@ -38,22 +38,22 @@ cdef class Replay:
     class with the smallest (L1, free amounts), and its smallest node. Raises ValueError on a bad value.
     """
 
-    cdef int n_resource, n_shape, n_typical, rule, ties_by_node
+    cdef int n_resource, n_shape, n_column, n_typical, rule, ties_by_node
     cdef int64_t n_node
     cdef int64_t[R_MAX] capacity, allocated
     cdef int64_t* demand  # [n_shape, n_resource]
     cdef int64_t* typical  # [n_typical, n_resource]
     cdef int64_t* weight  # [n_typical]
-    cdef int64_t lean, empty_last, extension_weight, extension_limit
+    cdef int64_t lean, lean_idle, idle, empty_last, extension_weight, extension_limit
     cdef int32_t version
     cdef Class* classes
-    cdef int64_t* scores  # [n_class_max, n_shape]; INT64_MAX where it does not fit
+    cdef int64_t* scores  # [n_class_max, n_column]; INT64_MAX where it does not fit
     cdef int64_t n_class, n_class_max
     cdef int32_t* table  # open addressing, -1 = free
     cdef int64_t table_size
     cdef int32_t* live  # classes with members
     cdef int64_t n_live
-    cdef int32_t* best  # per shape: its best class, -1 = none fits, -2 = to be searched
+    cdef int32_t* best  # per column: its best class, -1 = none fits, -2 = to be searched
     cdef int32_t* class_of  # per node
     cdef int32_t* child  # the pairing heaps, per node
     cdef int32_t* sibling
@@ -75,6 +75,7 @@ cdef class Replay:
             if not 1 <= capacity[r] <= AMOUNT_MAX:
                 raise ValueError(f"capacity[{r}] is {capacity[r]}, must be 1 to {AMOUNT_MAX}")
         self.n_resource, self.n_shape, self.n_node = capacity.shape[0], demand.shape[0], n_node
+        self.n_column = self.n_shape * (2 if rule == "slots" else 1)
         self.rule, self.ties_by_node = RULES.index(rule), ties_by_node or rule == "first"
         _check_demand(demand)
         self._allocate()
@@ -88,9 +89,9 @@ cdef class Replay:
         cdef int64_t n = self.n_node
         self.n_class_max, self.table_size = 1024, 4096
         self.demand = <int64_t*>malloc(self.n_shape * self.n_resource * sizeof(int64_t))
-        self.best = <int32_t*>malloc(self.n_shape * sizeof(int32_t))
+        self.best = <int32_t*>malloc(self.n_column * sizeof(int32_t))
         self.classes = <Class*>malloc(self.n_class_max * sizeof(Class))
-        self.scores = <int64_t*>malloc(self.n_class_max * self.n_shape * sizeof(int64_t))
+        self.scores = <int64_t*>malloc(self.n_class_max * self.n_column * sizeof(int64_t))
         self.live = <int32_t*>malloc(self.n_class_max * sizeof(int32_t))
         self.table = <int32_t*>malloc(self.table_size * sizeof(int32_t))
         self.class_of = <int32_t*>malloc(n * sizeof(int32_t))
@@ -108,7 +109,7 @@ cdef class Replay:
         cdef int64_t[R_MAX] amounts
         cdef int32_t node, empty
         memcpy(amounts, self.capacity, sizeof(amounts))
-        for node in range(self.n_shape):
+        for node in range(self.n_column):
             self.best[node] = -2
         empty = self._class(amounts, 0)
         if empty < 0:
@@ -148,13 +149,18 @@ cdef class Replay:
         return np.asarray(amounts)
 
     def set_slots(self, const int64_t[:, ::1] typical not None, const int64_t[::1] weight not None,
-                  int64_t lean, int64_t empty_last):
-        """The potential of rule `slots` from now on: `scheduler.packing.PackingTable`'s fields."""
+                  int64_t lean, int64_t empty_last, int64_t lean_idle=0, int64_t idle=0):
+        """The potential of rule `slots` from now on: `scheduler.packing.PackingTable`'s fields.
+
+        `lean_idle` replaces `lean` while less than `idle`/1024 of the nodes in use is allocated.
+        """
         cdef Py_ssize_t f, r
         if typical.shape[1] != self.n_resource or typical.shape[0] != weight.shape[0]:
             raise ValueError("typical must have a column a resource and a row a weight")
         _check_demand(typical)
         _check_weights(typical, weight, self.capacity, lean, empty_last)
+        if not 0 <= lean_idle <= LEAN_MAX or not 0 <= idle <= 1024:
+            raise ValueError(f"lean_idle is {lean_idle}, must be 0 to {LEAN_MAX}; idle is {idle}, to 1024")
         free(self.typical)
         free(self.weight)
         self.typical = <int64_t*>malloc((typical.shape[0] * self.n_resource + 1) * sizeof(int64_t))
@@ -167,10 +173,11 @@ cdef class Replay:
             self.weight[f] = weight[f]
             for r in range(self.n_resource):
                 self.typical[f * self.n_resource + r] = typical[f, r]
+        self.lean_idle, self.idle = lean_idle, idle
         self.version += 1
         for f in range(self.n_live):
             self._score_class(self.live[f])
-        for f in range(self.n_shape):
+        for f in range(self.n_column):
             self.best[f] = -2
 
     def set_extension(self, int64_t weight, int64_t limit):
@@ -240,6 +247,8 @@ cdef class Replay:
     cdef int32_t _choose(self, int32_t shape, int64_t now, int64_t end) noexcept nogil:
         """The node for a shape, -1 if none fits."""
         cdef int32_t best
+        if self.rule == SLOTS and self._is_idle():
+            shape += self.n_shape
         if self.extension_weight and self.allocated[0] <= self.extension_limit:
             best = self._search_extending(shape, now, end)
         elif self.ties_by_node or self.best[shape] == -2:
@@ -249,12 +258,19 @@ cdef class Replay:
             best = self.best[shape]
         return -1 if best < 0 else self.classes[best].root
 
+    cdef bint _is_idle(self) noexcept nogil:
+        cdef int r
+        for r in range(self.n_resource):
+            if self.allocated[r] >= self.used * (self.capacity[r] * self.idle // 1024):
+                return False
+        return True
+
     cdef int32_t _search(self, int32_t shape) noexcept nogil:
         cdef int64_t k, score, least = INT64_MAX
         cdef int32_t best = -1, c
         for k in range(self.n_live):
             c = self.live[k]
-            score = self.scores[<int64_t>c * self.n_shape + shape]
+            score = self.scores[<int64_t>c * self.n_column + shape]
             if score < least or (score == least and best >= 0 and self._before(c, best)):
                 least, best = score, c
         return best
@@ -264,7 +280,7 @@ cdef class Replay:
         cdef int32_t best = -1, c
         for k in range(self.n_live):
             c = self.live[k]
-            score = self.scores[<int64_t>c * self.n_shape + shape]
+            score = self.scores[<int64_t>c * self.n_column + shape]
             if score == INT64_MAX:
                 continue
             until = max(self.classes[c].end, now)
@@ -349,7 +365,7 @@ cdef class Replay:
         cdef int64_t size = self.n_class_max * 2, c, slot
         cdef int32_t* table = <int32_t*>malloc(4 * size * sizeof(int32_t))
         cdef void* classes = realloc(self.classes, size * sizeof(Class))
-        cdef void* scores = realloc(self.scores, size * self.n_shape * sizeof(int64_t))
+        cdef void* scores = realloc(self.scores, size * self.n_column * sizeof(int64_t))
         cdef void* live = realloc(self.live, size * sizeof(int32_t))
         if classes:
             self.classes = <Class*>classes
@@ -375,7 +391,7 @@ cdef class Replay:
     cdef void _score_class(self, int32_t c) noexcept nogil:
         cdef int64_t[R_MAX] after
         cdef const int64_t* amounts = self.classes[c].free
-        cdef int64_t* scores = self.scores + <int64_t>c * self.n_shape
+        cdef int64_t* scores = self.scores + <int64_t>c * self.n_column
         cdef int64_t potential = self._potential(amounts) if self.rule == SLOTS else 0
         cdef int s, r
         cdef bint fits, empty = self._is_empty(amounts)
@@ -385,6 +401,9 @@ cdef class Replay:
                 after[r] = amounts[r] - self.demand[s * self.n_resource + r]
                 fits = fits and after[r] >= 0
             scores[s] = self._score(potential, after, empty) if fits else INT64_MAX
+            if self.rule == SLOTS:
+                scores[s + self.n_shape] = INT64_MAX if not fits else (
+                    scores[s] + self._linf(after, self.lean_idle) - self._linf(after, self.lean))
         self.classes[c].version = self.version
 
     cdef int64_t _score(self, int64_t potential, const int64_t* after, bint empty) noexcept nogil:
@@ -487,13 +506,13 @@ cdef class Replay:
 
     cdef void _offer(self, int32_t c) noexcept nogil:
         """A class got members: it may be the best of some shapes."""
-        cdef int64_t* scores = self.scores + <int64_t>c * self.n_shape
+        cdef int64_t* scores = self.scores + <int64_t>c * self.n_column
         cdef int64_t least
         cdef int s
-        for s in range(self.n_shape):
+        for s in range(self.n_column):
             if scores[s] == INT64_MAX or self.best[s] == -2 or self.ties_by_node:
                 continue
-            least = INT64_MAX if self.best[s] < 0 else self.scores[<int64_t>self.best[s] * self.n_shape + s]
+            least = INT64_MAX if self.best[s] < 0 else self.scores[<int64_t>self.best[s] * self.n_column + s]
             if scores[s] < least or (scores[s] == least and self._before(c, self.best[s])):
                 self.best[s] = c
 
@@ -516,7 +535,7 @@ cdef class Replay:
             self.live[source.live] = self.live[self.n_live]
             self.classes[self.live[source.live]].live = source.live
             source.live = -1
-            for s in range(self.n_shape):
+            for s in range(self.n_column):
                 if self.best[s] == c:
                     self.best[s] = -2
 

@@ -21,6 +21,9 @@ AMOUNT_MAX: Final = 1 << 40  # of a resource; products of amounts and scales sta
 TYPICAL_MAX: Final = 32  # shapes in a table; a score costs two divisions a shape and resource
 POTENTIAL: Final = 1 << 24  # of an empty node, about
 LEAN: Final = POTENTIAL // 32  # weight of the largest share left: decides between equal losses
+# While the nodes in use have room to spare, fuller nodes are preferred more, so that others drain.
+LEAN_IDLE: Final = POTENTIAL // 4
+IDLE: Final = 983  # of 1024: below this share of the nodes in use, in every resource, there is room to spare
 EMPTY_LAST: Final = POTENTIAL * 4  # above any other difference: a node is opened when no open one fits
 REFRESH: Final = 4096  # requests after which the mix is read anew; at powers of two before
 
@@ -48,13 +51,16 @@ class PackingTable:
         """What the room in `free` is worth; grows with every amount."""
         return sum(shape.weight * slots(free, shape.demand) for shape in self.typical)
 
-    def score(self, free: Sequence[int], demand: Sequence[int], *, empty: bool) -> int:
+    def score(self, free: Sequence[int], demand: Sequence[int], *, empty: bool, idle: bool = False) -> int:
         """The cost of placing `demand`, which fits, into `free`: smallest is best. Below 2**27.
+
+        `empty`: nothing is on the node. `idle`: the fleet `is_idle`.
 
         Equal scores are for the caller: by the sum of the shares left, then by the free amounts.
         """
         after = [have - want for have, want in zip(free, demand, strict=True)]
-        left = max(amount * LEAN // most for amount, most in zip(after, self.capacity, strict=True))
+        lean = LEAN_IDLE if idle else LEAN
+        left = max(amount * lean // most for amount, most in zip(after, self.capacity, strict=True))
         return self.potential(free) - self.potential(after) + left + (EMPTY_LAST if empty else 0)
 
 
@@ -66,8 +72,8 @@ def slots(free: Sequence[int], demand: Sequence[int]) -> int:
 def build_table(capacity: Sequence[int], counts: Counter[tuple[int, ...]]) -> PackingTable:
     """The table for a mix of demands, by how often each was seen.
 
-    A shape weighs the root of its count (rare large shapes need their room kept, too) times the square of
-    the share of a node that it takes: room for a large one is as many times harder to get back.
+    A shape weighs the fourth root of its count (rare large shapes need their room kept, too) times the share
+    of a node that it takes, so an empty node's room is worth as much for a large as for a small shape.
     Shapes that do not fit into `capacity` have no weight. Raises PackingError.
     """
     _check_amounts("capacity", capacity, least=1)
@@ -76,12 +82,20 @@ def build_table(capacity: Sequence[int], counts: Counter[tuple[int, ...]]) -> Pa
         _check_amounts("demand", demand, least=0)
         fit = slots(capacity, demand) if any(demand) else 0
         if fit and count > 0:
-            rated.append((isqrt(count << 40) * POTENTIAL // fit**2, fit, demand))
+            rated.append((isqrt(isqrt(count << 80)) * POTENTIAL // fit, fit, demand))
     rated.sort(key=lambda entry: (-entry[0] * entry[1], entry[2]))
     rated = rated[:TYPICAL_MAX]
     total = sum(rate * fit for rate, fit, _ in rated)
     typical = (TypicalShape(demand, rate * POTENTIAL // total) for rate, _, demand in rated)
     return PackingTable(tuple(capacity), tuple(typical))
+
+
+def is_idle(allocated: Sequence[int], capacity: Sequence[int], nodes_in_use: int) -> bool:
+    """Whether the nodes in use have room to spare."""
+    return all(
+        amount < nodes_in_use * (most * IDLE // 1024)
+        for amount, most in zip(allocated, capacity, strict=True)
+    )
 
 
 class Mix:
