@@ -113,6 +113,8 @@ class Run:
         self.trace, self.capacity, self.rule = trace, capacity, rule
         self.fleet = Replay(capacity, trace.demands, nodes, rule, rule == "linf")
         self.node_of = np.full((len(trace.shape_of), copies), -1, dtype=np.int32)
+        # Without the hint the replay is not given the ends at all.
+        self.ends = (trace.start_hour, trace.end_hour) if hint else (None, None)
         self.in_use = np.zeros(len(trace.events), dtype=np.int32)
         if hint:
             self.fleet.set_extension(EXTENSION, int(EXTENSION_OFF * nodes * int(capacity[0])))
@@ -132,8 +134,7 @@ class Run:
                 self.node_of,
                 self.in_use[part],
                 stop_at_failure,
-                self.trace.start_hour,
-                self.trace.end_hour,
+                *self.ends,
             )
             if done < stop:
                 break
