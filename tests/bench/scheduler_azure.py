@@ -28,8 +28,8 @@ TRACE = DATA / "azure-v1" / "azure_v1_dev_decoded.csv.gz"
 MIB_PER_GB = 1024
 HOUR_S = 3600
 STAYS_S = 30 * 86_400  # what a hint says of an instance that outlives the trace
-EXTENSION = POTENTIAL // 4  # cost of each hour by which an instance would outlive its node
-EXTENSION_OFF = 0.95  # of the fleet's vcpu: above it only packing counts
+EXTENSION = POTENTIAL // 64  # cost of each hour by which an instance would outlive its node
+EXTENSION_OFF = 0.93  # of the fleet's vcpu: above it only packing counts
 BASELINE = "best_fit_linf"
 RULES = {BASELINE: "linf", "best_fit_l2": "l2", "first_fit": "first", "slots": "slots"}
 
