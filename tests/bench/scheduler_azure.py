@@ -196,7 +196,7 @@ def measure(suite: Suite, trace: Trace, capacity: Ints, count: int, failing: int
         if hint:
             context["hint"] = "perfect"
         seen = replay(trace, capacity, count * copies, copies, rule, hint)
-        context["replay_s"] = round(seen.seconds, 2)
+        context |= {"replay_s": round(seen.seconds, 2), "rejected_of_staying": seen.rejected}
         suite.figure(f"azure_peak_over_bound{suffix}", seen.peak, "ratio", nodes=count * copies, **context)
         suite.figure(
             f"azure_average_over_bound{suffix}",
