@@ -6,6 +6,7 @@ came about. Shapes and units: index.pxd.
 """
 
 from collections import namedtuple
+from operator import index as as_int
 
 import numpy as np
 
@@ -154,7 +155,7 @@ cdef class _Slots:
         if self.data == NULL:
             raise MemoryError
         for i in range(self.count):
-            self.data[i] = slots[i]
+            self.data[i] = as_int(slots[i])
 
     def __dealloc__(self):
         if self.owner is None:
@@ -209,7 +210,7 @@ cdef class FleetIndex:
             row[r] = 0
         for r in range(self.fleet.rows):
             try:
-                amount = amounts[r]
+                amount = as_int(amounts[r])
             except OverflowError:
                 raise ValueError(f"amount {r} is {amounts[r]}, must have 64 bits") from None
             if demand and amount < 0:

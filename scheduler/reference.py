@@ -1,10 +1,10 @@
 """Which node is best for a shape, in plain Python: the specification of `cext.index`.
 
-**Pure** but for `ReferenceIndex`, which is changed in place as the kernel is. It judges every node anew for every
-question, so its answers depend on the state alone; `cext.index` must give the same ones on every state.
+**Pure** but for `ReferenceIndex`, which is changed in place as the kernel is. It judges every node anew for
+every question, so its answers depend on the state alone; `cext.index` must give the same ones on every state.
 
-Source: best fit by norms of the remainder, Panigrahy, Talwar, Uyeda, Wieder: Heuristics for Vector Bin Packing,
-2011; a rise of a potential as score generalises the fragmentation gradient of Weng et al., USENIX ATC 2023.
+Source: best fit by norms of the remainder, Panigrahy, Talwar, Uyeda, Wieder: Heuristics for Vector Bin
+Packing, 2011. A rise of a potential as score: Weng et al., USENIX ATC 2023, for GPU fragments.
 """
 
 from __future__ import annotations
