@@ -3,8 +3,7 @@
 **Edge**: writes the store. A change is a function of the State; several are evaluated one after the other,
 each seeing those before it, and go into one transaction. When a guard fails they are evaluated again on
 a newer State, in halves, so that one that cannot hold never takes the others with it. A transaction
-without an answer is settled by its commit record before anything else happens: putting our own record
-under the same key either fails (it happened) or makes it impossible.
+without an answer is settled before anything else happens (transact.py).
 """
 
 from __future__ import annotations
@@ -23,16 +22,11 @@ from controller.store.protocol import (
     OPS_MAX,
     REQUEST_BYTES_MAX,
     Compare,
-    Delete,
-    OutcomeUnknownError,
-    Put,
     Store,
     StoreError,
-    StoreUnavailableError,
-    Txn,
     TxnTooLargeError,
-    absent,
 )
+from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.errors import ConflictError, CumuletError, UnavailableError
 from cumulet.names import new_uid
@@ -40,12 +34,10 @@ from cumulet.v1 import event_pb2
 
 ATTEMPTS_MAX: Final = 12  # alone in its transaction, a change that fails this often is starved, not unlucky
 QUEUE_MAX: Final = 10_000  # changes waiting; beyond it callers are refused and may try again
-SETTLE_RETRY_S: Final = 0.25
 REACH_S: Final = 2.0  # a watch is some ms behind; what takes longer has been lost (correctness.md I17)
 # While changes come together they are gathered for a moment: a lone one never waits, and a crowd shares
 # transactions, which cost far more than this.
 GATHER_S: Final = 0.004
-HOUR_S: Final = 3600
 
 
 @dataclass(slots=True)
@@ -74,11 +66,12 @@ class _Batch:
     members: list[tuple[_Pending, Change]] = field(default_factory=list)
     compares: dict[Compare, None] = field(default_factory=dict)
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
+    events: list[event_pb2.Event] = field(default_factory=list)
     size: int = 0
 
     def fits(self, compares: Sequence[Compare], change: Change, size: int, reserve: int) -> bool:
         n_compares = len(self.compares) + len(compares)
-        n_writes = len(self.writes) + len(change.writes) + len(change.events)
+        n_writes = len(self.writes) + len(change.writes) + 1  # their events share a key
         return max(n_compares, n_writes) + reserve <= OPS_MAX and self.size + size <= REQUEST_BYTES_MAX * 0.9
 
 
@@ -98,18 +91,20 @@ class Committer:
         purpose: str,
         guards: Callable[[], Sequence[Compare]] = tuple,
     ) -> None:
-        self._store = store
         self._state = state
-        self._clock = clock
         self._rng = rng
         self._purpose = purpose
-        self._guards = guards
+        self._transactor = Transactor(store, clock, rng, purpose, guards)
         self._queue: list[_Pending] = []
         self._wake = asyncio.Event()
         self._closed = False
         self._crowded = False  # the last transaction had company
         self.committed = 0
-        self.transactions = 0
+
+    @property
+    def transactions(self) -> int:
+        """Sent so far, without those that settle others."""
+        return self._transactor.transactions
 
     async def commit(self, compute: Compute) -> Any:
         """Have a change committed; its `result`, after the State holds it.
@@ -150,7 +145,7 @@ class Committer:
         if not batch.members:
             return OPS_MAX
         try:
-            committed, revision = await self._transact(batch)
+            committed, revision = await self._transactor.transact(batch.compares, self._writes(batch))
             await self._reach(revision)
         except TxnTooLargeError as error:
             if len(batch.members) == 1:
@@ -190,7 +185,7 @@ class Committer:
         writes have not happened yet, and may never.
         """
         batch = _Batch()
-        reserve = len(self._guards()) + 1
+        reserve = self._transactor.reserve
         undo = []
         aside: list[_Pending] = []
         taken = 0
@@ -246,10 +241,11 @@ class Committer:
         batch.members.append((pending, change))
         batch.compares.update(dict.fromkeys(compares))
         batch.writes.update(change.writes)
-        for event in change.events:
-            event.uid = new_uid(self._rng)
-            batch.writes[keys.JOURNAL.key(event.uid)] = event.SerializeToString()
+        batch.events += change.events
         batch.size += size
+
+    def _writes(self, batch: _Batch) -> dict[bytes, bytes | None]:
+        return batch.writes | journal_entry(batch.events, self._rng)
 
     def _requeue(self, batch: _Batch) -> None:
         again = []
@@ -263,32 +259,14 @@ class Committer:
                 )
         self._queue[:0] = again
 
-    async def _transact(self, batch: _Batch) -> tuple[bool, int]:
-        record = keys.COMMITS.key(str(int(self._clock.now()) // HOUR_S), new_uid(self._rng))
-        compares = [*self._guards(), absent(record), *batch.compares]
-        writes: list[Put | Delete] = [
-            Delete(key) if value is None else Put(key, value) for key, value in batch.writes.items()
-        ]
-        self.transactions += 1
-        try:
-            result = await self._store.txn(Txn(compares, [*writes, Put(record, b"")], self._purpose))
-        except OutcomeUnknownError:
-            return await self._settle(record)
-        return result.committed, result.revision
 
-    async def _settle(self, record: bytes) -> tuple[bool, int]:
-        """Find out what became of a transaction, and make sure that nothing becomes of it later."""
-        while True:
-            try:
-                found = await self._store.get(record)
-                if found is not None:
-                    return (found.value == b""), found.mod_revision
-                result = await self._store.txn(Txn([absent(record)], [Put(record, b"void")], "settle"))
-                if result.committed:
-                    return False, result.revision
-            except (OutcomeUnknownError, StoreUnavailableError) as error:
-                log.warning("settling an unanswered transaction", error=str(error))
-                await asyncio.sleep(SETTLE_RETRY_S * self._rng.uniform(0.5, 1.5))
+def journal_entry(events: Sequence[event_pb2.Event], rng: random.Random) -> dict[bytes, bytes | None]:
+    """The write that takes a transaction's events along, each with a uid of its own; none for no events."""
+    if not events:
+        return {}
+    for event in events:
+        event.uid = new_uid(rng)
+    return {keys.JOURNAL.key(new_uid(rng)): keys.EventBatch(events=events).SerializeToString()}
 
 
 def _repeats(batch: _Batch, change: Change) -> bool:

@@ -6,6 +6,7 @@ reordered line shows (`check_journal`). The file is backed up like etcd.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import ParseDict
 
 from cumulet.v1 import event_pb2, store_pb2
 
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 RECENT_MAX: Final = 20_000  # events kept at hand for `cumulet events`: some 10 MiB
 
 ZERO_HASH: Final = bytes(32)
+_COMPACT: Final = (",", ":")
+_TEXTS: Final = ("uid", "reason", "message", "source")
+_TARGET: Final = ("kind", "project", "name", "uid")
 
 
 class JournalBrokenError(Exception):
@@ -33,7 +37,9 @@ class JournalBrokenError(Exception):
 class Journal(Protocol):
     """Where the leader exports events to."""
 
-    def append(self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]) -> store_pb2.JournalHead:
+    async def append(
+        self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]
+    ) -> store_pb2.JournalHead:
         """Durably append after `head`; the new head. What is there already after `head` is not repeated."""
 
 
@@ -44,7 +50,9 @@ class FileJournal:
         self._path = path
         self._last: store_pb2.JournalHead | None = None  # what this object wrote last: no need to read back
 
-    def append(self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]) -> store_pb2.JournalHead:
+    async def append(
+        self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]
+    ) -> store_pb2.JournalHead:
         """Raises JournalBrokenError, OSError. A tail that the store never heard of is taken over first."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         known: set[str] = set()
@@ -54,11 +62,12 @@ class FileJournal:
         for event in events:
             if event.uid in known:
                 continue
-            body = MessageToDict(event, preserving_proto_field_name=True)
+            body = json.dumps(_body_of(event), sort_keys=True, separators=_COMPACT)
             head = store_pb2.JournalHead(sequence=head.sequence + 1, hash=_chain(head, body))
-            lines.append(json.dumps({"sequence": head.sequence, "event": body, "hash": head.hash.hex()}))
+            lines.append(f'{{"sequence":{head.sequence},"event":{body},"hash":"{head.hash.hex()}"}}\n')
         if lines:
-            _append_durably(self._path, lines)
+            self._last = None  # should this be cut short, look what is there
+            await asyncio.to_thread(_append_durably, self._path, lines)  # a disk may take its time
         self._last = head
         return head
 
@@ -85,11 +94,13 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.events: dict[str, event_pb2.Event] = {}
 
-    def append(self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]) -> store_pb2.JournalHead:
+    async def append(
+        self, head: store_pb2.JournalHead, events: Iterable[event_pb2.Event]
+    ) -> store_pb2.JournalHead:
         for event in events:
             if event.uid not in self.events:
                 self.events[event.uid] = event
-                body = MessageToDict(event, preserving_proto_field_name=True)
+                body = json.dumps(_body_of(event), sort_keys=True, separators=_COMPACT)
                 head = store_pb2.JournalHead(sequence=head.sequence + 1, hash=_chain(head, body))
         return head
 
@@ -143,7 +154,7 @@ def check_journal(path: Path) -> str | None:
 
 def _following(head: store_pb2.JournalHead, entry: dict[str, Any]) -> store_pb2.JournalHead | None:
     """The head with an entry on top; None when the entry is not the next one."""
-    expected = _chain(head, entry["event"])
+    expected = _chain(head, json.dumps(entry["event"], sort_keys=True, separators=_COMPACT))
     if entry["sequence"] != head.sequence + 1 or entry["hash"] != expected.hex():
         return None
     return store_pb2.JournalHead(sequence=entry["sequence"], hash=expected)
@@ -163,9 +174,24 @@ def read_entries(path: Path) -> Iterator[dict[str, Any]]:
                 raise JournalBrokenError(f"{path}:{number}: not an entry ({error})") from error
 
 
-def _chain(head: store_pb2.JournalHead, body: dict[str, Any]) -> bytes:
-    text = json.dumps([head.sequence + 1, body], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256((head.hash or ZERO_HASH) + text.encode()).digest()
+def _chain(head: store_pb2.JournalHead, body: str) -> bytes:
+    """Over the hash before, the sequence and the event as compact JSON with sorted keys."""
+    return hashlib.sha256((head.hash or ZERO_HASH) + f"[{head.sequence + 1},{body}]".encode()).digest()
+
+
+def _body_of(event: event_pb2.Event) -> dict[str, Any]:
+    """What `MessageToDict` would give, at a tenth of its cost: thousands of events a second are exported."""
+    body: dict[str, Any] = {name: value for name in _TEXTS if (value := getattr(event, name))}
+    if event.HasField("target"):
+        target = event.target
+        body["target"] = {name: value for name in _TARGET if (value := getattr(target, name))}
+    if event.HasField("at"):
+        body["at"] = event.at.ToJsonString()
+    if event.warning:
+        body["warning"] = True
+    if event.revision:
+        body["revision"] = str(event.revision)
+    return body
 
 
 def _append_durably(path: Path, lines: list[str]) -> None:
@@ -173,7 +199,7 @@ def _append_durably(path: Path, lines: list[str]) -> None:
         end = _end_of_last_line(file)
         file.seek(end)
         file.truncate()
-        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.write("".join(lines).encode())
         file.flush()
         os.fsync(file.fileno())
 

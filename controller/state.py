@@ -320,13 +320,14 @@ class State:
     def _pass_event(self, key: bytes, value: bytes, revision: int) -> None:
         if key.startswith(_JOURNAL_PREFIX):
             try:
-                event = event_pb2.Event.FromString(value)
+                batch = keys.EventBatch.FromString(value)
             except DecodeError as error:
                 log.error("events cannot be read", key=key, error=str(error))
                 return
-            event.revision = revision
-            for listener in self._event_listeners:
-                listener(event)
+            for event in batch.events:
+                event.revision = revision
+                for listener in self._event_listeners:
+                    listener(event)
 
     def _tell(self, changed: Changed) -> None:
         if len(self.history) == HISTORY_MAX:
@@ -360,17 +361,16 @@ class State:
         total = self._allocated.get(node, ZERO)
         if before is not None:
             total = total - resources_from(before.message.resources)
-            if self._node_of.get(uid) == node:
             self._count_member(node, before, -1)
+            if self._node_of.get(uid) == node:
                 del self._node_of[uid]
         if after is not None:
             total = total + resources_from(after.message.resources)
-            self._node_of[uid] = node
             self._count_member(node, after, +1)
+            self._node_of[uid] = node
         self._allocated[node] = total
         _replace_in(self._placements_by_node, node, uid, after)
 
-    def _index_instance(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
     def _count_member(self, node: str, placement: Stored, by: int) -> None:
         project = placement.message.project
         for group in placement.message.groups:
@@ -381,14 +381,15 @@ class State:
             if not nodes:
                 del self._members[project, group]
 
+    def _index_instance(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         total = self._used.get(parts[0], ZERO)
         if before is not None:
             total = total - resources_from(before.message.spec.resources)
-        if after is not None:
             self._used_devices[parts[0]] -= devices_milli(before.message.spec)
+        if after is not None:
             total = total + resources_from(after.message.spec.resources)
-        self._used[parts[0]] = total
             self._used_devices[parts[0]] += devices_milli(after.message.spec)
+        self._used[parts[0]] = total
 
     def _index_port(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         if before is not None:
@@ -412,12 +413,12 @@ class State:
                 del self._operations_of[row.message.target.uid]
 
 
-def _kept_key(key: bytes) -> tuple[Table, Parts] | None:
 def devices_milli(spec: instance_pb2.InstanceSpec) -> int:
     """Thousandths of devices that an instance asks for."""
     return sum(want.count * want.share_milli for want in spec.devices)
 
 
+def _kept_key(key: bytes) -> tuple[Table, Parts] | None:
     """Table and parts of a key that the State keeps."""
     try:
         parsed = keys.parse_key(key)

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from controller.admit.common import Context
-from controller.commit import HOUR_S, Change
+from controller.commit import Change
 from controller.controller import Controller
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent
+from controller.transact import HOUR_S
 from cumulet.errors import ConflictError, CumuletError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import store_pb2
 

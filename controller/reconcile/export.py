@@ -7,13 +7,13 @@ keys go, in one transaction with the journal's new head; request and commit reco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
 import structlog
 
-from controller.commit import HOUR_S, Change, Committer
+from controller.commit import Change, Committer
 from controller.journal import Journal, JournalBrokenError
 from controller.state import State
 from controller.store import keys
@@ -29,12 +29,14 @@ from controller.store.protocol import (
     prefix_end,
     unchanged,
 )
+from controller.transact import HOUR_S
 from cumulet.clock import Clock
 from cumulet.errors import CumuletError
 from cumulet.v1 import event_pb2, store_pb2
 
 EXPORT_S: Final = 15.0  # events leave etcd in batches: one deletion for many changes
-EXPORT_BATCH: Final = 100  # with the head and the guards below etcd's 128 operations
+EXPORT_BATCH: Final = 100  # keys; with the head and the guards below etcd's 128 operations
+EXPORT_EVENTS: Final = 250  # written down in some 5 ms: placements wait that long
 CLEAN_S: Final = 60.0
 RECORD_HOURS: Final = 2  # request ids are remembered for one hour at least
 OPERATION_KEEP_S: Final = 24 * 3600.0  # ended operations
@@ -77,19 +79,20 @@ class Exporter:
         """Move all events to the journal. Raises StoreError, CumuletError, OSError, JournalBrokenError."""
         listing = await self._store.list(keys.JOURNAL.prefix())  # all: a part of them has no order
         items = sorted(listing.items, key=lambda item: (item.mod_revision, item.key))
-        for start in range(0, len(items), EXPORT_BATCH):
-            await self._export_batch(items[start : start + EXPORT_BATCH])
+        for batch in _batches(items):
+            await self._export_batch(batch)
 
-    async def _export_batch(self, items: Sequence[KeyValue]) -> None:
+    async def _export_batch(self, batch: Sequence[tuple[KeyValue, list[event_pb2.Event]]]) -> None:
         row = self._state.find(keys.JOURNAL_HEAD)
-        head = self._journal.append(
-            row.message if row else store_pb2.JournalHead(), [_event_of(item) for item in items]
+        head = await self._journal.append(
+            row.message if row else store_pb2.JournalHead(),
+            [event for _, events in batch for event in events],
         )
 
         def forget(state: State) -> Change:
             known = state.find(keys.JOURNAL_HEAD)
             key = keys.JOURNAL_HEAD.key()
-            writes: dict[bytes, bytes | None] = {item.key: None for item in items}
+            writes: dict[bytes, bytes | None] = {item.key: None for item, _ in batch}
             writes[key] = head.SerializeToString()
             return Change(compares=[unchanged(key, known.mod_revision if known else 0)], writes=writes)
 
@@ -129,10 +132,26 @@ def _forgetting(state: State, names: list[bytes]) -> Change:
     return Change(writes=dict.fromkeys(names))
 
 
-def _event_of(item: KeyValue) -> event_pb2.Event:
-    event = event_pb2.Event.FromString(item.value)
-    event.revision = item.mod_revision
-    return event
+def _batches(items: Iterable[KeyValue]) -> Iterator[list[tuple[KeyValue, list[event_pb2.Event]]]]:
+    """Transactions with their events, as many as are exported at once."""
+    batch: list[tuple[KeyValue, list[event_pb2.Event]]] = []
+    size = 0
+    for item in items:
+        events = _events_of(item)
+        if batch and (len(batch) == EXPORT_BATCH or size + len(events) > EXPORT_EVENTS):
+            yield batch
+            batch, size = [], 0
+        batch.append((item, events))
+        size += len(events)
+    if batch:
+        yield batch
+
+
+def _events_of(item: KeyValue) -> list[event_pb2.Event]:
+    events = list(keys.EventBatch.FromString(item.value).events)
+    for event in events:
+        event.revision = item.mod_revision
+    return events
 
 
 async def ensure_cloud(store: Store, uid: str) -> None:

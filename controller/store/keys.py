@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"/cumulet/"
 
+# The events of one transaction share a key: as keys of their own they were half of what a placement writes.
+EventBatch = event_pb2.ListEventsResponse
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -77,12 +80,12 @@ NETWORKS: Final = Table(
 )
 SUBNETS: Final = Table("subnets", ("project", "name"), subnet_pb2.Subnet, API, "meta and spec")
 PORTS: Final = Table("ports", ("project", "name"), port_pb2.Port, API, "meta and spec; with its instance")
-INSTANCES: Final = Table("instances", ("project", "name"), instance_pb2.Instance, API, "meta and spec")
-OPERATIONS: Final = Table(
-    "operations",
 PLACEMENT_GROUPS: Final = Table(
     "placement-groups", ("project", "name"), placementgroup_pb2.PlacementGroup, API, "meta and spec"
 )
+INSTANCES: Final = Table("instances", ("project", "name"), instance_pb2.Instance, API, "meta and spec")
+OPERATIONS: Final = Table(
+    "operations",
     ("project", "name"),
     operation_pb2.Operation,
     "api, until it runs; then the leader",
@@ -137,9 +140,9 @@ COMMITS: Final = Table(
 JOURNAL: Final = Table(
     "journal",
     ("uid",),
-    event_pb2.Event,
+    EventBatch,
     "whoever makes the change",
-    "events on their way to the journal; the leader exports and deletes them",
+    "a transaction's events on their way to the journal; the leader exports and deletes them",
 )
 JOURNAL_HEAD: Final = Table(
     "journal-head", (), store_pb2.JournalHead, "leader: journal", "sequence and hash of the last entry"
@@ -156,10 +159,10 @@ TABLES: Final = (
     NETWORKS,
     SUBNETS,
     PORTS,
+    PLACEMENT_GROUPS,
     INSTANCES,
     OPERATIONS,
     ADDRESSES,
-    PLACEMENT_GROUPS,
     MACS,
     VNIS,
     PLACEMENTS,

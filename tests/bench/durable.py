@@ -41,7 +41,7 @@ from tests.support.etcd import EtcdServer
 from tests.unit.controller.cloud import Paper, project_message
 
 VCPU, MEMORY_MIB, DISK_GIB = 64, 196_608, 8_192  # a node, as in the traces: 64 vCPU and 192 GB
-FLAVORS: Final = ((1, 2_048), (2, 4_096), (4, 8_192), (8, 16_384))  # vCPU, MiB
+FLAVORS: Final = ((1, 1_024), (1, 2_048), (2, 2_048), (2, 4_096))  # vCPU, MiB
 PROJECTS: Final = 8
 LOAD_OPS: Final = 120  # of a transaction while etcd is filled
 TICK_S: Final = 0.005  # what the open loop's writer has due is written together
@@ -138,7 +138,10 @@ class Client:
     """etcd as the writer and the observer see it."""
 
     def __init__(self, endpoint: str) -> None:
-        options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         self._writing = grpc.aio.insecure_channel(endpoint, options)
         self._watching = grpc.aio.insecure_channel(endpoint, options)
         self._txn = stubs.KVStub(self._writing).Txn
@@ -378,7 +381,9 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=5_000, help="of the open loop; 0 leaves it out")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--whole", action="store_true", help="the open loop writes all keys of a create")
-    parser.add_argument("--data-dir", type=Path, default=Path(tempfile.gettempdir()), help="where etcd writes")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(tempfile.gettempdir()), help="where etcd writes"
+    )
     parser.add_argument("--profile", default="", help="py-spy's raw stacks go to FILE.drain and FILE.open")
     options = parser.parse_args()
     sizes = Sizes(

@@ -34,6 +34,7 @@ from controller.commit import Committer
 from controller.fleet import FleetView
 from controller.store import keys
 from controller.store.protocol import Compare
+from controller.transact import Transactor
 from cumulet.v1 import instance_pb2, operation_pb2
 
 SEEDS_MAX: Final = 40  # within which each must be caught
@@ -153,10 +154,10 @@ def _early_answer(patcher: Patcher) -> None:
 
 
 def _unknown_is_done(patcher: Patcher) -> None:
-    async def settle(self: Committer, record: bytes) -> tuple[bool, int]:
-        return True, self._state.revision
+    async def settle(self: Transactor, record: bytes) -> tuple[bool, int]:
+        return True, 0
 
-    patcher.set(Committer, "_settle", settle)
+    patcher.set(Transactor, "_settle", settle)
     _answer_unread(patcher)
 
 

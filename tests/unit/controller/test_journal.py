@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from controller.commit import Change
 from controller.journal import (
@@ -18,6 +19,7 @@ from controller.journal import (
     FileJournal,
     JournalBrokenError,
     MemoryJournal,
+    _body_of,
     check_journal,
     read_entries,
 )
@@ -38,47 +40,60 @@ def uids(path: Path) -> list[str]:
     return [entry["event"]["uid"] for entry in read_entries(path)]
 
 
-def test_entries_follow_each_other(tmp_path: Path) -> None:
+async def test_entries_follow_each_other(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = FileJournal(path)
-    head = journal.append(EMPTY, events("a", "b"))
-    head = journal.append(head, events("c"))
+    head = await journal.append(EMPTY, events("a", "b"))
+    head = await journal.append(head, events("c"))
     assert head.sequence == 3
     assert uids(path) == ["a", "b", "c"]
     assert check_journal(path) is None
-    assert head == MemoryJournal().append(EMPTY, [*events("a", "b"), *events("c")])
+    assert head == await MemoryJournal().append(EMPTY, [*events("a", "b"), *events("c")])
+
+
+def test_an_entry_is_what_protobuf_makes_of_the_event() -> None:
+    event = event_pb2.Event(
+        uid="u", reason="Placed", message="on n1", source="scheduler", warning=True, revision=7
+    )
+    event.target.kind, event.target.project, event.target.name, event.target.uid = "instance", "p", "vm", "i"
+    event.at.FromMilliseconds(1_800_000_000_123)
+    partial = event_pb2.Event(uid="u")
+    partial.target.SetInParent()
+    partial.at.SetInParent()
+    for whole in (event, partial, event_pb2.Event()):
+        assert _body_of(whole) == MessageToDict(whole, preserving_proto_field_name=True)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 90])
-def test_a_torn_line_is_none_and_is_written_again(tmp_path: Path, cut: int) -> None:
+async def test_a_torn_line_is_none_and_is_written_again(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "journal"
-    head = FileJournal(path).append(EMPTY, events("a"))
+    head = await FileJournal(path).append(EMPTY, events("a"))
     whole = path.stat().st_size
-    FileJournal(path).append(head, events("b"))
+    await FileJournal(path).append(head, events("b"))
     path.write_bytes(path.read_bytes()[: whole + cut])
     assert uids(path) == ["a"]
-    FileJournal(path).append(head, events("b"))
+    await FileJournal(path).append(head, events("b"))
     assert uids(path) == ["a", "b"]
     assert check_journal(path) is None
 
 
-def test_a_crash_between_file_and_store_repeats_nothing(tmp_path: Path) -> None:
+async def test_a_crash_between_file_and_store_repeats_nothing(tmp_path: Path) -> None:
     """The store has not heard of the second batch; the next leader gets its events again, and a new one."""
     path = tmp_path / "journal"
-    known = FileJournal(path).append(EMPTY, events("a"))
-    FileJournal(path).append(known, events("b", "c"))
-    head = FileJournal(path).append(known, events("b", "c", "d"))
+    known = await FileJournal(path).append(EMPTY, events("a"))
+    await FileJournal(path).append(known, events("b", "c"))
+    head = await FileJournal(path).append(known, events("b", "c", "d"))
     assert uids(path) == ["a", "b", "c", "d"]
     assert head.sequence == 4
     assert check_journal(path) is None
 
 
-def test_the_same_process_may_fail_to_tell_the_store_too(tmp_path: Path) -> None:
+async def test_the_same_process_may_fail_to_tell_the_store_too(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = FileJournal(path)
-    known = journal.append(EMPTY, events("a"))
-    journal.append(known, events("b"))
-    journal.append(known, events("b", "c"))
+    known = await journal.append(EMPTY, events("a"))
+    await journal.append(known, events("b"))
+    await journal.append(known, events("b", "c"))
     assert uids(path) == ["a", "b", "c"]
 
 
@@ -99,9 +114,9 @@ TAMPERING: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("how", TAMPERING)
-def test_tampering_is_found(tmp_path: Path, how: str) -> None:
+async def test_tampering_is_found(tmp_path: Path, how: str) -> None:
     path = tmp_path / "journal"
-    FileJournal(path).append(EMPTY, events("a", "b", "c"))
+    await FileJournal(path).append(EMPTY, events("a", "b", "c"))
     assert check_journal(path) is None
     path.write_text("".join(f"{line}\n" for line in TAMPERING[how](path.read_text().splitlines())))
     wrong = check_journal(path)
@@ -109,18 +124,18 @@ def test_tampering_is_found(tmp_path: Path, how: str) -> None:
     assert str(path) in wrong
 
 
-def test_a_tail_that_does_not_follow_the_stores_head_is_not_taken_over(tmp_path: Path) -> None:
+async def test_a_tail_that_does_not_follow_the_stores_head_is_not_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    known = FileJournal(path).append(EMPTY, events("a"))
-    FileJournal(path).append(known, events("b"))
+    known = await FileJournal(path).append(EMPTY, events("a"))
+    await FileJournal(path).append(known, events("b"))
     path.write_text("".join(f"{line}\n" for line in _changed(path.read_text().splitlines(), 1)))
     with pytest.raises(JournalBrokenError, match=":2: entry 2 does not follow 1"):
-        FileJournal(path).append(known, events("b"))
+        await FileJournal(path).append(known, events("b"))
 
 
-def test_a_damaged_file_does_not_keep_the_rest_from_being_read(tmp_path: Path) -> None:
+async def test_a_damaged_file_does_not_keep_the_rest_from_being_read(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    FileJournal(path).append(EMPTY, events("a", "b"))
+    await FileJournal(path).append(EMPTY, events("a", "b"))
     lines = path.read_text().splitlines()
     path.write_text(f"{lines[0]}\n{{damaged\n{lines[1]}\n")
     log = EventLog()
