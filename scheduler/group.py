@@ -88,6 +88,9 @@ class Occupancy:
     def find(self, name: str) -> PlacementGroup | None:
         return self._groups.get(name)
 
+    def groups(self) -> Mapping[str, PlacementGroup]:
+        return dict(self._groups)
+
     def members(self, name: str) -> Mapping[str, int]:
         """Members by domain, only domains with some."""
         return self._members.get(name, _NONE)

@@ -71,10 +71,6 @@ class DuplicateRequestError(ModelError):
     """Two requests of a batch have one uid."""
 
 
-class PlanMismatchError(ModelError):
-    """A plan is explained with another view, batch or policy than it was made from."""
-
-
 @lru_cache(maxsize=1024)  # a fleet has a handful of ratios
 def _exact(ratio: float) -> Fraction:
     """The decimal number that the operator wrote: the float 0.29 is slightly less than 29/100."""
@@ -422,15 +418,17 @@ class ScoreTerm:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that fits, with its score (the largest term; smaller is better)."""
+    """A node that fits, with its score in shares, and what soft constraints say against it."""
 
     node: str
     score: float
     terms: tuple[ScoreTerm, ...]
+    penalty: int = 0
 
     def __str__(self) -> str:
         terms = ", ".join(f"{term.resource} {term.left} left ({term.share:.3f})" for term in self.terms)
-        return f"{self.node}: score {self.score:.3f} of {terms}"
+        against = f", penalty {self.penalty}" if self.penalty else ""
+        return f"{self.node}: score {self.score:.3f} of {terms}{against}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,15 +448,9 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every request of a batch, placed or rejected, in the order of the requests.
-
-    `tie_start`: the node (its index in the view) from which equal scores were resolved, drawn from
-    the rng; with it `explain_plan` repeats the decisions. `explanations` are there when asked for.
-    """
+    """Every request of a batch, placed or rejected, in the order of the requests."""
 
     revision: int
     policy: str
-    tie_start: int
     placements: tuple[Placement, ...]
     rejections: tuple[Rejection, ...]
-    explanations: tuple[Explanation, ...] = ()

@@ -1,140 +1,155 @@
-"""Plan a batch: each request placed or rejected, each placement seen by the next.
+"""Plan a batch: each request placed or rejected, each placement seen by the next; gangs all or none.
 
-**Pure**: the same view, requests, policy and seed give the same plan; the order of the view's nodes
-does not matter. A plan promises nothing until the commit gate has checked it again and written it.
+**Pure**: the same nodes, requests, policy and seed give the same plan, whatever the nodes' order and history.
+A plan promises nothing until the commit gate has checked it again and written it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
-from scheduler.fleet import Fleet
-from scheduler.group import Occupancy
+from scheduler.columns import Columns
+from scheduler.fleet import Fleet, Seat
 from scheduler.model import (
     DuplicateRequestError,
     Explanation,
     Placement,
     Plan,
-    PlanMismatchError,
     Rejection,
     Request,
     View,
 )
 from scheduler.policy import PACK, Policy
-from scheduler.preference import group_penalty, node_penalty
-from scheduler.refusal import build_rejection, build_rejections
-from scheduler.score import explain_ranked, rank
-from scheduler.situation import Situation
+from scheduler.refusal import reject
+from scheduler.resident import resident_of
+from scheduler.score import explain_seat
+from scheduler.search import find_seat
+from scheduler.verdict import judge
+
+GANG_ATTEMPTS: Final = 16  # orders in which a gang is tried: the largest first, then at random
 
 
 def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Random) -> Plan:
-    """Decide every request in the given order. Raises DuplicateRequestError.
+    """Decide every request in the given order; a gang at its first member's turn.
 
-    A refusal's reasons describe the fleet after the whole plan: what is free then is what counts for
-    whoever waits.
+    A refusal's reasons describe the fleet after the whole plan: what is free then is what counts for whoever
+    waits. Raises DuplicateRequestError, ModelError.
     """
+    return plan_on(Fleet.of(view, policy), requests, rng, view.revision)
+
+
+def plan_on(fleet: Fleet, requests: Sequence[Request], rng: random.Random, revision: int) -> Plan:
+    """`plan` on a fleet that is kept, and that is the same afterwards."""
     _check_unique(requests)
-    if view.groups or not all(map(_is_plain, requests)):
-        return _plan_one_by_one(view, requests, policy)
-    fleet = Fleet.of(view, requests, policy)
-    tie_start = _draw_start(view, rng)
-    chosen = fleet.place(requests, tie_start)
-    decided = list(zip(requests, chosen, strict=True))
-    return Plan(
-        revision=view.revision,
-        policy=policy.name,
-        tie_start=tie_start,
-        placements=tuple(Placement(r.uid, view.nodes[node].name) for r, node in decided if node >= 0),
-        rejections=tuple(
-            build_rejections(fleet.rooms(), Occupancy(()), [r for r, node in decided if node < 0])
-        ),
+    fleet.prepare(requests)
+    seats: dict[str, Seat] = {}
+    notes: dict[str, str] = {}
+    with fleet.trial():
+        for unit in _units(requests):
+            if len(unit) == 1 and unit[0].gang is None:
+                seat = find_seat(fleet, unit[0])
+                if seat is not None:
+                    fleet.enter(unit[0], seat)
+                    seats[unit[0].uid] = seat
+            else:
+                seats |= _seat_gang(fleet, unit, rng, notes)
+    placements = tuple(
+        Placement(request.uid, fleet.node(seats[request.uid].slot).name, seats[request.uid].choice)
+        for request in requests
+        if request.uid in seats
     )
+    refused = [request for request in requests if request.uid not in seats]
+    rejections: tuple[Rejection, ...] = ()
+    if refused:
+        after = _with_placed(fleet.view(revision), requests, placements)
+        rejections = tuple(_reject(Columns(after), refused, notes))
+    return Plan(revision, fleet.policy.name, placements, rejections)
 
 
-def _is_plain(request: Request) -> bool:
-    """Whether amounts and static constraints are all that it asks for."""
-    return not (request.groups or request.preferences or request.numa_cells or request.devices)
+def explain(view: View, request: Request, policy: Policy = PACK) -> Explanation | Rejection:
+    """What `plan` decides for this request alone and why: for dry runs and `cumulet explain`."""
+    fleet, columns = Fleet.of(view, policy), Columns(view)
+    fleet.prepare((request,))
+    seat = find_seat(fleet, request)
+    if seat is None:
+        return reject(judge(columns, request))
+    return explain_seat(fleet, columns, request, seat)
 
 
-def _plan_one_by_one(view: View, requests: Sequence[Request], policy: Policy) -> Plan:
-    situation = Situation.of(view)
-    placements: list[Placement] = []
-    rejected: list[Request] = []
+def _units(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """What is decided together, in the order of the first of each."""
+    gangs: dict[Hashable, list[Request]] = {}
     for request in requests:
-        node = _choose(situation, request, policy)
-        if node is None:
-            rejected.append(request)
+        if request.gang is not None:
+            gangs.setdefault((request.project, request.gang.name), []).append(request)
+    for request in requests:
+        if request.gang is None:
+            yield [request]
         else:
-            placements.append(situation.enter(request, node))
-    return Plan(
-        revision=view.revision,
-        policy=policy.name,
-        tie_start=0,
-        placements=tuple(placements),
-        rejections=tuple(build_rejections(situation.rooms.values(), situation.occupancy, rejected)),
-    )
+            gang = gangs.pop((request.project, request.gang.name), None)
+            if gang:
+                yield gang
 
 
-def _choose(situation: Situation, request: Request, policy: Policy) -> str | None:
-    """The node with the smallest penalty, then the best fit, then the first by name."""
-    largest: dict[str, int] = {}
-    for room in situation.rooms.values():
-        for name, amount in room.node.allocatable.as_dict().items():
-            largest[name] = max(largest.get(name, 0), amount)
-    demand = request.resources.as_dict()
-
-    def key(name: str) -> tuple[int, float, str]:
-        room = situation.rooms[name]
-        shares = (
-            (left - demand.get(resource, 0)) * policy.weight(resource) / largest[resource]
-            for resource, left in room.free.items()
-            if largest.get(resource)
-        )
-        penalty = node_penalty(room.node, request) + group_penalty(room.node, request, situation.occupancy)
-        return penalty, max(0.0, *shares), name
-
-    return min(
-        (name for name in situation.rooms if not situation.reasons(name, request)), key=key, default=None
-    )
-
-
-def explain(
-    view: View, request: Request, policy: Policy = PACK, rng: random.Random | None = None
-) -> Explanation | Rejection:
-    """What `plan` would decide for this request alone and why: for dry runs and `cumulet explain`.
-
-    Without an rng equal scores go to the first node by name.
-    """
-    fleet = Fleet.of(view, (request,), policy)
-    ranked = rank(fleet, request, _draw_start(view, rng) if rng else 0)
-    if not ranked:
-        return build_rejection(fleet.rooms(), Occupancy.of(view), request)
-    return explain_ranked(fleet, request, ranked, policy.name)
+def _seat_gang(
+    fleet: Fleet, gang: list[Request], rng: random.Random, notes: dict[str, str]
+) -> dict[str, Seat]:
+    """Seats for all of a gang, which are entered, or none and a note for each."""
+    name, size = (gang[0].gang.name, gang[0].gang.size) if gang[0].gang else ("", 0)
+    if len(gang) != size:
+        note = f"gang {name}: {len(gang)} of its {size} members are there; it is placed when all are"
+        notes.update((request.uid, note) for request in gang)
+        return {}
+    most = 0
+    for order in _orders(fleet, gang, rng):
+        attempt, seats = fleet.attempt(), {}
+        for request in order:
+            seat = find_seat(fleet, request)
+            if seat is None:
+                break
+            fleet.enter(request, seat)
+            seats[request.uid] = seat
+        if len(seats) == size:
+            fleet.keep(attempt)
+            return seats
+        most = max(most, len(seats))
+        fleet.give_up(attempt)
+    note = f"gang {name}: its {size} members do not all fit at once, {most} do"
+    notes.update((request.uid, note) for request in gang)
+    return {}
 
 
-def explain_plan(view: View, requests: Sequence[Request], decided: Plan, policy: Policy) -> Plan:
-    """The plan with an explanation for every placement, each as things stood at its turn.
-
-    The arguments are those of `plan`, else PlanMismatchError. Costs a ranking for each placement.
-    """
-    fleet = Fleet.of(view, requests, policy)
-    node_of = {placement.uid: placement.node for placement in decided.placements}
-    explanations = []
-    for request in requests:
-        if request.uid in node_of:
-            ranked = rank(fleet, request, decided.tie_start)
-            if not ranked or view.nodes[ranked[0]].name != node_of[request.uid]:
-                raise PlanMismatchError(f"instance {request.uid}: the plan is not of this view and policy")
-            explanations.append(explain_ranked(fleet, request, ranked, policy.name))
-            fleet.free[:, ranked[0]] -= fleet.demand(request)
-    return replace(decided, explanations=tuple(explanations))
+def _orders(fleet: Fleet, gang: list[Request], rng: random.Random) -> Iterator[list[Request]]:
+    """Orders to try. Source: first fit decreasing, Garey and Johnson 1979; then restarts."""
+    order = sorted(gang, key=lambda request: (-fleet.largest_share(request), request.uid))
+    yield order
+    for _ in range(GANG_ATTEMPTS - 1 if len(gang) > 1 else 0):
+        order = sorted(order, key=lambda request: request.uid)
+        rng.shuffle(order)
+        yield order
 
 
-def _draw_start(view: View, rng: random.Random) -> int:
-    """Where ties are resolved from: another seed prefers another of equal nodes."""
-    return rng.randrange(len(view.nodes)) if view.nodes else 0
+def _with_placed(view: View, requests: Iterable[Request], placements: Iterable[Placement]) -> View:
+    """The view as the plan leaves it."""
+    nodes = {node.name: node for node in view.nodes}
+    by_uid = {request.uid: request for request in requests}
+    for placed in placements:
+        nodes[placed.node] = resident_of(nodes[placed.node], by_uid[placed.uid], placed)
+    return View(view.revision, tuple(nodes.values()), view.groups)
+
+
+def _reject(columns: Columns, refused: Sequence[Request], notes: dict[str, str]) -> Iterator[Rejection]:
+    """A rejection each; equal requests share one look at the fleet, or a full cloud's queue would be slow."""
+    known: dict[Hashable, Rejection] = {}
+    for request in refused:
+        shape = replace(request, uid="", name="", gang=None)
+        key = (shape.resources, shape.constraints(), shape.groups, shape.numa_cells, shape.devices)
+        if key not in known:
+            known[key] = reject(judge(columns, request))
+        yield replace(known[key], uid=request.uid, note=notes.get(request.uid, ""))
 
 
 def _check_unique(requests: Sequence[Request]) -> None:

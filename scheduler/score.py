@@ -1,55 +1,89 @@
 """Scores, term by term: why the winner won and by how much.
 
-**Pure**: reads a fleet, changes nothing. Terms are `scheduler.kernel`'s, so the first rank is its choice.
+**Pure**: reads a fleet, changes nothing. Order is the index's own; the terms say in shares what it compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from math import sqrt
 from typing import Final
 
 import numpy as np
 
-from scheduler.fleet import Fleet
-from scheduler.kernel import remaining_share
+from scheduler.columns import Columns
+from scheduler.fleet import Fleet, Seat
 from scheduler.model import Candidate, Explanation, Request, ScoreTerm
+from scheduler.policy import Norm
+from scheduler.preference import group_penalty, node_penalty
+from scheduler.verdict import fits
 
 RUNNERS_UP_MAX: Final = 3  # more is noise for a person; the count of fitting nodes says the rest
 
 
-def rank(fleet: Fleet, request: Request, tie_start: int) -> list[int]:
-    """Every node that fits, best first; equal scores in order of index from `tie_start` on, cyclically."""
-    demand = fleet.demand(request)[:, None]
-    fits = ((demand == 0) | (fleet.free >= demand)).all(axis=0) & (fleet.eligible(request) == 1)
-    nodes = np.flatnonzero(fits)
-    shares = (fleet.free[:, nodes] - demand).astype(np.float64) * fleet.scale[:, None]
-    scores = shares.max(axis=0, initial=0.0)
-    turn = (nodes - tie_start) % max(len(fleet.nodes), 1)
-    ranked: list[int] = nodes[np.lexsort((turn, scores))].tolist()
-    return ranked
-
-
-def candidate(fleet: Fleet, request: Request, node: int) -> Candidate:
-    """A node's score and its terms, the largest first."""
-    free: Sequence[int] = fleet.free[:, node].tolist()
-    demand: Sequence[int] = fleet.demand(request).tolist()
-    scale: Sequence[float] = fleet.scale.tolist()
-    terms = [
-        ScoreTerm(name, have - want, float(have - want) * factor)
-        for name, have, want, factor in zip(fleet.names, free, demand, scale, strict=True)
-    ]
-    terms.sort(key=lambda term: -term.share)
-    return Candidate(fleet.nodes[node].name, remaining_share(free, demand, scale), tuple(terms))
-
-
-def explain_ranked(fleet: Fleet, request: Request, ranked: Sequence[int], policy: str) -> Explanation:
-    """The explanation of a ranking that is not empty."""
-    best = [candidate(fleet, request, node) for node in ranked[: 1 + RUNNERS_UP_MAX]]
+def explain_seat(fleet: Fleet, columns: Columns, request: Request, seat: Seat) -> Explanation:
+    """Why the request gets that seat. `columns` are those of the fleet's view."""
+    names = [columns.view.nodes[index].name for index in np.flatnonzero(fits(columns, request)).tolist()]
+    slots = [slot for slot in map(fleet.slot, names) if slot is not None]
+    slots.sort(key=lambda slot: (slot != seat.slot, _order(fleet, request, slot)))
+    best = [candidate(fleet, request, slot) for slot in slots[: 1 + RUNNERS_UP_MAX]]
     return Explanation(
         uid=request.uid,
-        policy=policy,
+        policy=fleet.policy.name,
         winner=best[0],
         runners_up=tuple(best[1:]),
-        fitting_count=len(ranked),
-        node_count=len(fleet.nodes),
+        fitting_count=len(slots),
+        node_count=len(fleet),
     )
+
+
+def _order(fleet: Fleet, request: Request, slot: int) -> tuple[int, int, tuple[int, tuple[int, ...], int]]:
+    """What nodes are compared by: penalty, tier, the index's key."""
+    node = fleet.node(slot)
+    tier, shape = next(_shapes(fleet, request, slot))
+    key = fleet.index.key(shape, slot)
+    if key is None:
+        raise AssertionError(f"node {node.name} fits and does not")
+    return penalty(fleet, request, slot), tier, key
+
+
+def _shapes(fleet: Fleet, request: Request, slot: int) -> Iterator[tuple[int, int]]:
+    """The levels (tier, shape) under which the index lets the request on the node: one."""
+    for level in fleet.levels(request):
+        shape = fleet.shape(request, level.constraint)
+        if fleet.index.best_among(shape, (slot,)) == slot:
+            yield level.tier, shape
+
+
+def penalty(fleet: Fleet, request: Request, slot: int) -> int:
+    """What soft constraints say against the node."""
+    node = fleet.node(slot)
+    return node_penalty(node, request) + group_penalty(node, request, fleet.occupancy)
+
+
+def candidate(fleet: Fleet, request: Request, slot: int) -> Candidate:
+    """A node's score and its terms, the largest first."""
+    free = dict(zip(fleet.names, fleet.index.free_at(slot), strict=True))
+    demand = request.resources.as_dict()
+    terms = []
+    for name in fleet.names:
+        left = free[name] - demand.get(name, 0)
+        most = fleet.largest(name)
+        share = max(left, 0) * fleet.policy.weight(name) / most if most else 0.0
+        terms.append(ScoreTerm(name, left, share))
+    terms.sort(key=lambda term: -term.share)
+    score = _score(fleet.policy.norm, terms, [demand.get(term.resource, 0) for term in terms], fleet)
+    return Candidate(fleet.node(slot).name, score, tuple(terms), penalty(fleet, request, slot))
+
+
+def _score(norm: Norm, terms: list[ScoreTerm], wants: list[int], fleet: Fleet) -> float:
+    """The score in shares, as the norm reads it; smaller is better but for `worst` and `dot`."""
+    shares = [term.share for term in terms]
+    if norm is Norm.L1:
+        return sum(shares)
+    if norm is Norm.L2:
+        return sqrt(sum(share * share for share in shares))
+    if norm is Norm.DOT:
+        parts = [want / (fleet.largest(term.resource) or 1) for term, want in zip(terms, wants, strict=True)]
+        return sum((share + part) * part for share, part in zip(shares, parts, strict=True))
+    return max(shares, default=0.0)

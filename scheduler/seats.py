@@ -3,24 +3,23 @@
 **Pure** in its results; `place`, `enter`, `leave`, `close` and `reopen` change the seats in place.
 
 This is the one door through which what-ifs and simulations reach the planner. `ReplannedSeats` asks
-`scheduler.plan.plan` anew each time and so is what the planner does, by construction. `KeptSeats` keeps the
-arrays of a `Fleet` between decisions; it takes only what it decides alike, which its tests show.
+`scheduler.plan.plan` anew each time and so is what the planner does, by construction. `KeptSeats` keeps a
+`Fleet` between decisions and decides alike, which its tests show.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
-
-from cext import bestfit
-from scheduler.fleet import Flags, Fleet, Ints
-from scheduler.model import NodeView, Placement, Request, Resident, View
+from scheduler.fleet import Fleet, Seat
+from scheduler.model import ModelError, NodeView, Placement, Request, View
 from scheduler.plan import plan
-from scheduler.policy import PACK, Policy
+from scheduler.policy import Policy
+from scheduler.resident import resident_of, without
+from scheduler.search import find_seat
 
 CLOSED = "closed in this scenario"
 
@@ -46,35 +45,9 @@ class Seats(Protocol):
 
 def open_seats(view: View, policy: Policy, shapes: Sequence[Request]) -> Seats:
     """The fastest seats that decide as the planner does. `shapes`: every kind of request that will come."""
-    plain = not view.groups and all(map(is_plain, shapes))
-    if plain and policy.name == PACK.name:
-        return KeptSeats(view, policy, shapes)
-    return ReplannedSeats(view, policy)
-
-
-def is_plain(request: Request) -> bool:
-    """Whether amounts and static constraints are all that it asks for."""
-    return not (
-        request.groups or request.preferences or request.numa_cells or request.devices or request.gang
-    )
-
-
-def resident_of(node: NodeView, request: Request, placement: Placement) -> NodeView:
-    """The node with the instance on it."""
-    return replace(
-        node,
-        allocated=node.allocated + request.resources,
-        residents=(*node.residents, Resident(request, placement.choice)),
-    )
-
-
-def without(node: NodeView, request: Request) -> NodeView:
-    """The node without the instance, which is known by its uid."""
-    return replace(
-        node,
-        allocated=node.allocated - request.resources,
-        residents=tuple(one for one in node.residents if one.request.uid != request.uid),
-    )
+    if any(shape.gang for shape in shapes):
+        return ReplannedSeats(view, policy)
+    return KeptSeats(view, policy, shapes)
 
 
 class ReplannedSeats:
@@ -118,67 +91,43 @@ class ReplannedSeats:
 
 
 class KeptSeats:
-    """Best fit for plain requests on arrays that stay: a decision costs one pass over them."""
+    """A fleet that is kept between decisions: each costs what one question to the index costs."""
 
     def __init__(self, view: View, policy: Policy, shapes: Sequence[Request]) -> None:
-        self._fleet = Fleet.of(view, shapes, policy)
-        self._index = {node.name: index for index, node in enumerate(self._fleet.nodes)}
-        self._demands: dict[Hashable, Ints] = {}
-        self._opened: dict[Hashable, Flags] = {}  # what speaks for each node, whoever is closed
-        self._flags: dict[Hashable, Flags] = {}  # int8[1, n_node], without the closed ones
-        self._closed: set[int] = set()
-        self._row = np.zeros(1, dtype=np.int64)
-        self._chosen = np.zeros(1, dtype=np.int64)
+        self._fleet = Fleet.of(view, policy)
+        self._fleet.prepare(shapes)
 
     def place(self, requests: Sequence[Request], rng: random.Random) -> list[Placement | None]:
-        nodes = self._fleet.nodes
-        if not nodes:
-            return [None] * len(requests)
-        start = rng.randrange(len(nodes))
         found: list[Placement | None] = []
         for request in requests:
-            index = self._decide(request, start)
-            found.append(None if index < 0 else Placement(request.uid, nodes[index].name))
+            seat = find_seat(self._fleet, request)
+            if seat is None:
+                found.append(None)
+            else:
+                self._fleet.settle(request, seat)
+                found.append(Placement(request.uid, self._fleet.node(seat.slot).name, seat.choice))
         return found
 
-    def _decide(self, request: Request, start: int) -> int:
-        self._chosen[0] = -1
-        flags = self._eligible(request)
-        demand, scale = self._demand(request)[None, :], self._fleet.scale
-        bestfit.place_batch(self._fleet.free, demand, flags, self._row, scale, start, self._chosen)
-        return int(self._chosen[0])
-
     def enter(self, request: Request, placement: Placement) -> None:
-        self._fleet.free[:, self._index[placement.node]] -= self._demand(request)
+        self._fleet.settle(request, self._seat(request, placement))
 
     def leave(self, request: Request, placement: Placement) -> None:
-        self._fleet.free[:, self._index[placement.node]] += self._demand(request)
+        self._fleet.vacate(request, self._seat(request, placement))
+
+    def _seat(self, request: Request, placement: Placement) -> Seat:
+        slot = self._slot(placement.node)
+        return Seat(slot, self._fleet.shape(request, 0), placement.choice)
 
     def close(self, nodes: Iterable[str]) -> None:
         for name in nodes:
-            index = self._index[name]
-            self._closed.add(index)
-            for flags in self._flags.values():
-                flags[0, index] = 0
+            self._fleet.close(self._slot(name))
 
     def reopen(self, nodes: Iterable[str]) -> None:
         for name in nodes:
-            index = self._index[name]
-            self._closed.discard(index)
-            for key, flags in self._flags.items():
-                flags[0, index] = self._opened[key][index]
+            self._fleet.reopen(self._slot(name))
 
-    def _demand(self, request: Request) -> Ints:
-        found = self._demands.get(request.resources)
-        if found is None:
-            found = self._demands[request.resources] = self._fleet.demand(request)
-        return found
-
-    def _eligible(self, request: Request) -> Flags:
-        key = request.constraints()
-        found = self._flags.get(key)
-        if found is None:
-            opened = self._opened[key] = self._fleet.eligible(request)
-            found = self._flags[key] = opened[None, :].copy()
-            found[0, list(self._closed)] = 0
-        return found
+    def _slot(self, name: str) -> int:
+        slot = self._fleet.slot(name)
+        if slot is None:
+            raise ModelError(f"node {name} is not in the fleet")
+        return slot

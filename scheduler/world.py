@@ -14,7 +14,7 @@ from cumulet.resources import ZERO, Resources
 from scheduler.group import Scope, domain_of
 from scheduler.model import NodeView, Placement, Request, Resident, View
 from scheduler.policy import PACK, Policy
-from scheduler.seats import resident_of
+from scheduler.resident import resident_of
 from scheduler.steps import StepError
 from scheduler.summary import CommonShape, Summary, common_shapes, summarize
 

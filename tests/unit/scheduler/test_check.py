@@ -107,7 +107,7 @@ def test_one_unit_too_many_is_caught_and_an_exact_fit_is_not() -> None:
 
     def decided(count: int) -> tuple[tuple[Request, ...], Plan]:
         batch = tuple(request(str(i)) for i in range(count))
-        return batch, Plan(1, "pack", 0, tuple(Placement(r.uid, "n") for r in batch), ())
+        return batch, Plan(1, "pack", tuple(Placement(r.uid, "n") for r in batch), ())
 
     assert check_plan(view, *decided(4)) == []
     assert [(v.kind, v.uid) for v in check_plan(view, *decided(5))] == [(Kind.OVERCOMMIT, "4")]

@@ -12,22 +12,19 @@ from hypothesis import strategies as st
 from cumulet.resources import AMOUNT_MAX, QuantityOverflowError, Resources
 from scheduler.check import check_plan
 from scheduler.filters import reasons_against
-from scheduler.fleet import Fleet
 from scheduler.group import Occupancy
-from scheduler.kernel import best_fit_reference
 from scheduler.model import (
     AllocationRatioError,
     DuplicateNodeError,
     DuplicateRequestError,
     Explanation,
     NodeView,
-    PlanMismatchError,
     Rejection,
     Request,
     Room,
     View,
 )
-from scheduler.plan import explain, explain_plan, plan
+from scheduler.plan import explain, plan
 from scheduler.policy import PACK, PolicyError, policy_named
 from scheduler.reasons import Cordoned, LabelMismatch, NotEnough, NotReady
 from tests.unit.scheduler.fleets import batches, node, request, views
@@ -43,7 +40,7 @@ def test_every_plan_passes_the_independent_check(view: View, batch: tuple[Reques
 
 @settings(deadline=None)
 @given(views(), batches(), seeds, st.randoms(use_true_random=False))
-def test_a_plan_depends_on_the_seed_and_not_on_the_order_of_nodes(
+def test_a_plan_does_not_depend_on_the_order_of_nodes(
     view: View, batch: tuple[Request, ...], seed: int, shuffler: random.Random
 ) -> None:
     shuffled = list(view.nodes)
@@ -59,23 +56,12 @@ def test_explaining_beforehand_tells_the_first_decision(
 ) -> None:
     for wanted in batch[:1]:
         decided = plan(view, (wanted,), PACK, random.Random(seed))
-        told = explain(view, wanted, PACK, random.Random(seed))
+        told = explain(view, wanted, PACK)
         if isinstance(told, Rejection):
             assert decided.rejections == (told,)
         else:
             assert decided.placements[0].node == told.winner.node
-
-
-@settings(deadline=None)
-@given(views(), batches(), seeds)
-def test_explanations_repeat_the_plan(view: View, batch: tuple[Request, ...], seed: int) -> None:
-    decided = plan(view, batch, PACK, random.Random(seed))
-    told = explain_plan(view, batch, decided, PACK)
-    assert [(e.uid, e.winner.node) for e in told.explanations] == [
-        (p.uid, p.node) for p in decided.placements
-    ]
-    for explanation in told.explanations:
-        _check_explanation(explanation)
+            _check_explanation(told)
 
 
 def _check_explanation(explanation: Explanation) -> None:
@@ -102,19 +88,6 @@ def test_a_refusal_counts_every_node_and_tells_the_truth_of_the_nearest(
         names = [n.name for n in view.nodes]
         assert all(near.reasons == against[names.index(near.node)] for near in rejection.nearest)
         assert str(rejection)
-
-
-@settings(deadline=None)
-@given(views(), batches())
-def test_reasons_and_the_specification_agree_on_who_fits(view: View, batch: tuple[Request, ...]) -> None:
-    fleet = Fleet.of(view, batch, PACK)
-    for wanted in batch:
-        for index, candidate in enumerate(view.nodes):
-            only_it = [int(i == index) & int(fleet.eligible(wanted)[i]) for i in range(len(view.nodes))]
-            found = best_fit_reference(
-                fleet.free.tolist(), fleet.demand(wanted).tolist(), only_it, fleet.scale.tolist(), 0
-            )
-            assert (found == index) == (not reasons_against(Room(candidate), wanted, Occupancy(())))
 
 
 @settings(deadline=None)
@@ -154,20 +127,6 @@ def test_instances_without_a_gpu_keep_off_gpu_nodes() -> None:
     assert decided.placements[0].node == "plain"
 
 
-def test_seeds_spread_over_equal_nodes() -> None:
-    view = View(1, tuple(node(f"n{i}") for i in range(8)))
-    batch = [request("u"), request("v", vcpu=7)]
-    chosen = set()
-    for seed in range(64):
-        decided = explain_plan(view, batch, plan(view, batch, PACK, random.Random(seed)), PACK)
-        told = explain(view, batch[0], PACK, random.Random(seed))
-        assert isinstance(told, Explanation)
-        assert told == decided.explanations[0]
-        assert [e.winner.node for e in decided.explanations] == [p.node for p in decided.placements]
-        chosen.add(told.winner.node)
-    assert len(chosen) == 8
-
-
 def test_ratios_are_taken_as_written() -> None:
     part = NodeView("n", Resources(104, 1000), Resources(4, 0), {"vcpu": 0.29, "memory_mib": 1.1})
     assert part.allocatable == Resources(29, 1100)
@@ -190,14 +149,6 @@ def test_contradictory_views_and_batches_are_refused() -> None:
         View(1, (node("n1"), node("n1")))
     with pytest.raises(DuplicateRequestError, match="vm-u"):
         plan(View(1, ()), [request("u"), request("u")], PACK, random.Random(0))
-
-
-def test_a_plan_is_explained_with_its_own_view_only() -> None:
-    decided = plan(View(1, (node("n1"),)), [request("u")], PACK, random.Random(0))
-    with pytest.raises(PlanMismatchError):
-        explain_plan(View(1, (node("n2"),)), [request("u")], decided, PACK)
-    with pytest.raises(PlanMismatchError):
-        explain_plan(View(1, ()), [request("u")], decided, PACK)
 
 
 @pytest.mark.parametrize(
