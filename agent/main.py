@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -25,7 +26,7 @@ import structlog
 
 from agent.drivers import Drivers
 from agent.errors import DriverError, DriverUnavailableError
-from agent.hypervisor.driver import HostFacts, Hypervisor
+from agent.hypervisor.driver import DeviceClass, HostDevice, HostFacts, Hypervisor
 from agent.hypervisor.libvirt_driver import LibvirtHypervisor
 from agent.journal import FileJournal
 from agent.leader import Leader
@@ -39,12 +40,15 @@ from agent.storage.qemu_img_driver import QemuImgStorage
 from cumulet.clock import SystemClock
 from cumulet.errors import ExitCode
 from cumulet.names import LABELS_MAX, label_error, name_error
-from cumulet.v1 import meta_pb2, node_pb2
+from cumulet.v1 import meta_pb2, node_pb2, placement_pb2
 
 DEFAULT_STATE_DIR: Final = "/var/lib/cumulet/agent"
 DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9477"
 DEFAULT_LIBVIRT_URI: Final = "qemu:///system"
 # At start libvirtd may come up a little later than the agent; it is asked again until it answers.
+_DEVICE_NAME: Final = re.compile(
+    r"([0-9a-f]{4}:[0-9a-f]{4})=([A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)"
+)
 FACTS_AGAIN_S: Final = 2.0
 
 _log = structlog.get_logger("agent.main")
@@ -60,6 +64,7 @@ class Options:
     libvirt_uri: str
     allow_tcg: bool
     labels: tuple[tuple[str, str], ...]
+    device_names: tuple[tuple[str, str], ...] = ()
 
 
 class StartError(Exception):
@@ -89,6 +94,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
             libvirt_uri=given.libvirt_uri,
             allow_tcg=given.allow_tcg,
             labels=_parse_labels(given.label),
+            device_names=_parse_device_names(given.device_name),
         )
     except ValueError as err:
         parser.error(str(err))
@@ -125,6 +131,13 @@ def _build_parser() -> argparse.ArgumentParser:
         "trust each other",
     )
     add("--label", action="append", default=[], metavar="KEY=VALUE", help="label of this node; repeat it")
+    add(
+        "--device-name",
+        action="append",
+        default=[],
+        metavar="VENDOR:PRODUCT=NAME",
+        help="what instances call a PCI device, as in 10de:20b5=gpu-a100; repeat it",
+    )
     return parser
 
 
@@ -152,6 +165,16 @@ def _parse_labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
     if len(labels) > LABELS_MAX:
         raise ValueError(f"--label: {len(labels)} labels, at most {LABELS_MAX}")
     return tuple(sorted(labels.items()))
+
+
+def _parse_device_names(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    names: dict[str, str] = {}
+    for text in given:
+        match = _DEVICE_NAME.fullmatch(text)
+        if match is None:
+            raise ValueError(f"--device-name {text!r} must be VENDOR:PRODUCT=NAME, as in 10de:20b5=gpu-a100")
+        names[match[1]] = match[2]
+    return tuple(sorted(names.items()))
 
 
 def configure_log() -> None:
@@ -229,7 +252,21 @@ async def _identify(options: Options, facts: HostFacts, storage: Storage) -> Nod
         virt_type=node_pb2.VIRT_TYPE_KVM if facts.kvm else node_pb2.VIRT_TYPE_TCG,
         labels=options.labels,
         address=options.address,
+        capabilities=facts.capabilities,
+        cells=tuple(placement_pb2.NumaCell(vcpu=one.vcpu, memory_mib=one.memory_mib) for one in facts.cells),
+        devices=tuple(map(_device, facts.devices)),
     )
+
+
+def _device(found: HostDevice) -> placement_pb2.Device:
+    device = placement_pb2.Device(address=found.address, model=found.model, product=found.product)
+    gpu = found.kind is DeviceClass.GPU
+    setattr(
+        device, "class", placement_pb2.DEVICE_CLASS_GPU if gpu else placement_pb2.DEVICE_CLASS_ACCELERATOR
+    )
+    if found.cell is not None:
+        device.cell = found.cell
+    return device
 
 
 def _version() -> str:
@@ -241,7 +278,7 @@ def _version() -> str:
 
 async def run_agent(options: Options) -> None:
     """Compose and run until cancelled. Raises StartError, DriverError."""
-    hypervisor = LibvirtHypervisor(options.libvirt_uri)
+    hypervisor = LibvirtHypervisor(options.libvirt_uri, device_names=dict(options.device_names))
     net = KernelNet(options.state_dir / "net")
     storage = QemuImgStorage(options.state_dir)
     dialer = GrpcDialer()

@@ -26,7 +26,7 @@ from cumulet.clock import Clock
 from cumulet.link import AgentEnd, Dialer, LinkClosedError
 from cumulet.names import new_uid
 from cumulet.v1 import agent_pb2 as pb
-from cumulet.v1 import meta_pb2, node_pb2
+from cumulet.v1 import meta_pb2, node_pb2, placement_pb2
 
 # Heartbeats without an answer until the session is taken for dead. correctness.md I20: a time to live of
 # at least 5 heartbeats on the leader's side; the agent, which only reconnects, may be quicker.
@@ -52,6 +52,9 @@ class NodeIdentity:
     virt_type: node_pb2.VirtType.ValueType
     labels: tuple[tuple[str, str], ...]
     address: str
+    capabilities: tuple[str, ...] = ()
+    cells: tuple[placement_pb2.NumaCell, ...] = ()
+    devices: tuple[placement_pb2.Device, ...] = ()
 
     def hello(self, nonce: str, accepted: pb.PlanVersion) -> pb.AgentMessage:
         return pb.AgentMessage(
@@ -65,6 +68,9 @@ class NodeIdentity:
                 labels=dict(self.labels),
                 address=self.address,
                 accepted=accepted,
+                capabilities=self.capabilities,
+                numa_cells=self.cells,
+                devices=self.devices,
             )
         )
 

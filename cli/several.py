@@ -7,8 +7,9 @@ them is refused, those before it are taken back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -25,7 +26,8 @@ COUNT_MAX: Final = 1_000  # beyond it a typing error is likelier than a wish
 LISTED_MAX: Final = 20  # commands to wait with
 
 
-class Several(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Several:
     """How many are asked for; no count is one instance of the very name."""
 
     count: int | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from cumulet.v1 import agent_pb2
@@ -91,15 +92,44 @@ class DomainStats:
     nics: tuple[NicStats, ...]
 
 
+class DeviceClass(StrEnum):
+    """What a device is for."""
+
+    GPU = "gpu"
+    ACCELERATOR = "accelerator"
+
+
+@dataclass(frozen=True, slots=True)
+class HostCell:
+    """One NUMA cell of the host."""
+
+    vcpu: int
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostDevice:
+    """One PCI device for guests. `cell`: index of its cell in HostFacts, None where it has none."""
+
+    address: str
+    model: str
+    kind: DeviceClass
+    cell: int | None = None
+    product: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What the host offers: capacity for the node's hello."""
+    """What the host offers: capacity, capabilities, cells and devices for the node's hello."""
 
     vcpu: int
     memory_mib: int
     kvm: bool
     kvm_message: str  # why TCG is used, for people; empty with KVM
     boot_id: str
+    capabilities: tuple[str, ...] = ()
+    cells: tuple[HostCell, ...] = ()
+    devices: tuple[HostDevice, ...] = ()
 
 
 class Console(Protocol):

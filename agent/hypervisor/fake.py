@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agent.errors import DriverError, DriverUnavailableError
-from agent.hypervisor.driver import DiskStats, DomainSpec, DomainStats, HostFacts, NicStats, ObservedDomain
+from agent.hypervisor.driver import (
+    DiskStats,
+    DomainSpec,
+    DomainStats,
+    HostCell,
+    HostDevice,
+    HostFacts,
+    NicStats,
+    ObservedDomain,
+)
 from cumulet.v1 import agent_pb2
 
 CONSOLE_QUEUE_MAX: Final = 256  # chunks; what a reader does not take in time is lost, as on a real line
@@ -90,7 +99,12 @@ class FakeHost:
         boot_s: float = 0.0,
         shutdown_s: float = 0.0,
         name: str = "fake",
+        capabilities: tuple[str, ...] = ("arch:x86_64", "cpu:x86-64-v1", "cpu:x86-64-v2", "cpu:x86-64-v3"),
+        cells: tuple[HostCell, ...] = (),
+        devices: tuple[HostDevice, ...] = (),
     ) -> None:
+        self.capabilities = capabilities  # besides kvm or tcg, which follows
+        self.cells, self.devices = cells, devices
         self.vcpu, self.memory_mib, self.kvm, self.name = vcpu, memory_mib, kvm, name
         self.boot_s = boot_s  # from the start of a domain until it runs
         self.shutdown_s = shutdown_s  # from the power button until a guest that listens is off
@@ -217,7 +231,16 @@ class FakeHypervisor:
         await self._call("host_facts")
         host = self.host
         message = "" if host.kvm else "KVM is not usable here; guests are emulated and slow."
-        return HostFacts(host.vcpu, host.memory_mib, host.kvm, message, f"{host.name}-boot-{host.host_boots}")
+        return HostFacts(
+            host.vcpu,
+            host.memory_mib,
+            host.kvm,
+            message,
+            f"{host.name}-boot-{host.host_boots}",
+            capabilities=tuple(sorted((*host.capabilities, "kvm" if host.kvm else "tcg"))),
+            cells=host.cells,
+            devices=host.devices,
+        )
 
     async def observe_domains(self) -> tuple[ObservedDomain, ...]:
         await self._call("observe_domains")

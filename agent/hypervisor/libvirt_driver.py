@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import libvirt
 
 from agent.errors import DriverError
+from agent.hypervisor.cpu_level import host_capabilities
 from agent.hypervisor.domain_xml import (
     METADATA_NAMESPACE,
     METADATA_PREFIX,
@@ -27,6 +29,7 @@ from agent.hypervisor.domain_xml import (
     render_mark,
 )
 from agent.hypervisor.driver import DomainSpec, DomainStats, HostFacts, ObservedDomain
+from agent.hypervisor.host_xml import parse_devices, parse_host
 from agent.hypervisor.kvm import probe_kvm
 from agent.hypervisor.libvirt_calls import LibvirtCalls
 from agent.hypervisor.libvirt_console import LibvirtConsole
@@ -35,6 +38,9 @@ from cumulet.v1 import agent_pb2
 
 NAME_PREFIX: Final = domain_name("")
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+CPUINFO: Final = "/proc/cpuinfo"
+# A libvirt without its node device driver has no devices to give.
+NO_DEVICE_DRIVER: Final = frozenset((libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT))
 HOST_KEY: Final = "host"  # the key of calls that concern all domains and wait for no QEMU
 # Statistics ask every QEMU. One that hangs keeps its call, and later calls skip its figures (NOWAIT):
 # three that hang at different times are survived, and no more than three threads wait for them.
@@ -69,7 +75,10 @@ class Deadlines:
 
 
 class LibvirtHypervisor:
-    """`run_dir` is where libvirtd keeps QEMU's pid files; `domain_type` is for libvirt's test driver only."""
+    """`run_dir` is where libvirtd keeps QEMU's pid files; `domain_type` is for libvirt's test driver only.
+
+    `device_names`: what instances call a PCI device, by `vendor:product` in hex.
+    """
 
     def __init__(
         self,
@@ -78,7 +87,9 @@ class LibvirtHypervisor:
         run_dir: str = "/run/libvirt/qemu",
         deadlines: Deadlines | None = None,
         domain_type: str = "",
+        device_names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self._device_names = device_names
         self._run_dir = Path(run_dir)
         self._deadlines = deadlines or Deadlines()
         self._domain_type = domain_type
@@ -88,11 +99,29 @@ class LibvirtHypervisor:
     async def host_facts(self) -> HostFacts:
         kvm_message = await asyncio.to_thread(probe_kvm)
         boot_id = await asyncio.to_thread(Path(BOOT_ID).read_text)
-        info = await self._on_host("Read the host's capacity", lambda connection: connection.getInfo())
-        vcpu = info[2]
+        cpuinfo = await asyncio.to_thread(Path(CPUINFO).read_text)
+        vcpu, capabilities, devices = await self._on_host(
+            "Read the host's capacity", _read_host, deadline_s=self._deadlines.start_s
+        )
+        host = parse_host(capabilities)
         # Not libvirt's figure: it sums NUMA nodes, which on a host with hot-plugged memory said 7 of 24 GiB.
         memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-        return HostFacts(vcpu, memory_mib, not kvm_message, kvm_message, boot_id.strip())
+        return HostFacts(
+            vcpu,
+            memory_mib,
+            not kvm_message,
+            kvm_message,
+            boot_id.strip(),
+            capabilities=host_capabilities(
+                kvm=not kvm_message,
+                architecture=host.architecture,
+                cpuinfo=cpuinfo,
+                machines=host.machines,
+                iommu=host.iommu,
+            ),
+            cells=host.cells,
+            devices=parse_devices(devices, host.cell_of, self._device_names),
+        )
 
     async def observe_domains(self) -> tuple[ObservedDomain, ...]:
         return await self._on_host("List the domains", self._observe)
@@ -172,9 +201,11 @@ class LibvirtHypervisor:
         except libvirt.libvirtError as err:
             raise translate(err, "LibvirtFailed", uid, attempt, "see libvirtd's log") from err
 
-    async def _on_host(self, attempt: str, call: Call[Result], key: str = HOST_KEY) -> Result:
+    async def _on_host(
+        self, attempt: str, call: Call[Result], key: str = HOST_KEY, deadline_s: float = 0.0
+    ) -> Result:
         try:
-            return await self._calls.run(key, attempt, call, self._deadlines.call_s)
+            return await self._calls.run(key, attempt, call, deadline_s or self._deadlines.call_s)
         except libvirt.libvirtError as err:
             raise DriverError("LibvirtFailed", f"{attempt}: {err}; see libvirtd's log.") from err
 
@@ -215,6 +246,23 @@ class LibvirtHypervisor:
         for loop, wake in list(self._wakes):
             with contextlib.suppress(RuntimeError):  # that event loop is closed
                 loop.call_soon_threadsafe(wake)
+
+
+def _read_host(connection: libvirt.virConnect) -> tuple[int, str, list[str]]:
+    """CPUs, the capabilities document, and the documents of all PCI devices; libvirt probes QEMU for it."""
+    return connection.getInfo()[2], connection.getCapabilities(), list(_read_devices(connection))
+
+
+def _read_devices(connection: libvirt.virConnect) -> Iterator[str]:
+    try:
+        devices = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV)
+    except libvirt.libvirtError as err:
+        if err.get_error_code() in NO_DEVICE_DRIVER:
+            return
+        raise
+    for device in devices:
+        with contextlib.suppress(libvirt.libvirtError):  # removed since it was listed
+            yield device.XMLDesc()
 
 
 def _find(connection: libvirt.virConnect, uid: str) -> libvirt.virDomain | None:

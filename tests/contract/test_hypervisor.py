@@ -138,6 +138,11 @@ async def test_host_facts(machine: Machine) -> None:
     assert facts.memory_mib > 0
     assert facts.boot_id
     assert facts.kvm == (not facts.kvm_message)
+    assert {"kvm", "tcg"}.intersection(facts.capabilities) == {"kvm" if facts.kvm else "tcg"}
+    assert sum(word.startswith("arch:") for word in facts.capabilities) == 1
+    assert all(cell.vcpu > 0 and cell.memory_mib > 0 for cell in facts.cells)
+    assert len({device.address for device in facts.devices}) == len(facts.devices)
+    assert all(device.cell is None or device.cell < len(facts.cells) for device in facts.devices)
     await driver.close()
 
 
