@@ -24,14 +24,16 @@ from agent.reconcile import Agent
 from agent.session import NodeIdentity, Uplink
 from agent.storage.fake import FakeStorage, FakeStore
 from cumulet.clock import SystemClock
-from cumulet.v1 import meta_pb2, node_pb2
+from cumulet.v1 import meta_pb2, node_pb2, placement_pb2
 
 BOOT_S = 1.0  # as the issue asks: boots take a second
 VCPU, MEMORY_MIB, DISK_GIB = 16, 65_536, 1_024
 TICK_S = 0.1
 
 
-def build_agent(name: str, controller: str, seed: int) -> tuple[Agent, Uplink]:
+def build_agent(
+    name: str, controller: str, seed: int, devices: tuple[placement_pb2.Device, ...] = ()
+) -> tuple[Agent, Uplink]:
     rng = random.Random(seed)
     clock = SystemClock()
     dialer = GrpcDialer()
@@ -42,7 +44,16 @@ def build_agent(name: str, controller: str, seed: int) -> tuple[Agent, Uplink]:
     )
     agent = Agent(name, drivers, MemoryJournal(), leader, clock, rng)
     capacity = meta_pb2.Resources(vcpu=VCPU, memory_mib=MEMORY_MIB, disk_gib=DISK_GIB)
-    identity = NodeIdentity(name, "bench", f"{name}-boot", capacity, node_pb2.VIRT_TYPE_KVM, (), "127.0.0.1")
+    identity = NodeIdentity(
+        name,
+        "bench",
+        f"{name}-boot",
+        capacity,
+        node_pb2.VIRT_TYPE_KVM,
+        (),
+        "127.0.0.1",
+        devices=devices,
+    )
     return agent, Uplink((controller,), identity, agent, dialer, leader, clock, rng)
 
 

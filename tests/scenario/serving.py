@@ -44,6 +44,7 @@ from cumulet.v1 import (
     instance_pb2,
     meta_pb2,
     operation_pb2,
+    placement_pb2,
     placementgroup_pb2,
 )
 from cumulet.wire_errors import from_rpc_error
@@ -239,9 +240,11 @@ async def serving(store: Store, keeper: KeeperFactory, directory: Path) -> Async
 
 
 @asynccontextmanager
-async def agent_of(cloud: Cloud, name: str = "sim-0001") -> AsyncIterator[None]:
+async def agent_of(
+    cloud: Cloud, name: str = "sim-0001", devices: tuple[placement_pb2.Device, ...] = ()
+) -> AsyncIterator[None]:
     """An agent over fakes with a session."""
-    agent, uplink = build_agent(name, cloud.address, seed=1)
+    agent, uplink = build_agent(name, cloud.address, seed=1, devices=devices)
     tasks = [asyncio.create_task(agent.run()), asyncio.create_task(uplink.run())]
     try:
         await until(lambda: uplink.welcomed)

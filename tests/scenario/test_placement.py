@@ -1,0 +1,112 @@
+"""Placement groups, taints and devices through a real etcd, controller and API, with agents over fakes.
+
+**Edge**: sockets, etcd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cumulet.convert import find_condition
+from cumulet.errors import FailedPreconditionError, InvalidArgumentError
+from cumulet.kinds import FLAVOR, INSTANCE, NODE, PLACEMENT_GROUP
+from cumulet.v1 import meta_pb2, node_pb2, placement_pb2
+from tests.scenario.serving import Cloud, agent_of, refusal, sample, until_true
+
+on_etcd = pytest.mark.parametrize("cloud", ["etcd"], indirect=True)
+GPU = placement_pb2.Device(address="0000:3b:00.0", model="gpu-a100")
+
+
+async def create(cloud: Cloud, name: str, **spec: Any) -> None:
+    wanted = sample(INSTANCE, name)
+    wanted.spec.MergeFrom(type(wanted.spec)(**spec))
+    await cloud.create(INSTANCE, wanted)
+
+
+async def until_placed(cloud: Cloud, *names: str) -> list[Any]:
+    async def placed() -> bool:
+        return all([(await cloud.get(INSTANCE, name)).status.node for name in names])
+
+    await until_true(placed)
+    return [await cloud.get(INSTANCE, name) for name in names]
+
+
+async def until_refused(cloud: Cloud, name: str) -> str:
+    """The Placed condition's words once the scheduler has refused it."""
+
+    async def refused() -> bool:
+        found = find_condition((await cloud.get(INSTANCE, name)).status.conditions, "Placed")
+        return found is not None and found.status == meta_pb2.CONDITION_STATUS_FALSE
+
+    await until_true(refused)
+    found = find_condition((await cloud.get(INSTANCE, name)).status.conditions, "Placed")
+    assert found is not None
+    return found.message
+
+
+@on_etcd
+async def test_a_hard_group_keeps_apart_and_the_third_waits(cloud: Cloud) -> None:
+    await cloud.seed()
+    await cloud.create(PLACEMENT_GROUP, sample(PLACEMENT_GROUP, "apart"))
+    async with agent_of(cloud, "n1"), agent_of(cloud, "n2"):
+        for name in ("a", "b"):
+            await create(cloud, name, placement_groups=["apart"])
+        first, second = await until_placed(cloud, "a", "b")
+        assert {first.status.node, second.status.node} == {"n1", "n2"}
+        await create(cloud, "c", placement_groups=["apart"])
+        assert "group:default/apart on 2" in await until_refused(cloud, "c")
+        group = await cloud.get(PLACEMENT_GROUP, "apart")
+        assert dict(group.status.members) == {"n1": 1, "n2": 1}
+        assert group.status.instances == 3
+        error = await refusal(cloud.delete(PLACEMENT_GROUP, "apart"))
+        assert isinstance(error, FailedPreconditionError)
+        assert "named by 3 instance(s), such as a" in str(error)
+        await cloud.wait(await cloud.delete(INSTANCE, "a"))
+        (third,) = await until_placed(cloud, "c")
+        assert third.status.node == first.status.node
+
+
+@on_etcd
+async def test_taints_keep_off_and_devices_are_given_once(cloud: Cloud) -> None:
+    await cloud.seed()
+    flavor = sample(FLAVOR, "gpu")
+    flavor.spec.devices.add(models=["gpu-a100"])
+    await cloud.create(FLAVOR, flavor)
+    async with agent_of(cloud, "n1", (GPU,)):
+        node = node_pb2.Node(meta=meta_pb2.Meta(name="n1"))
+        node.spec.taints.add(key="gpu", value="only")
+        await cloud.update(NODE, node, "spec.taints")
+        await create(cloud, "plain")
+        assert "taint:gpu=only on 1" in await until_refused(cloud, "plain")
+        tolerating = [placement_pb2.Toleration(key="gpu")]
+        await create(cloud, "one", flavor="gpu", tolerations=tolerating)
+        (one,) = await until_placed(cloud, "one")
+        assert [(share.address, share.share_milli) for share in one.status.devices] == [(GPU.address, 1000)]
+        await create(cloud, "two", flavor="gpu", tolerations=tolerating)
+        assert "devices on 1" in await until_refused(cloud, "two")
+
+
+async def test_contradictions_are_refused_with_their_fields(cloud: Cloud) -> None:
+    await cloud.seed()
+    flavor = sample(FLAVOR, "zoned")
+    flavor.spec.node_selector["zone"] = "a"
+    flavor.spec.numa_cells = 1
+    await cloud.create(FLAVOR, flavor)
+    error = await refusal(
+        create(
+            cloud,
+            "x",
+            flavor="zoned",
+            node_selector={"zone": "b"},
+            numa_cells=-1,
+            placement_groups=["none"],
+            capabilities=["kvm", "tcg"],
+            devices=[placement_pb2.DeviceRequest(count=2, share_milli=500)],
+        )
+    )
+    assert isinstance(error, InvalidArgumentError)
+    fields = {violation.field for violation in error.violations}
+    assert {"spec.node_selector", "spec.numa_cells", "spec.placement_groups[0]"} <= fields
+    assert {"spec.capabilities", "spec.devices[0].share_milli"} <= fields
