@@ -22,6 +22,7 @@ from controller.reconcile.status import Statuses
 from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import Store
+from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.errors import UnavailableError
 from cumulet.link import ControllerEnd, LinkClosedError
@@ -130,7 +131,10 @@ class Controller:
                 statuses.refusals[uid] = text
                 statuses.queue.add(uid)
 
-        placer = Placer(self.state, committer, self.clock, self.rng, on_refusal, self.metrics.note_decisions)
+        transactor = Transactor(
+            self.store, self.clock, self.rng, "place", lambda: epoch_guards(self.state, term)
+        )
+        placer = Placer(self.state, transactor, self.clock, self.rng, on_refusal, self.metrics)
         return Leading(term, committer, sessions, statuses, placer)
 
     def _pass_on(self, leading: Leading, changed: Changed) -> None:

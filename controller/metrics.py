@@ -63,6 +63,24 @@ class Metrics:
             registry=make,
         )
 
+        self.batch_size = Histogram(
+            "cumulet_scheduler_batch_size",
+            "Requests that were planned together",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+            registry=make,
+        )
+        self.wait_seconds = Histogram(
+            "cumulet_scheduler_wait_seconds",
+            "From when an instance was first to be placed until its placement was committed",
+            buckets=BUCKETS_S,
+            registry=make,
+        )
+        self.conflicts = Counter(
+            "cumulet_scheduler_conflicts",
+            "Planned placements that did not hold, by where: gate or commit",
+            ["where"],
+            registry=make,
+        )
         self.queue_depth = Gauge(
             "cumulet_controller_queue_depth",
             "Names that waited when some were taken",
@@ -89,6 +107,14 @@ class Metrics:
         self.decisions.labels("placed").inc(placed)
         self.decisions.labels("refused").inc(refused)
         self.decision_seconds.observe(seconds)
+        self.batch_size.observe(placed + refused)
+
+    def note_conflicts(self, where: str, count: int) -> None:
+        if count:
+            self.conflicts.labels(where).inc(count)
+
+    def note_placed(self, waited_s: float) -> None:
+        self.wait_seconds.observe(waited_s)
 
 
 class StateCollector(Collector):

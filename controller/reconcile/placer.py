@@ -1,7 +1,8 @@
-"""Placing instances: plan on the State's view, commit through the gate, keep refusals as reasons.
+"""Placing instances: plan on the kept fleet, commit through the gate, keep refusals as reasons.
 
-**Edge**: commits. The planner is pure (scheduler.plan); the gate is a Change that looks at the fit again on
-the State it is committed on, guarded by the node's placements, the node and the instance.
+**Edge**: commits. The next batch is planned while a transaction is under way, as if that had succeeded: what
+it places is assumed. If it fails, its placements are planned again, in halves, so that one that cannot hold
+takes no others with it; what was planned meanwhile only counted on less room. One transaction is under way.
 """
 
 from __future__ import annotations
@@ -9,33 +10,31 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import structlog
 
-from controller.admit import common
 from controller.admit.common import Context
-from controller.commit import Change, Committer
-from controller.fleet import FleetView, build_request, node_view
-from controller.scheduling import occupancy_of
-from controller.state import Changed, State
+from controller.commit import REACH_S, journal_entry
+from controller.fleet import FleetView, build_request
+from controller.metrics import Metrics
+from controller.reconcile.gate import Bundle, Gate
+from controller.reconcile.waiting import FairQueue, RefusedBook
+from controller.state import Changed, State, Stored
 from controller.store import keys
-from controller.store.protocol import Compare, absent, range_unchanged_since, unchanged
+from controller.store.protocol import StoreError
+from controller.transact import Transactor
 from cumulet.clock import Clock
-from cumulet.convert import resources_to, timestamp
-from cumulet.errors import CumuletError
-from cumulet.v1 import instance_pb2, placement_pb2, store_pb2
+from cumulet.v1 import instance_pb2
 from scheduler.check import check_plan
-from scheduler.filters import reasons_against
-from scheduler.model import Plan, Request, Room
-from scheduler.plan import plan
-from scheduler.policy import PACK
+from scheduler.group import Occupancy
+from scheduler.model import ModelError, Placement, Plan, Request
+from scheduler.plan import plan_on
 
-BATCH: Final = 200  # requests planned at once; a batch of the gate holds about 40
-PAUSE_S: Final = 1.0  # after a commit that failed: etcd is away, or others change the same
-GATHER_S: Final = 0.005  # a burst is planned together; a boot takes a hundred times as long
-RETRY_S: Final = 15.0  # refused instances are looked at again, should a hint have been lost
+BATCH: Final = 480  # requests planned at once: some four transactions
+PAUSE_S: Final = 1.0  # after a commit that failed: etcd is away
+GATHER_S: Final = 0.002  # a burst is planned together
 
 log = structlog.get_logger(__name__)
 
@@ -46,179 +45,266 @@ class Placer:
     def __init__(
         self,
         state: State,
-        committer: Committer,
+        transactor: Transactor,
         clock: Clock,
         rng: random.Random,
         on_refusal: Callable[[str, str | None], None],
-        on_decisions: Callable[[int, int, float], None] = lambda placed, refused, seconds: None,
+        metrics: Metrics,
     ) -> None:
         self._state = state
-        self._committer = committer
+        self._transactor = transactor
         self._clock = clock
         self._rng = rng
         self._on_refusal = on_refusal
-        self._on_decisions = on_decisions
+        self._metrics = metrics
         self._fleet = FleetView(state)
-        self._unplaced: dict[str, None] = {}  # in order of arrival
-        self._refused: set[str] = set()
+        self._queue = FairQueue()
+        self._refused = RefusedBook(rng)
+        self._since: dict[str, float] = {}  # when it began to wait, until its placement is committed
+        self._busy: set[str] = set()  # planned, and neither in the State nor given up
+        self._gained: set[str] = set()  # nodes that may have room now
+        self._committed: dict[str, int] = {}  # revision of our last commit by node
+        self._limit = BATCH
+        self._pausing = False
         self._wake = asyncio.Event()
 
     def note_change(self, changed: Changed) -> None:
         """Keep the list of what is unplaced; wake when there is more of it, or more room."""
         self._fleet.note_change(changed)
         if changed.table is keys.INSTANCES:
-            self._note_instance(changed)
+            self._note_instance(changed.after, changed.before)
         elif changed.table is keys.PLACEMENTS:
-            uid = changed.parts[1]
+            node, uid = changed.parts
+            self._busy.discard(uid)
             if changed.after is not None:
-                self._unplaced.pop(uid, None)
+                self._forget(uid)
             else:
-                if self._find_placeable(uid) is not None:
-                    self._unplaced[uid] = None
-                self._look_again()
-        elif changed.table in (keys.NODES, keys.NODE_STATUS, keys.PLACEMENT_GROUPS):
-            self._look_again()
-
-    def load(self) -> None:
-        """Take everything from the State, at the start of leading."""
-        for row in self._state.rows(keys.INSTANCES).values():
-            self._note_instance(Changed(keys.INSTANCES, (), None, row, 0))
-        self._wake.set()
+                self._add(uid)
+                self._gain(node)
+        elif changed.table in (keys.NODES, keys.NODE_STATUS):
+            self._gain(changed.parts[0])
+        elif changed.table is keys.PLACEMENT_GROUPS:
+            self._requeue(self._refused.wake_all())
 
     async def run(self) -> None:
-        self.load()
+        for row in self._state.rows(keys.INSTANCES).values():
+            self._note_instance(row, None)
+        async with asyncio.TaskGroup() as group:
+            flight: asyncio.Task[None] | None = None
+            while True:
+                await self._something()
+                for bundle in self._decide():
+                    if flight is not None:
+                        await flight
+                    flight = group.create_task(self._send(bundle, group))
+
+    async def _something(self) -> None:
+        """Until somebody is to be placed."""
+        if self._pausing:
+            self._pausing = False
+            await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(GATHER_S)
         while True:
-            await asyncio.sleep(GATHER_S)
-            waiting = [uid for uid in self._unplaced if uid not in self._refused][:BATCH]
-            if not waiting:
-                await self._idle()
+            self._wake_refused()
+            if self._queue:
+                return
+            self._wake.clear()
+            due = self._refused.next_due()
+            left_s = None if due is None else max(due - self._clock.monotonic(), GATHER_S)
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._wake.wait()
+            except TimeoutError:
                 continue
-            await self._place(waiting)
 
-    async def _idle(self) -> None:
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(RETRY_S if self._refused else None):
-                await self._wake.wait()
-        except TimeoutError:
-            self._look_again()
+    # --- who waits -------------------------------------------------------------------------------
 
-    def _note_instance(self, changed: Changed) -> None:
-        row = changed.after or changed.before
+    def _note_instance(self, after: Stored | None, before: Stored | None) -> None:
+        row = after or before
         if row is None:
             return
         uid = row.message.meta.uid
-        gone = changed.after is None or row.message.meta.HasField("deleted_at")
-        if gone or self._state.placement_of(uid) is not None:
-            self._unplaced.pop(uid, None)
-            self._refused.discard(uid)
-        else:
-            self._unplaced[uid] = None
-            self._refused.discard(uid)
-            self._wake.set()
+        if after is None or self._find_placeable(uid) is None:
+            self._forget(uid)
+        elif uid not in self._busy:
+            self._refused.forget(uid)  # it asks for something else now, perhaps
+            self._add(uid)
 
     def _find_placeable(self, uid: str) -> instance_pb2.Instance | None:
-        """The instance, unless it is gone or going: the gate would refuse it, again and again."""
+        """The instance, unless it is placed, gone or going: the gate would refuse it, again and again."""
         found = self._state.find_instance(uid)
-        if found is None or found[1].message.meta.HasField("deleted_at"):
+        if found is None or found[1].message.meta.HasField("deleted_at") or self._state.placement_of(uid):
             return None
         instance: instance_pb2.Instance = found[1].message
         return instance
 
-    def _look_again(self) -> None:
-        self._refused.clear()
+    def _add(self, uid: str, *, first: bool = False) -> None:
+        instance = self._find_placeable(uid)
+        if instance is None or uid in self._busy:
+            return
+        self._since.setdefault(uid, self._clock.monotonic())
+        (self._queue.add_first if first else self._queue.add)(uid, instance.meta.project)
         self._wake.set()
 
-    async def _place(self, uids: list[str]) -> None:
-        requests = []
+    def _forget(self, uid: str) -> None:
+        self._queue.discard(uid)
+        self._refused.forget(uid)
+        self._since.pop(uid, None)
+
+    def _gain(self, node: str) -> None:
+        if self._refused:
+            self._gained.add(node)
+            self._wake.set()
+
+    def _wake_refused(self) -> None:
+        self._requeue(self._refused.wake_due(self._clock.monotonic()))
+        if self._gained:
+            nodes = [node for name in sorted(self._gained) if (node := self._fleet.look(name)) is not None]
+            self._gained.clear()
+            self._requeue(self._refused.wake_fitting(nodes, self._fleet.fleet().occupancy))
+
+    def _requeue(self, uids: Iterable[str]) -> None:
         for uid in uids:
-            instance = self._find_placeable(uid)
-            if instance is None:
-                self._unplaced.pop(uid, None)
-            else:
-                requests.append(build_request(instance))
+            self._add(uid)
+
+    # --- deciding --------------------------------------------------------------------------------
+
+    def _decide(self) -> list[Bundle]:
+        """Plan who is next; what is to be committed, assumed already."""
+        requests = self._take()
+        if not requests:
+            return []
         started = time.perf_counter()
-        view = self._fleet.view()
-        decided = plan(view, requests, PACK, self._rng)
+        fleet, revision = self._fleet.fleet(), self._state.revision
+        view = fleet.view(revision)
+        try:
+            decided = plan_on(fleet, requests, self._rng, revision)
+        except ModelError as error:
+            log.error("a batch cannot be planned, later in halves", error=str(error))
+            self._give_up(requests)
+            return []
         violations = check_plan(view, requests, decided)
         if violations:
             raise AssertionError(f"the planner contradicts its checker: {violations[0]}")
-        self._on_decisions(len(decided.placements), len(decided.rejections), time.perf_counter() - started)
-        self._note_refusals(decided)
+        took_s = time.perf_counter() - started
+        self._metrics.note_decisions(len(decided.placements), len(decided.rejections), took_s)
         by_uid = {request.uid: request for request in requests}
-        answered = await asyncio.gather(
-            *(self._commit(by_uid[placed.uid], placed.node) for placed in decided.placements)
-        )
-        if not all(answered):
-            await asyncio.sleep(PAUSE_S)
-
-    def _note_refusals(self, decided: Plan) -> None:
         for rejection in decided.rejections:
-            self._refused.add(rejection.uid)
-            self._on_refusal(rejection.uid, str(rejection))
-
-    async def _commit(self, request: Request, node: str) -> bool:
-        """Whether the gate has answered, with a placement or without."""
+            self._refuse(by_uid[rejection.uid], str(rejection))
         context = Context(self._clock.now(), self._rng, "scheduler")
+        gate = Gate(self._state, self._fleet, context, Occupancy.of(view))
+        bundles, failed = gate.bundles(_units(decided, by_uid), self._transactor.reserve)
+        self._metrics.note_conflicts("gate", len(failed))
+        for bundle in bundles:
+            for bound in bundle.members:
+                self._busy.add(bound.request.uid)
+                self._fleet.assume(bound.request.uid, bound.node, bound.row)
+        for request in failed:
+            self._refuse(request, None)
+        return bundles
+
+    def _take(self) -> list[Request]:
+        """The next ones in turn; a gang's members come together."""
+        requests: dict[str, Request] = {}
+        for uid in self._queue.take(self._limit):
+            for instance in self._together(uid):
+                one = instance.meta.uid
+                if one not in requests and one not in self._busy:
+                    self._queue.discard(one)
+                    self._refused.take(one)
+                    requests[one] = build_request(instance)
+        return list(requests.values())
+
+    def _together(self, uid: str) -> list[instance_pb2.Instance]:
+        instance = self._find_placeable(uid)
+        if instance is None:
+            return []
+        if not instance.spec.HasField("gang"):
+            return [instance]
+        rows = self._state.rows(keys.INSTANCES, instance.meta.project).values()
+        members = [row.message for row in rows if row.message.spec.gang.name == instance.spec.gang.name]
+        return [one for one in members if self._find_placeable(one.meta.uid) is not None]
+
+    def _refuse(self, request: Request, text: str | None) -> None:
+        self._refused.add(request, self._clock.monotonic())
+        if text is not None:
+            self._on_refusal(request.uid, text)
+
+    def _give_up(self, requests: list[Request]) -> None:
+        """None of them can be told to be the cause: fewer at once, and a lone one is refused for a while."""
+        if len(requests) == 1:
+            self._refuse(requests[0], None)
+        for request in reversed(requests):
+            if request.uid not in self._refused:
+                self._add(request.uid, first=True)
+        self._limit = max(1, len(requests) // 2)
+
+    # --- committing ------------------------------------------------------------------------------
+
+    async def _send(self, bundle: Bundle, group: asyncio.TaskGroup) -> None:
+        writes = bundle.writes | journal_entry(bundle.events, self._rng)
         try:
-            placed = await self._committer.commit(lambda state: gate(state, context, request, node))
-        except CumuletError as error:
-            log.warning("a placement was not committed", instance=request.uid, node=node, error=str(error))
-            return False
-        if placed:
-            self._unplaced.pop(request.uid, None)
-            self._on_refusal(request.uid, None)
-        return True
+            answer = await self._transactor.transact(bundle.guards(self._committed), writes)
+            committed, revision = answer
+        except StoreError as error:
+            log.warning("placements were not committed", count=len(bundle.members), error=str(error))
+            self._take_back(bundle)
+            self._pausing = True
+            return
+        if committed:
+            self._note_committed(bundle, revision)
+            group.create_task(self._confirm(bundle, revision))
+            return
+        self._metrics.note_conflicts("commit", len(bundle.members))
+        await self._reach(revision)
+        self._take_back(bundle)
+        if len(bundle.members) == 1:
+            self._state.doubt.set()  # alone, and still: the State may be wrong
+
+    def _note_committed(self, bundle: Bundle, revision: int) -> None:
+        self._limit = BATCH
+        self._committed.update(dict.fromkeys(bundle.nodes, revision))
+        now = self._clock.monotonic()
+        for bound in bundle.members:
+            uid = bound.request.uid
+            self._metrics.note_placed(now - self._since.pop(uid, now))
+            self._refused.forget(uid)
+            self._on_refusal(uid, None)
+
+    def _take_back(self, bundle: Bundle) -> None:
+        for bound in bundle.members:
+            self._busy.discard(bound.request.uid)
+            node = self._fleet.drop(bound.request.uid)
+            if node is not None:
+                self._gain(node)
+        self._give_up([bound.request for bound in bundle.members])
+
+    async def _confirm(self, bundle: Bundle, revision: int) -> None:
+        """When the State is there, nothing of it is assumed any more, also what has gone again meanwhile."""
+        await self._reach(revision)
+        for bound in bundle.members:
+            if self._fleet.drop(bound.request.uid) is not None:
+                self._busy.discard(bound.request.uid)
+                self._gain(bound.node)
+                self._add(bound.request.uid)
+
+    async def _reach(self, revision: int) -> None:
+        """Wait for the State; when it does not come, have everything listed again."""
+        while True:
+            try:
+                async with asyncio.timeout(REACH_S):
+                    return await self._state.reach(revision)
+            except TimeoutError:
+                self._state.doubt.set()
 
 
-def gate(state: State, context: Context, request: Request, node: str) -> Change | None:
-    """The placement, if it still holds on this State; None to have it planned again."""
-    found = state.find_instance(request.uid)
-    node_row = state.find(keys.NODES, node)
-    if found is None or node_row is None or state.placement_of(request.uid) is not None:
-        return None
-    parts, row = found
-    instance: instance_pb2.Instance = row.message
-    room = Room(node_view(state, node_row))
-    if instance.meta.HasField("deleted_at") or reasons_against(room, request, occupancy_of(state, request)):
-        return None
-    choice = room.choose(request)  # on this State: the planner's may be taken since
-    if choice is None:
-        return None
-    status = state.status_of(request.uid)
-    record = store_pb2.PlacementRecord(
-        instance_uid=request.uid,
-        project=parts[0],
-        name=parts[1],
-        node=node,
-        epoch=(status.epoch if status else 0) + 1,
-        resources=resources_to(request.resources),
-        placed_at=timestamp(context.now),
-        numa_cells=choice.cells,
-        devices=[
-            placement_pb2.DeviceShare(address=share.address, share_milli=share.share_milli)
-            for share in choice.devices
-        ],
-        groups=instance.spec.placement_groups,
-    )
-    key = keys.PLACEMENTS.key(node, request.uid)
-    return Change(
-        compares=[
-            absent(key),
-            unchanged(keys.INSTANCES.key(*parts), row.mod_revision),
-            unchanged(keys.NODES.key(node), node_row.mod_revision),
-            range_unchanged_since(keys.PLACEMENTS.prefix(node), state.revision),
-            *_groups_unchanged(state, instance),
-        ],
-        writes={key: record.SerializeToString()},
-        events=[common.event(context, "instance", instance.meta, "Placed", f"placed on node {node}")],
-        result=True,
-    )
-
-
-def _groups_unchanged(state: State, instance: instance_pb2.Instance) -> Iterator[Compare]:
-    """Guards on the groups' rules. Members come and go through this gate alone: the epoch guards them."""
-    for name in instance.spec.placement_groups:
-        row = state.find(keys.PLACEMENT_GROUPS, instance.meta.project, name)
-        if row is not None:
-            yield unchanged(keys.PLACEMENT_GROUPS.key(instance.meta.project, name), row.mod_revision)
+def _units(decided: Plan, requests: dict[str, Request]) -> Iterator[list[tuple[Request, Placement]]]:
+    """Placements that stand or fall together."""
+    gangs: dict[tuple[str, str], list[tuple[Request, Placement]]] = {}
+    for placed in decided.placements:
+        request = requests[placed.uid]
+        if request.gang is None:
+            yield [(request, placed)]
+        else:
+            gangs.setdefault((request.project, request.gang.name), []).append((request, placed))
+    yield from gangs.values()

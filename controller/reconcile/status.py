@@ -296,8 +296,8 @@ def build_change(
 
 def _differs(before: Stored | None, status: instance_pb2.InstanceStatus) -> bool:
     """Only what somebody sees: a first status that says no more than the placement is not written."""
-    if before is None:
-        return bool(status.phase)
+    if before is None:  # that it is pending needs no writing either, unless there is a reason to tell
+        return bool(status.phase) and bool(status.node or status.conditions)
     return bool(before.message != status)
 
 

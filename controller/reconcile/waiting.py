@@ -119,6 +119,10 @@ class RefusedBook:
         self._remove(uid)
         self._attempts.pop(uid, None)
 
+    def take(self, uid: str) -> None:
+        """It is tried again; its refusals so far count on."""
+        self._remove(uid)
+
     def next_due(self) -> float | None:
         """When the next one's time has passed."""
         while self._timers and not self._is_current(*self._timers[0]):

@@ -23,6 +23,7 @@ import controller.admit.project
 import controller.api.instance
 import controller.api.requests
 import controller.api.standard
+import controller.reconcile.gate
 import controller.reconcile.nodeplan
 import controller.reconcile.placer
 import controller.reconcile.sessions
@@ -185,7 +186,7 @@ def _request_record(patcher: Patcher) -> None:
 
 def _second_look(patcher: Patcher) -> None:
     patcher.set(FleetView, "note_change", lambda self, changed: None)
-    patcher.set(controller.reconcile.placer, "reasons_against", lambda *_: ())
+    patcher.set(controller.reconcile.gate, "reasons_against", lambda *_: ())
 
 
 def _quota_guard(patcher: Patcher) -> None:
@@ -220,7 +221,7 @@ def _tombstones(patcher: Patcher) -> None:
 
 
 def _requeue(patcher: Patcher) -> None:
-    patcher.set(controller.reconcile.placer.Placer, "_look_again", lambda self: None)
+    patcher.set(controller.reconcile.placer.Placer, "_wake_refused", lambda self: None)
 
 
 def _deadline(patcher: Patcher) -> None:

@@ -15,6 +15,7 @@ import pytest
 from controller.admit import instance as admit_instance
 from controller.admit import node as admit_node
 from controller.commit import Committer
+from controller.metrics import Metrics
 from controller.reconcile.nodeplan import compile_plan
 from controller.reconcile.placer import Placer
 from controller.reconcile.sessions import SILENCE_S, Sessions
@@ -22,6 +23,7 @@ from controller.state import Changed
 from controller.store import keys
 from controller.store.memory import MemoryStore
 from controller.store.protocol import Change
+from controller.transact import Transactor
 from cumulet import lifecycle
 from cumulet.convert import find_condition
 from cumulet.v1 import agent_pb2, meta_pb2
@@ -57,13 +59,15 @@ def test_what_is_being_deleted_is_not_placed_anew() -> None:
     async def scenario() -> None:
         paper = _with_deleted_instance()
         row = paper.state.placements_on("n1")[paper.instance().meta.uid]
-        committer = Committer(MemoryStore(), paper.state, LoopClock(), random.Random(1), "test")
-        placer = Placer(paper.state, committer, LoopClock(), random.Random(1), lambda uid, text: None)
+        transactor = Transactor(MemoryStore(), LoopClock(), random.Random(1), "test")
+        placer = Placer(
+            paper.state, transactor, LoopClock(), random.Random(1), lambda uid, text: None, Metrics()
+        )
         paper.write({keys.PLACEMENTS.key("n1", paper.instance().meta.uid): None})
         placer.note_change(
             Changed(keys.PLACEMENTS, ("n1", paper.instance().meta.uid), row, None, paper.state.revision)
         )
-        assert not placer._unplaced
+        assert not placer._queue
 
     run_virtual(scenario())
 
