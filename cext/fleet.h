@@ -49,6 +49,7 @@ typedef struct {
     uint64_t *many; /* heap of members when room > 0 */
     uint64_t one;   /* the single member when room == 0 */
     uint32_t count, room;
+    uint64_t born; /* place in the log */
     uint32_t generation;
     int32_t attr;
 } Class;
@@ -56,22 +57,29 @@ typedef struct {
 typedef struct {
     uint64_t hash;
     int32_t cset;
-    uint32_t lane; /* NONE: not among the shapes that are kept up to date */
+    uint32_t lane; /* NONE: has no list */
 } Shape;
 
-enum { LIST_ROOM = 16, LIST_FILL = 12 };
+enum {
+    LIST_ROOM = 16,
+    LIST_FILL = 12,
+    LOG_ROOM = 8192 /* a power of two; a shape that comes once in 4,000 events still finds all that is new */
+};
 
 typedef struct {
     uint64_t key;
     uint32_t cls, generation;
 } Entry;
 
-/* The best classes for a shape: all that come before the bound, in order of key and free amounts; some may be
+/* The best classes for a shape: all that were born before `seen` and come before the bound, in order of key and free amounts; some may be
  * dead by now. Classes that differ in attr only are equal here: the rank of their members decides. */
 typedef struct {
     uint64_t bound_key; /* with bound_free: from here on classes may be missing */
+    uint64_t seen;      /* classes born from here on were not judged yet */
     uint32_t shape;
+    int16_t bound; /* a cell: no class before the bound keeps more of a resource */
     uint8_t first, count;
+    uint8_t built;
     uint8_t bounded; /* 0: the list has every class that fits */
     uint8_t used;    /* for the clock that picks which shape leaves */
     Entry entries[LIST_ROOM];
@@ -106,6 +114,10 @@ typedef struct {
     int32_t *units; /* [class][width] */
     Lanes *cells;   /* [class / LANES][width], a lane for each class */
     uint32_t classes_top, classes_room, classes_alive;
+    /* log: a ring of the classes made last, with their cells while they live */
+    Lanes *log_cells; /* [LOG_ROOM / LANES][width] */
+    uint32_t *log_classes;
+    uint64_t log_head;
     uint32_t *idle; /* ids below classes_top that are free */
     uint32_t idle_count;
     uint64_t *table; /* open addressing: high half = tag of the hash, low half = class + 1; 0 = empty */
@@ -119,11 +131,9 @@ typedef struct {
     int64_t *need;   /* [shape][width]: the demand, or INT64_MIN where nothing is asked for */
     int32_t *want;   /* [shape][width]: the demand in units */
     uint32_t shape_count, shapes_room;
-    /* lanes: shapes whose lists are kept up to date */
+    /* lanes: shapes that have a list */
     List *lists;
     int64_t *bound_free; /* [lane][width] */
-    Lanes *lane_cells;   /* [lane / LANES][width] */
-    Lanes *lane_bounds;  /* [lane / LANES] */
     uint32_t lanes, lanes_room, lanes_max, clock;
     /* journal */
     Change *changes;
@@ -386,6 +396,25 @@ static inline bool reserve_class(Fleet *f)
     return true;
 }
 
+/* The class is the latest of the log. */
+static inline void log_class(Fleet *f, uint32_t cls)
+{
+    uint32_t at = (uint32_t)(f->log_head % LOG_ROOM);
+    const int16_t *from = cell_of(f, f->cells, cls, 0);
+    int16_t *to = cell_of(f, f->log_cells, at, 0);
+    for (int32_t r = 0; r < f->width; r++)
+        to[r * LANES] = from[r * LANES];
+    f->log_classes[at] = cls;
+    f->classes[cls].born = f->log_head++;
+}
+
+static inline void clear_cells(const Fleet *f, Lanes *cells, uint32_t lane)
+{
+    int16_t *cell = cell_of(f, cells, lane, 0);
+    for (int32_t r = 0; r < f->width; r++)
+        cell[r * LANES] = -1;
+}
+
 /* A class without members yet; its room was reserved. */
 static inline uint32_t make_class(Fleet *f, const int64_t *amounts, int32_t attr, uint64_t hash)
 {
@@ -400,6 +429,7 @@ static inline uint32_t make_class(Fleet *f, const int64_t *amounts, int32_t attr
         f->units[base + (size_t)r] = unit_of(f, r, amounts[r]);
         cell[r * LANES] = attr < 0 ? -1 : (int16_t)(f->units[base + (size_t)r] >> CELL_SHIFT);
     }
+    log_class(f, cls);
     enter_class(f, cls);
     f->classes_alive++;
     f->created++;
@@ -416,9 +446,9 @@ static inline void end_class(Fleet *f, uint32_t cls)
         c->room = 0;
     }
     c->generation++;
-    int16_t *cell = cell_of(f, f->cells, cls, 0);
-    for (int32_t r = 0; r < f->width; r++)
-        cell[r * LANES] = -1;
+    clear_cells(f, f->cells, cls);
+    if (f->log_head - c->born <= LOG_ROOM)
+        clear_cells(f, f->log_cells, (uint32_t)(c->born % LOG_ROOM));
     f->idle[f->idle_count++] = cls;
     f->classes_alive--;
 }

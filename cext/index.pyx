@@ -16,9 +16,9 @@ from libc.stdlib cimport free as free_block, malloc
 _NORMS = {"linf": NORM_LINF, "l1": NORM_L1, "l2": NORM_L2, "worst": NORM_WORST, "dot": NORM_DOT,
           "potential": NORM_POTENTIAL}
 NORMS = tuple(_NORMS)
-LANES_DEFAULT = 2048  # shapes kept up to date: 0.5 µs for each changed node, 2 MB
+LANES_DEFAULT = 4096  # shapes with a list of their own: 2 MB
 
-LANES_MAX = 1 << 16  # bounds the work for each changed node
+LANES_MAX = 1 << 16  # bounds memory
 TABLE_MAX = 1 << 30  # bytes of the table of who may go where
 RANKED_AT_MOST = RANKED_MAX
 

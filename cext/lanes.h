@@ -1,4 +1,4 @@
-/* The two filters of scan.h, compiled once for each instruction set; included by scan.h only.
+/* The filter of scan.h, compiled once for each instruction set; included by scan.h only.
  *
  * FILTER(x) gives a function its name for the set, SIGNS(v) is a mask with bit 2i+1 = sign of lane i.
  *
@@ -21,37 +21,6 @@ static uint32_t FILTER(next_block)(const Lanes *cells, uint32_t block, uint32_t 
         }                                                                                                \
         for (int32_t r = (SCORED); r < (WIDTH); r++)                                                     \
             out |= row[r] - want[r];                                                                     \
-        uint32_t mask = ~SIGNS(out) & LANE_BITS;                                                         \
-        if (mask) {                                                                                      \
-            *left = mask;                                                                                \
-            return block;                                                                                \
-        }                                                                                                \
-    }
-    if (scored == 8 && width == 8) {
-        ONE_BLOCK(8, 8)
-    } else if (scored == 4 && width == 4) {
-        ONE_BLOCK(4, 4)
-    } else {
-        ONE_BLOCK(scored, width)
-    }
-#undef ONE_BLOCK
-    return stop;
-}
-
-static uint32_t FILTER(next_shapes)(const Lanes *cells, const Lanes *bounds, uint32_t block, uint32_t stop,
-                                    const Lanes *have, int32_t scored, int32_t width, uint32_t *left)
-{
-#define ONE_BLOCK(SCORED, WIDTH)                                                                         \
-    for (; block < stop; block++) {                                                                      \
-        const Lanes *row = cells + (size_t)block * (size_t)(WIDTH);                                      \
-        const Lanes limit = bounds[block];                                                               \
-        Lanes out = limit;                                                                               \
-        for (int32_t r = 0; r < (SCORED); r++) {                                                         \
-            Lanes rest = have[r] - row[r];                                                               \
-            out |= rest | (limit - rest);                                                                \
-        }                                                                                                \
-        for (int32_t r = (SCORED); r < (WIDTH); r++)                                                     \
-            out |= have[r] - row[r];                                                                     \
         uint32_t mask = ~SIGNS(out) & LANE_BITS;                                                         \
         if (mask) {                                                                                      \
             *left = mask;                                                                                \

@@ -38,13 +38,9 @@ static inline Outcome move(Fleet *f, uint32_t slot, const int64_t *amounts, int3
         return DONE;
     if (f->nodes[slot].cls != NONE)
         leave(f, slot);
-    if (cls == NONE) {
+    if (cls == NONE)
         cls = make_class(f, amounts, attr, hash);
-        add_member(f, cls, slot);
-        announce(f, cls);
-    } else {
-        add_member(f, cls, slot);
-    }
+    add_member(f, cls, slot);
     return DONE;
 }
 

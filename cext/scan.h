@@ -1,6 +1,6 @@
-/* Filters over blocks of 16 lanes, with the widest instruction set of the machine chosen at run time.
+/* The filter over blocks of 16 lanes, with the widest instruction set of the machine chosen at run time.
  *
- * A cell is an amount in 1/16384 of the largest one, rounded down; -1 = takes nothing. Filters are
+ * A cell is an amount in 1/16384 of the largest one, rounded down; -1 = takes nothing. The filter is
  * conservative: what fits and keeps no more than the bound is never filtered out; what is left is
  * judged exactly by the caller. Rounding down keeps that: a >= b implies cell(a) >= cell(b), and
  * a - b <= c implies cell(a) - cell(b) <= cell(c) + 1.
@@ -21,20 +21,15 @@ typedef int16_t Lanes __attribute__((vector_size(32)));
  * `want`, and the other rows at least 0; `stop` if there is none. *left: bit 2i+1 for such a lane i. */
 typedef uint32_t NextBlock(const Lanes *cells, uint32_t block, uint32_t stop, const Lanes *want,
                            int32_t scored, int32_t width, int16_t bound, uint32_t *left);
-/* The same with a lane for each shape: cells are demands, `have` one node, and each lane has its bound;
- * a negative bound lets nothing through. */
-typedef uint32_t NextShapes(const Lanes *cells, const Lanes *bounds, uint32_t block, uint32_t stop,
-                            const Lanes *have, int32_t scored, int32_t width, uint32_t *left);
 typedef int64_t ReadBlocks(const Lanes *cells, size_t count);
 
 typedef struct {
     const char *name;
     NextBlock *next_block;
-    NextShapes *next_shapes;
     ReadBlocks *read_blocks;
 } Filters;
 
-#define FILTERS_OF(SET) {#SET, next_block_##SET, next_shapes_##SET, read_blocks_##SET}
+#define FILTERS_OF(SET) {#SET, next_block_##SET, read_blocks_##SET}
 
 #if defined(__x86_64__)
 #include <immintrin.h>

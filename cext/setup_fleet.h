@@ -9,6 +9,28 @@ static inline int32_t padded(int32_t rows)
     return (rows + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
 }
 
+static inline void fleet_free(Fleet *f)
+{
+    if (!f)
+        return;
+    for (uint32_t cls = 0; cls < f->classes_top; cls++)
+        if (f->classes[cls].room)
+            free(f->classes[cls].many);
+    for (int i = 0; i < POOL_CLASSES; i++)
+        while (f->pool[i]) {
+            uint64_t *heap = f->pool[i];
+            memcpy(&f->pool[i], heap, sizeof heap);
+            free(heap);
+        }
+    void *blocks[] = {f->potential, f->nodes,  f->classes, f->free,       f->units,      f->cells,
+                      f->idle,      f->table,  f->eligible, f->shapes,    f->demand,     f->need,
+                      f->want,      f->lists,  f->bound_free, f->log_cells, f->log_classes, f->changes,
+                      f->states,    f->stamp,  f->frontier};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        free(blocks[i]);
+    free(f);
+}
+
 /* The caller's resource r has multiplier[r] >= 1 and shift[r] < 64, and counts in scores if scored[r]. */
 static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const uint8_t *shift, const uint8_t *scored,
                                Norm norm, uint32_t lanes_max)
@@ -39,33 +61,12 @@ static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const u
         z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
         f->salt[row] = (z ^ z >> 31) | 1;
     }
-    if (!reserve_class(f)) {
-        free(f);
+    if (!reserve_class(f) || !GROW(f, f->log_cells, 0, LOG_ROOM, (size_t)f->width * 2) ||
+        !GROW(f, f->log_classes, 0, LOG_ROOM, sizeof(uint32_t))) {
+        fleet_free(f);
         return NULL;
     }
     return f;
-}
-
-static inline void fleet_free(Fleet *f)
-{
-    if (!f)
-        return;
-    for (uint32_t cls = 0; cls < f->classes_top; cls++)
-        if (f->classes[cls].room)
-            free(f->classes[cls].many);
-    for (int i = 0; i < POOL_CLASSES; i++)
-        while (f->pool[i]) {
-            uint64_t *heap = f->pool[i];
-            memcpy(&f->pool[i], heap, sizeof heap);
-            free(heap);
-        }
-    void *blocks[] = {f->potential, f->nodes,  f->classes, f->free,       f->units,      f->cells,
-                      f->idle,      f->table,  f->eligible, f->shapes,    f->demand,     f->need,
-                      f->want,      f->lists,  f->bound_free, f->lane_cells, f->lane_bounds, f->changes,
-                      f->states,    f->stamp,  f->frontier};
-    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
-        free(blocks[i]);
-    free(f);
 }
 
 /* ---- shapes --------------------------------------------------------------------------------------------- */

@@ -1,8 +1,7 @@
 /* Shapes (a demand and a set of constraints), the order of classes for a shape, and the short lists.
  *
- * The shapes that are asked for have a lane each and in it a list of the best classes. A new class is judged
- * by all lanes at once; what dies is dropped when it is met. Invariant of a list that is kept up to date: it
- * has, in order, every living class that fits and comes before its bound.
+ * A shape that is asked for has a lane and in it a list of the best classes. It is brought up to date when the
+ * shape is asked for: what was born since is judged, what has died is dropped when it is met.
  */
 #ifndef CUMULET_SHAPES_H
 #define CUMULET_SHAPES_H
@@ -121,11 +120,6 @@ static inline bool alive(const Fleet *f, const Entry *entry)
     return f->classes[entry->cls].generation == entry->generation;
 }
 
-static inline int16_t *lane_bound(const Fleet *f, uint32_t lane)
-{
-    return (int16_t *)(f->lane_bounds + lane / LANES) + lane % LANES;
-}
-
 /* From now on the list has what comes before this class. */
 static inline void set_bound(Fleet *f, uint32_t lane, uint64_t key, uint32_t cls)
 {
@@ -133,7 +127,7 @@ static inline void set_bound(Fleet *f, uint32_t lane, uint64_t key, uint32_t cls
     list->bounded = 1;
     list->bound_key = key;
     memcpy(f->bound_free + (size_t)lane * (size_t)f->width, free_of(f, cls), (size_t)f->width * 8);
-    *lane_bound(f, lane) = bound_cell(f, key);
+    list->bound = bound_cell(f, key);
 }
 
 static inline bool before_bound(const Fleet *f, uint32_t lane, uint64_t key, uint32_t cls)
@@ -203,25 +197,6 @@ static inline void offer(Fleet *f, uint32_t lane, uint32_t cls, uint8_t room)
         enter_list(f, lane, key, cls, room);
 }
 
-/* A new class: offer it to every lane that it may concern. */
-static inline void announce(Fleet *f, uint32_t cls)
-{
-    if (f->classes[cls].attr < 0)
-        return;
-    Lanes have[64];
-    const int32_t *units = f->units + (size_t)cls * (size_t)f->width;
-    for (int32_t r = 0; r < f->width; r++)
-        have[r] = (int16_t)(units[r] >> CELL_SHIFT) - (Lanes){0};
-    uint32_t stop = (f->lanes + LANES - 1) / LANES, left = 0;
-    for (uint32_t block = 0;; block++) {
-        block = f->filters->next_shapes(f->lane_cells, f->lane_bounds, block, stop, have, f->scored, f->width, &left);
-        if (block >= stop)
-            break;
-        for (; left; left &= left - 1)
-            offer(f, block * LANES + (uint32_t)__builtin_ctz(left) / 2, cls, LIST_ROOM);
-    }
-}
-
 static inline void wanted(const Fleet *f, uint32_t shape, Lanes *want)
 {
     const int32_t *units = f->want + (size_t)shape * (size_t)f->width;
@@ -234,12 +209,14 @@ static inline void refill(Fleet *f, uint32_t lane)
 {
     List *list = &f->lists[lane];
     list->first = list->count = list->bounded = 0;
-    *lane_bound(f, lane) = bound_cell(f, UINT64_MAX);
+    list->built = 1;
+    list->seen = f->log_head;
+    list->bound = bound_cell(f, UINT64_MAX);
     Lanes want[64];
     wanted(f, list->shape, want);
     uint32_t stop = (f->classes_top + LANES - 1) / LANES, left = 0;
     for (uint32_t block = 0;; block++) {
-        block = f->filters->next_block(f->cells, block, stop, want, f->scored, f->width, *lane_bound(f, lane), &left);
+        block = f->filters->next_block(f->cells, block, stop, want, f->scored, f->width, list->bound, &left);
         if (block >= stop)
             break;
         for (; left; left &= left - 1)
@@ -248,12 +225,49 @@ static inline void refill(Fleet *f, uint32_t lane)
     f->refills++;
 }
 
-static inline void forget_list(Fleet *f, uint32_t lane)
+/* Judge the classes of the log from `from` to `to`, which lie in the ring without a break. */
+static inline void judge_log(Fleet *f, uint32_t lane, const Lanes *want, uint32_t from, uint32_t to)
 {
     List *list = &f->lists[lane];
-    list->first = list->count = 0;
-    list->bounded = 1; /* empty and bounded: the next query builds it */
-    *lane_bound(f, lane) = -1;
+    uint32_t stop = (to + LANES - 1) / LANES, left = 0;
+    for (uint32_t block = from / LANES;; block++) {
+        block = f->filters->next_block(f->log_cells, block, stop, want, f->scored, f->width, list->bound, &left);
+        if (block >= stop)
+            break;
+        for (; left; left &= left - 1) {
+            uint32_t at = block * LANES + (uint32_t)__builtin_ctz(left) / 2;
+            if (at >= from && at < to)
+                offer(f, lane, f->log_classes[at], LIST_ROOM);
+        }
+    }
+}
+
+/* Bring a lane's list up to date. */
+static inline void catch_up(Fleet *f, uint32_t lane)
+{
+    List *list = &f->lists[lane];
+    uint64_t behind = f->log_head - list->seen;
+    if (!list->built || behind > LOG_ROOM) {
+        refill(f, lane);
+        return;
+    }
+    if (!behind)
+        return;
+    Lanes want[64];
+    wanted(f, list->shape, want);
+    uint32_t from = (uint32_t)(list->seen % LOG_ROOM), to = (uint32_t)(f->log_head % LOG_ROOM);
+    list->seen = f->log_head;
+    if (from < to) {
+        judge_log(f, lane, want, from, to);
+    } else {
+        judge_log(f, lane, want, from, LOG_ROOM);
+        judge_log(f, lane, want, 0, to);
+    }
+}
+
+static inline void forget_list(Fleet *f, uint32_t lane)
+{
+    f->lists[lane].built = 0;
 }
 
 /* ---- lanes ------------------------------------------------------------------------------------------- */
@@ -264,10 +278,8 @@ static inline bool reserve_lane(Fleet *f)
         return true;
     uint32_t have = f->lanes_room, room = have ? 2 * have : LANES;
     size_t width = (size_t)f->width;
-    if (!GROW(f, f->lists, have, room, sizeof(List)) || !GROW(f, f->bound_free, have, room, width * 8) ||
-        !GROW(f, f->lane_cells, have, room, width * 2) || !GROW(f, f->lane_bounds, have, room, 2))
+    if (!GROW(f, f->lists, have, room, sizeof(List)) || !GROW(f, f->bound_free, have, room, width * 8))
         return false;
-    memset((char *)f->lane_bounds + have * 2, 0xFF, (room - have) * 2);
     f->lanes_room = room;
     return true;
 }
@@ -300,10 +312,6 @@ static inline uint32_t lane_of(Fleet *f, uint32_t shape)
         return NONE;
     f->shapes[shape].lane = lane;
     f->lists[lane].shape = shape;
-    int16_t *cell = cell_of(f, f->lane_cells, lane, 0);
-    const int32_t *units = f->want + (size_t)shape * (size_t)f->width;
-    for (int32_t r = 0; r < f->width; r++)
-        cell[r * LANES] = (int16_t)(units[r] >> CELL_SHIFT);
     forget_list(f, lane);
     return lane;
 }
@@ -319,12 +327,13 @@ static inline uint32_t first_listed(const Fleet *f, const List *list)
     return slot;
 }
 
-/* Make a lane's list begin with a living entry, building it if need be. False: it is empty; then nothing fits,
+/* Make a lane's list up to date and begin with a living entry, building it if need be. False: it is empty; then nothing fits,
  * or, if it is bounded, more classes are equally good than a list has room for. */
 static inline bool ready_list(Fleet *f, uint32_t lane)
 {
     List *list = &f->lists[lane];
     list->used = 1;
+    catch_up(f, lane);
     for (int attempt = 0; attempt < 2; attempt++) {
         for (; list->first < list->count; list->first++)
             if (alive(f, &list->entries[list->first]))
