@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from itertools import count, islice
 from typing import Final
 
 from scheduler.model import NodeView, Placement, Rejection, Request
@@ -141,9 +142,11 @@ def _prepare(step: Step, world: World, number: int) -> _Prepared:
 @_prepare.register
 def _(step: AddInstances, world: World, number: int) -> _Prepared:
     template = world.flavor(step.flavor)
+    taken = {one.request.uid for one in world.residents()} | {request.uid for request in world.waiting}
+    free = (index for index in count() if f"whatif-{number}-{index:06}" not in taken)
     new = (
         replace(template, uid=f"whatif-{number}-{index:06}", name=f"{step.flavor}-{number}-{index}")
-        for index in range(step.count)
+        for index in islice(free, step.count)
     )
     return _Prepared(world, (*world.waiting, *new))
 
