@@ -8,13 +8,16 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cumulet.resources import Resources
 from scheduler.check import Kind, check_plan
-from scheduler.model import Placement, Plan, Rejection, Request, View
+from scheduler.group import PlacementGroup, Rule, Scope
+from scheduler.model import Gang, Placement, Plan, Rejection, Request, Taint, View
 from scheduler.plan import plan
-from scheduler.policy import PACK
-from tests.unit.scheduler.fleets import batches, node, request, views
+from scheduler.policy import BY_NAME, PACK, Policy
+from scheduler.topology import NOTHING, Cell, Choice, Device, DeviceRequest, DeviceShare
+from tests.unit.scheduler.fleets import batches, node, request, rich_batches, rich_views, views
 
 VIEW = View(
     5,
@@ -98,8 +101,85 @@ def test_a_planted_violation_is_caught(name: str) -> None:
     assert all(violation.detail for violation in violations)
 
 
+A, B, WHOLE = DeviceRequest(frozenset({"a"})), DeviceRequest(frozenset({"b"})), 1000
+NAMED = View(
+    1,
+    (
+        node(
+            "n",
+            cells=(Cell(4, 4096), Cell(4, 4096)),
+            devices=(Device("0", "a", 0), Device("1", "b", 1)),
+            labels={"rack": "r"},
+        ),
+        node("bare", taints=(Taint("old"),), dedicated_to=frozenset({"other"})),
+    ),
+    {
+        "apart": PlacementGroup("apart", Rule.ANTI_AFFINITY),
+        "racks": PlacementGroup("racks", Rule.AFFINITY, Scope.RACK),
+    },
+)
+WRONG: dict[str, tuple[dict[str, object], str, Choice, Kind]] = {
+    "taint": ({}, "bare", NOTHING, Kind.TAINT),
+    "dedicated": ({}, "bare", NOTHING, Kind.DEDICATED),
+    "capability": ({"capabilities": frozenset({"kvm"})}, "n", NOTHING, Kind.CAPABILITY),
+    "no such group": ({"groups": ("gone",)}, "n", NOTHING, Kind.GROUP),
+    "no rack": ({"groups": ("racks",)}, "bare", NOTHING, Kind.GROUP),
+    "too few cells": ({"numa_cells": 2}, "n", Choice((0,)), Kind.CELLS),
+    "one cell twice": ({"numa_cells": 2}, "n", Choice((0, 0)), Kind.CELLS),
+    "a cell too small": ({"numa_cells": 1, "vcpu": 5}, "n", Choice((1,)), Kind.CELLS),
+    "no such cell": ({"numa_cells": 1}, "n", Choice((2,)), Kind.CELLS),
+    "no device": ({"devices": (A,)}, "n", NOTHING, Kind.DEVICES),
+    "another model": ({"devices": (A,)}, "n", Choice((), (DeviceShare("1", WHOLE),)), Kind.DEVICES),
+    "less than asked": ({"devices": (A,)}, "n", Choice((), (DeviceShare("0", 500),)), Kind.DEVICES),
+    "off its cell": (
+        {"devices": (B,), "numa_cells": 1},
+        "n",
+        Choice((0,), (DeviceShare("1", WHOLE),)),
+        Kind.DEVICES,
+    ),
+    "unasked for": ({}, "n", Choice((), (DeviceShare("0", WHOLE),)), Kind.DEVICES),
+    "half a gang": ({"gang": Gang("g", 2)}, "n", NOTHING, Kind.GANG_BROKEN),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_planted_violation_of_the_rich_model_is_caught(name: str) -> None:
+    fields, target, choice, kind = WRONG[name]
+    wanted = request("u", **fields)  # type: ignore[arg-type]
+    violations = check_plan(NAMED, (wanted,), Plan(1, "pack", (Placement("u", target, choice),), ()))
+    assert kind in {violation.kind for violation in violations}
+
+
+def test_a_second_member_and_a_second_taker_are_caught() -> None:
+    pair = tuple(request(uid, groups=("apart",), devices=(A,)) for uid in "uv")
+    choice = Choice((), (DeviceShare("0", WHOLE),))
+    decided = Plan(1, "pack", tuple(Placement(one.uid, "n", choice) for one in pair), ())
+    found = {(one.kind, one.uid) for one in check_plan(NAMED, pair, decided)}
+    assert found == {(Kind.GROUP, "v"), (Kind.DEVICES, "v")}
+
+
+@settings(max_examples=300, deadline=None)
+@given(rich_views(), rich_batches(), st.sampled_from(list(BY_NAME.values())))
+def test_every_plan_of_every_policy_is_sound(view: View, batch: tuple[Request, ...], policy: Policy) -> None:
+    assert check_plan(view, batch, plan(view, batch, policy, random.Random(0))) == []
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_plans_with_gangs_are_sound(seed: int) -> None:
+    chance = random.Random(seed)
+    view = View(1, tuple(node(f"n{i}", vcpu=chance.choice((3, 5))) for i in range(3)))
+    batch = []
+    for number in range(8):
+        gang = Gang(chance.choice("gh"), chance.choice((2, 3))) if chance.random() < 0.6 else None
+        batch.append(request(f"u{number}", vcpu=chance.choice((1, 2, 3)), gang=gang))
+    sizes = {one.gang.name: one.gang for one in batch if one.gang}
+    batch = [replace(one, gang=sizes[one.gang.name]) if one.gang else one for one in batch]
+    assert check_plan(view, batch, plan(view, batch, PACK, random.Random(seed))) == []
+
+
 def test_every_kind_has_a_planted_violation() -> None:
-    assert {kind for _, kind in PLANTED.values()} == set(Kind)
+    planted = {kind for _, kind in PLANTED.values()} | {kind for *_, kind in WRONG.values()}
+    assert planted == set(Kind)
 
 
 def test_one_unit_too_many_is_caught_and_an_exact_fit_is_not() -> None:
