@@ -15,10 +15,10 @@ ETCD_OUT := .
 STUBS := $(CURDIR)/build/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto build lint test bench demo down docs clean
+.PHONY: help install proto build lint test bench bench-scheduler demo down docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## Install what is needed: Debian packages and .venv (idempotent)
 	@deploy/install
@@ -46,6 +46,9 @@ lint: install ## Check style, types, import directions, protos and their stubs
 
 bench: install ## Measure (first-vm suite); JSON lines in build/bench
 	@$(VENV)/python -m tests.bench.first_vm
+
+bench-scheduler: install ## Measure the scheduler on traces (minutes); JSON lines in build/bench
+	@$(VENV)/python -m tests.bench.scheduler
 
 build: install ## Compile the kernels in place after a change of cext/
 	$(VENV)/python setup.py --quiet build_ext --inplace

@@ -251,7 +251,7 @@ def _report_costs(
     suite: Suite, what: str, placed: int, before: Meter, after: Meter, context: dict[str, object]
 ) -> None:
     def each(name: str) -> float:
-        return (getattr(after, name) - getattr(before, name)) / placed
+        return float(getattr(after, name) - getattr(before, name)) / placed
 
     suite.figure("durable_controller_us", 1e6 * each("cpu_s"), "us", of=what, **context)
     suite.figure("durable_etcd_us", 1e6 * each("etcd_cpu_s"), "us", of=what, **context)

@@ -2,8 +2,8 @@
 
 **Edge**: reads the Azure trace of CUMULET_DATA (by default ../shared/data), measures, prints JSON lines.
 
-Every figure is a median over runs, with the cost of the linear scan of the same run beside it. Decisions of the
-index must have the hash of a linear scan over the whole trace, or the run fails.
+Every figure is a median over runs, with the cost of the linear scan of the same run beside it. Decisions must
+have the hash of a linear scan over the whole trace, or the run fails.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Trace:
     def copies(self, count: int) -> tuple[Ints, Ints]:
         """(events, flavor of each instance): departures before arrivals at equal times."""
         arrival, end, stays = (np.repeat(row, count) for row in (self.arrival_s, self.end_s, self.stays))
-        leaving = np.flatnonzero(~stays)
+        leaving = np.flatnonzero(np.logical_not(stays))
         instances = np.arange(len(arrival))
         times = np.concatenate([end[leaving], arrival])
         order = np.argsort(times, kind="stable")
@@ -187,7 +187,7 @@ def independent_events(trace: Trace, copies: int = 10) -> tuple[Ints, Ints]:
     events, flavor_of = trace.copies(copies)
     rng = np.random.default_rng(11)
     kept = rng.random(len(flavor_of)) < INDEPENDENT_SHARE
-    instance_of = np.where(events >= 0, events, ~events)
+    instance_of = np.where(events >= 0, events, -1 - events)
     return events[kept[instance_of]], rng.integers(0, SHAPES, len(flavor_of)).astype(np.int32)
 
 

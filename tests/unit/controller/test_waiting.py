@@ -22,7 +22,7 @@ NOBODY = Occupancy(())
 
 
 def request(uid: str, project: str = "p", vcpu: int = 4, **more: object) -> Request:
-    return replace(Request(uid, project, uid, Resources(vcpu=vcpu, memory_mib=1024)), **more)
+    return replace(Request(uid, project, uid, Resources(vcpu=vcpu, memory_mib=1024)), **more)  # type: ignore[arg-type]
 
 
 def node(name: str = "n", vcpu: int = 8, **more: object) -> NodeView:

@@ -1,0 +1,34 @@
+"""The suite `scheduler`: decisions in the core, quality on the traces, offline packing.
+
+**Edge**: reads traces from CUMULET_DATA (default ../shared/data), prints and writes build/bench/scheduler.jsonl.
+
+    python -m tests.bench.scheduler [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from tests.bench import scheduler_azure, scheduler_core, scheduler_vbp
+from tests.bench.report import Suite
+
+CAPACITY = np.array([64, 192 * scheduler_azure.MIB_PER_GB], dtype=np.int64)  # the protocol's node
+NODES, FAILING = 720, 686
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the trace once, one in 20 packing instances")
+    quick = parser.parse_args().quick
+    suite = Suite("scheduler")
+    scheduler_core.report(suite)
+    trace = scheduler_azure.read_trace(scheduler_azure.TRACE)
+    for copies in (1,) if quick else (1, 10, 100):
+        scheduler_azure.measure(suite, trace, CAPACITY, NODES, FAILING, copies)
+    scheduler_vbp.measure(suite, every=20 if quick else 1)
+
+
+if __name__ == "__main__":
+    main()
