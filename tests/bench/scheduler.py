@@ -1,6 +1,6 @@
 """The suite `scheduler`: decisions in the core, quality on the traces, offline packing.
 
-**Edge**: reads traces from CUMULET_DATA (default ../shared/data), prints and writes build/bench/scheduler.jsonl.
+**Edge**: reads traces from CUMULET_DATA (default ../shared/data), prints, writes build/bench/scheduler.jsonl.
 
     python -m tests.bench.scheduler [--quick]
 """

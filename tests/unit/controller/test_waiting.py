@@ -26,7 +26,7 @@ def request(uid: str, project: str = "p", vcpu: int = 4, **more: object) -> Requ
 
 
 def node(name: str = "n", vcpu: int = 8, **more: object) -> NodeView:
-    return replace(NodeView(name, Resources(vcpu=vcpu, memory_mib=1 << 20)), **more)
+    return replace(NodeView(name, Resources(vcpu=vcpu, memory_mib=1 << 20)), **more)  # type: ignore[arg-type]
 
 
 def book(*requests: Request, now: float = 0.0) -> RefusedBook:
