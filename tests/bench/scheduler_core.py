@@ -34,7 +34,7 @@ RUNS: Final = 5
 SHAPES: Final = 1_000
 SHAPES_BY_NODE: Final = (8, 14)  # so many of one shape fill a node
 # Copies of the trace for the same fleet: so many that 720 nodes by copy are almost full at the peak.
-INDEPENDENT_SHARE: Final = 0.25
+INDEPENDENT_SHARE: Final = 0.28
 GROWTH_COPIES: Final = (1, 100)
 SCAN_NODES: Final = 10_240
 CALLS: Final = 300_000
