@@ -316,7 +316,8 @@ class MakeReady(Proposal):
 class Migrate(Proposal):
     """One instance, `resident`, moves from a node to another, where it gets `choice`; its size is its memory.
 
-    Instances with devices stay: a device cannot be moved while it is in use.
+    The request then fits on the node that it left. Instances with devices stay: a device cannot be moved
+    while it is in use.
     """
 
     resident: Resident

@@ -201,7 +201,8 @@ def _reduced_together(verdict: Verdict) -> Iterator[Change]:
     bound = np.zeros(verdict.columns.count, np.float64)
     for name, want in wanted.items():
         row = verdict.columns.row(name)
-        among &= row >= least_amount(name)
+        if least_amount(name):  # of the others none at all is an answer, even where they are overcommitted
+            among &= row >= least_amount(name)
         bound += np.maximum(want - row.astype(np.float64), 0.0) / want
     order = np.flatnonzero(among)
     order = order[np.argsort(bound[order], kind="stable")]

@@ -44,7 +44,10 @@ def fits(view: View, request: Request) -> bool:
 
 
 def helps(view: View, request: Request, change: Change) -> bool:
-    return fits(*apply_change(view, request, change))
+    after, wanted = apply_change(view, request, change)
+    if isinstance(change, Migrate):  # a move is to make room where the instance was
+        return not Situation.of(after).reasons(change.source, wanted)
+    return fits(after, wanted)
 
 
 def every_change(view: View, request: Request) -> Iterator[Change]:
