@@ -25,6 +25,8 @@ from cumulet.v1 import meta_pb2
 # A full report corrects whatever a delta has missed, at a cost of some kB.
 FULL_REPORT_EVERY_S: Final = 300.0
 NOT_STARTED: Final = "NotStarted"
+# A domain is off and nobody saw it go: the host went down, or it was defined a moment ago and is being started.
+OFF_UNSEEN: Final = "HostDown"
 HYPERVISOR_READY: Final = "HypervisorReady"
 PLAN_ACCEPTED: Final = "PlanAccepted"
 
@@ -131,7 +133,7 @@ def _bare(look: Look, uid: str) -> pb.ObservedInstance:
         here = uid in look.observed.storage.instances or instance_key(uid) in look.busy
         state = pb.DOMAIN_STATE_PREPARING if here else pb.DOMAIN_STATE_ABSENT
         return pb.ObservedInstance(uid=uid, state=state)
-    return pb.ObservedInstance(
+    seen = pb.ObservedInstance(
         uid=uid,
         epoch=domain.epoch,
         boots=domain.boots,
@@ -139,6 +141,9 @@ def _bare(look: Look, uid: str) -> pb.ObservedInstance:
         reason=domain.reason,
         pid=domain.pid,
     )
+    if domain.reason == OFF_UNSEEN and instance_key(uid) in look.busy:
+        seen.state, seen.reason = pb.DOMAIN_STATE_PREPARING, ""
+    return seen
 
 
 def _planned(look: Look, intent: InstanceIntent) -> pb.ObservedInstance:
