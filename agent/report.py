@@ -25,7 +25,7 @@ from cumulet.v1 import meta_pb2
 # A full report corrects whatever a delta has missed, at a cost of some kB.
 FULL_REPORT_EVERY_S: Final = 300.0
 NOT_STARTED: Final = "NotStarted"
-# A domain is off and nobody saw it go: the host went down, or it was defined a moment ago and is being started.
+# Off, and nobody saw it go: its host went down, or it was defined a moment ago and is being started.
 OFF_UNSEEN: Final = "HostDown"
 HYPERVISOR_READY: Final = "HypervisorReady"
 PLAN_ACCEPTED: Final = "PlanAccepted"
