@@ -234,7 +234,7 @@ def bench_command(work: Workload, policy: Policy, seed: int, output: str) -> Non
       python -m scheduler bench --trace day.csv.gz --nodes 64x196608:720 --policy spread -o json
     """
     speed = measure(work.view, work.trace, policy, seed)
-    result, _ = simulate(work.view, work.trace, policy, seed, samples=2)
+    result, _ = simulate(work.view, work.trace, policy, seed)
     if output == "json":
         _print_json({"speed": _plain(speed)} | _result_document(result))
         return

@@ -158,9 +158,9 @@ def test_bench_times_every_decision_and_packs_as_the_simulation(trace: str) -> N
     assert speed["decisions"] == 60 == speed["departures"] + document["rejected"]
     assert 0 < speed["decision_p50_us"] <= speed["decision_p99_us"] <= speed["decision_max_us"]
     assert speed["decisions_per_s"] <= 60e6 / (60 * speed["decision_p50_us"] / 2)
-    assert document["first_failure"] == simulated["first_failure"]
+    assert document == simulated
     assert document["first_failure"] is not None
-    assert document["peak_over_bound"] == simulated["peak_over_bound"] >= 1
+    assert document["peak_over_bound"] >= 1
     told = run("bench", *given).stdout
     assert row(told, "first refusal")[0].startswith(f"instance {document['first_failure']['placed']} at")
     assert row(told, "a decision, p99")[0].endswith(" us")
