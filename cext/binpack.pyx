@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc
 from libc.stdlib cimport free as release
 
 cdef enum:
-    SHAKES = 300  # swaps tried after each throw-out: fewer leave the search in a rut, more are only slower
+    SHAKES = 600  # swaps tried after each throw-out: fewer leave the search in a rut, more are only slower
     ODD = 20  # one swap in so many may level loads; the others widen them, which leaves larger gaps
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from cext import binpack as kernel
-from scheduler.binpack_bound import fewest_bins, fewest_of
+from scheduler.binpack_bound import fewest_bins, fewest_by_pairs, fewest_of
 from scheduler.binpack_problem import (
     EVERYWHERE,
     Bins,
@@ -92,7 +92,10 @@ def pack(items: Ints, bins: Ints, *, steps: int, seed: int = 0) -> Bins:
         return _pack_given(build_problem(items, bins), items, bins, steps, seed)
     problem = build_problem(items, np.tile(bins, (max(len(items), 1), 1)), alike=True)
     enough = fewest_bins(items, bins)
-    found = _close_bins(problem, _greedy(problem, steps, enough), enough, seed)
+    found = _greedy(problem, steps, enough)
+    if found.steps > 0 and len(found.bins) > enough:
+        enough = max(enough, fewest_by_pairs(problem))
+        found = _close_bins(problem, found, enough, seed)
     return np.unique(found.chosen, return_inverse=True)[1].astype(np.int32)
 
 
@@ -115,8 +118,8 @@ def lower_bound(items: Ints, capacity: Ints) -> int:
 
     Raises ItemTooLargeError, PackingError.
     """
-    build_problem(items, capacity[None], alike=True)
-    return fewest_bins(items, capacity)
+    problem = build_problem(items, capacity[None], alike=True)
+    return max(fewest_bins(items, capacity), fewest_by_pairs(problem))
 
 
 def _check_steps(steps: int) -> None:

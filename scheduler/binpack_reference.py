@@ -6,13 +6,14 @@ of amounts here; the kernel's words hold the same amounts. Counts of steps are e
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Final
 
 Amounts = Sequence[int]
 
-SHAKES: Final = 300
+SHAKES: Final = 600
 ODD: Final = 20
 _WORD: Final = 2**64 - 1
 
@@ -29,6 +30,40 @@ def find_homeless_reference(
         if not any(eligible[item][bin] and fits(have, amounts) for bin, have in enumerate(free)):
             return item
     return -1
+
+
+def pair_bound_reference(items: Sequence[Amounts], capacity: Amounts, order: Sequence[int]) -> int:
+    """Bins of that capacity without which no packing exists: of items that never share a bin in threes."""
+    kept: list[int] = []
+    for item in order:
+        if not any(share(items, capacity, (item, *pair)) for pair in itertools.combinations(kept, 2)):
+            kept.append(item)
+    partner: dict[int, int] = {}
+    matched = sum(_augment(items, capacity, kept, item, partner, set()) for item in kept)
+    return len(kept) - matched // 2
+
+
+def share(items: Sequence[Amounts], capacity: Amounts, together: Sequence[int]) -> bool:
+    """Whether one bin takes them all."""
+    return fits(capacity, [sum(amounts) for amounts in zip(*(items[item] for item in together), strict=True)])
+
+
+def _augment(
+    items: Sequence[Amounts],
+    capacity: Amounts,
+    kept: Sequence[int],
+    item: int,
+    partner: dict[int, int],
+    seen: set[int],
+) -> bool:
+    """Give the item a partner, moving others (Kuhn's bipartite matching)."""
+    for other in kept:
+        if other != item and other not in seen and share(items, capacity, (item, other)):
+            seen.add(other)
+            if other not in partner or _augment(items, capacity, kept, partner[other], partner, seen):
+                partner[other] = item
+                return True
+    return False
 
 
 def first_fit_reference(

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cext import binpack as kernel
+from cext.pairbound import pair_bound
 from scheduler.binpack_problem import Bins, Ints, Mask, Problem, build_problem
 from scheduler.binpack_reference import (
     SearchReference,
     fill_bins_reference,
     find_homeless_reference,
     first_fit_reference,
+    pair_bound_reference,
 )
-from tests.unit.scheduler_binpack.problems import items_and_bins
+from tests.unit.scheduler_binpack.problems import items_and_bins, items_and_capacity
 
 GIVEN = items_and_bins()
 
@@ -39,6 +41,17 @@ def test_find_homeless(case: tuple[Ints, Ints, Mask]) -> None:
         assert kernel.find_homeless(
             problem.items, problem.guard, problem.free, mask, problem.nothing_chosen()
         ) == find_homeless_reference(lists(items), available(bins), mask.tolist())
+
+
+@settings(deadline=None)
+@given(items_and_capacity(most=14), st.randoms(use_true_random=False))
+def test_pair_bound(case: tuple[Ints, Ints], random: Random) -> None:
+    items, capacity = case
+    problem = build_problem(items, capacity[None], alike=True)
+    order = list(range(len(items)))
+    random.shuffle(order)
+    bound = pair_bound(problem.items, problem.guard, problem.free[0], np.array(order, dtype=np.int32))
+    assert bound == pair_bound_reference(lists(items), capacity.tolist(), order)
 
 
 @given(GIVEN, st.randoms(use_true_random=False))
