@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 from controller.commit import Committer
+from controller.explain import says_the_same
 from controller.feed import Feed
 from controller.journal import EventLog, Journal
 from controller.metrics import Metrics
@@ -127,7 +128,7 @@ class Controller:
         def on_refusal(uid: str, text: str | None) -> None:
             if text is None:
                 statuses.refusals.pop(uid, None)
-            else:
+            elif not says_the_same(statuses.refusals.get(uid), text):
                 statuses.refusals[uid] = text
                 statuses.queue.add(uid)
 

@@ -6,22 +6,29 @@ out of the view, so that "why here" is answered by what would happen now.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
 from controller.fleet import build_request, build_view
 from controller.state import State
+from controller.store import keys
+from cumulet.convert import resources_from
 from cumulet.errors import NoCapacityError
 from cumulet.resources import ZERO
-from cumulet.v1 import instance_pb2, operation_pb2
+from cumulet.v1 import flavor_pb2, instance_pb2, operation_pb2
 from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
 from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, Room, View
 from scheduler.plan import explain
 from scheduler.policy import PACK
+from scheduler.relief import FlavorOption
 
 # Refusals that the list of nodes, their marks and what they offer make plain.
 _OF_NODES: Final = ("not-ready", "taint:", "dedicated", "capability:", "label:", "devices", "numa")
+HINTS_MAX: Final = 3  # commands that help, the cheapest first; a page of them helps nobody
+OPTIONS_MAX: Final = 64  # flavors that are tried instead; a cloud has about twenty
+_NUMBER: Final = re.compile(r"(?<![\w.-])\d+(?![\w-])")  # not the one in a name
 NODES_SHOWN: Final = 20  # the best, or the nearest; the counts tell of the others
 
 
@@ -38,11 +45,11 @@ def explain_placement(state: State, instance: instance_pb2.Instance) -> Explaine
     current = placement.message.node if placement else ""
     view = _without(build_view(state), current, instance)
     request = build_request(instance)
-    answer = explain(view, request, PACK)
+    answer = explain(view, request, PACK, _options(state, instance, request))
     occupancy = Occupancy.of(view)
     verdicts = [_verdict(node, request, occupancy, current) for node in view.nodes]
     if isinstance(answer, Rejection):
-        summary = f"instance {instance.meta.name} fits nowhere: {answer}"
+        summary = f"instance {instance.meta.name} fits nowhere: {answer.advice()}"
         hints = _hints(answer)
     else:
         _rank(verdicts, (answer.winner, *answer.runners_up))
@@ -57,9 +64,11 @@ def foretell_placement(state: State, instance: instance_pb2.Instance) -> operati
 
     Raises NoCapacityError with the reasons: a dry run of what cannot be placed has failed.
     """
-    answer = explain(build_view(state), build_request(instance), PACK)
+    request = build_request(instance)
+    answer = explain(build_view(state), request, PACK, _options(state, instance, request))
     if isinstance(answer, Rejection):
-        raise NoCapacityError(f"instance {instance.meta.name} fits nowhere: {answer}", hints=_hints(answer))
+        refused = f"instance {instance.meta.name} fits nowhere: {answer.advice()}"
+        raise NoCapacityError(refused, hints=_hints(answer))
     operation = operation_pb2.Operation(verb="instance.create")
     operation.target.kind, operation.target.project = "instance", instance.meta.project
     operation.target.name = instance.meta.name
@@ -113,12 +122,40 @@ def _rank(verdicts: list[instance_pb2.NodeVerdict], candidates: tuple[Candidate,
         verdict.score_terms.update({term.resource: term.share for term in candidate.terms})
 
 
+def says_the_same(told: str | None, text: str) -> bool:
+    """Whether only numbers differ: a refusal is not written again at every try for a count that changed."""
+    return told is not None and _NUMBER.sub("#", told) == _NUMBER.sub("#", text)
+
+
+def _options(state: State, instance: instance_pb2.Instance, request: Request) -> list[FlavorOption]:
+    """The request with each flavor that asks for the same beyond amounts, and that the image fits."""
+    spec = instance.spec
+    now = state.find(keys.FLAVORS, spec.flavor)
+    if now is None:
+        return []
+    image = spec.image_files
+    disk_gib = max(image.min_disk_gib, -(-image.disk.virtual_size_bytes // 2**30))
+    options = []
+    for row in list(state.rows(keys.FLAVORS).values())[:OPTIONS_MAX]:
+        amounts = resources_from(row.message.spec.resources)
+        roomy = amounts.memory_mib >= image.min_memory_mib and amounts.disk_gib >= disk_gib
+        if roomy and _beyond_amounts(row.message.spec) == _beyond_amounts(now.message.spec):
+            options.append(FlavorOption(row.message.meta.name, replace(request, resources=amounts)))
+    return options
+
+
+def _beyond_amounts(spec: flavor_pb2.FlavorSpec) -> flavor_pb2.FlavorSpec:
+    rest = flavor_pb2.FlavorSpec()
+    rest.CopyFrom(spec)
+    rest.ClearField("resources")
+    rest.ClearField("description")
+    return rest
+
+
 def _hints(rejection: Rejection) -> list[str]:
-    """A command that helps, by what most nodes fail."""
+    """Commands that help, then those that show what most nodes fail by."""
     kinds = dict(rejection.by_any)
-    hints = []
-    if "cordoned" in kinds and rejection.nearest:
-        hints.append(f"cumulet node uncordon {rejection.nearest[0].node}")
+    hints = [change.command for change in rejection.changes if change.command][:HINTS_MAX]
     if any(kind.startswith("resource:") for kind in kinds):
         hints.append("cumulet flavor list")
     if any(kind.startswith(("group:", "group-missing:")) for kind in kinds):

@@ -384,7 +384,8 @@ class Rejection:
     `by_first` counts each node once, by the first constraint it fails (in the order of
     `scheduler.filters`); `by_any` counts it for every constraint it fails. Both are sorted by falling count.
     `note`: what no node says: that the rest of a gang does not fit, or is not there yet.
-    `changes`: what would make it fit, the cheapest first; only there when asked for, and no part of why.
+    `changes`: what would make it fit, the cheapest first; a plan looks for them for few of its rejections.
+    They are no part of why, so rejections that differ in them alone are equal.
     """
 
     uid: str
@@ -402,6 +403,10 @@ class Rejection:
             return "there are no nodes"
         counts = ", ".join(f"{kind} on {count}" for kind, count in self.by_any)
         return f"none of {self.node_count} nodes fits ({counts}); nearest {self.nearest[0]}"
+
+    def advice(self) -> str:
+        """The sentence, and the cheapest change that would help if one is known."""
+        return f"{self}; it fits if you {self.changes[0]}" if self.changes else str(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,14 @@ from scheduler.model import (
 )
 from scheduler.policy import PACK, Policy
 from scheduler.refusal import reject
+from scheduler.relief import FlavorOption
 from scheduler.resident import resident_of
 from scheduler.score import explain_seat
 from scheduler.search import find_seat
+from scheduler.suggest import suggest
 from scheduler.verdict import judge
 
+SUGGESTED_MAX: Final = 2  # shapes of refused requests in a plan that are told what would help: ms each
 GANG_ATTEMPTS: Final = 16  # orders in which a gang is tried: the largest first, then at random
 
 
@@ -69,13 +72,19 @@ def plan_on(fleet: Fleet, requests: Sequence[Request], rng: random.Random, revis
     return Plan(revision, fleet.policy.name, placements, rejections)
 
 
-def explain(view: View, request: Request, policy: Policy = PACK) -> Explanation | Rejection:
-    """What `plan` decides for this request alone and why: for dry runs and `cumulet explain`."""
+def explain(
+    view: View, request: Request, policy: Policy = PACK, options: Sequence[FlavorOption] = ()
+) -> Explanation | Rejection:
+    """What `plan` decides for this request alone and why: for dry runs and `cumulet explain`.
+
+    A rejection says what would help; `options` are the flavors that it may name.
+    """
     fleet, columns = Fleet.of(view, policy), Columns(view)
     fleet.prepare((request,))
     seat = find_seat(fleet, request)
     if seat is None:
-        return reject(judge(columns, request))
+        verdict = judge(columns, request)
+        return replace(reject(verdict), changes=suggest(verdict, options))
     return explain_seat(fleet, columns, request, seat)
 
 
@@ -148,8 +157,12 @@ def _reject(columns: Columns, refused: Sequence[Request], notes: dict[str, str])
         shape = replace(request, uid="", name="", gang=None)
         key = (shape.resources, shape.constraints(), shape.groups, shape.numa_cells, shape.devices)
         if key not in known:
-            known[key] = reject(judge(columns, request))
-        yield replace(known[key], uid=request.uid, note=notes.get(request.uid, ""))
+            verdict = judge(columns, request)
+            helped = len(known) < SUGGESTED_MAX and request.gang is None
+            changes = suggest(verdict) if helped else ()
+            known[key] = replace(reject(verdict), changes=changes)
+        note = notes.get(request.uid, "")
+        yield replace(known[key], uid=request.uid, note=note, changes=() if note else known[key].changes)
 
 
 def _check_unique(requests: Sequence[Request]) -> None:

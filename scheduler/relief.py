@@ -37,7 +37,7 @@ from scheduler.topology import DeviceRequest, choose
 from scheduler.verdict import Verdict, fits
 
 NEAR_TIE: Final = 1e-9  # shares this close are compared exactly: doubles cannot tell them apart
-JOINT_TRIES_MAX: Final = 200  # nodes with cells that are looked into for a joint reduction, the best first
+JOINT_TRIES_MAX: Final = 64  # nodes with cells that are looked into for a joint reduction, the best first
 _ON_CELLS: Final = ("vcpu", "memory_mib")
 
 

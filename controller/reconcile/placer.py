@@ -190,7 +190,7 @@ class Placer:
         self._metrics.note_decisions(len(decided.placements), len(decided.rejections), took_s)
         by_uid = {request.uid: request for request in requests}
         for rejection in decided.rejections:
-            self._refuse(by_uid[rejection.uid], str(rejection))
+            self._refuse(by_uid[rejection.uid], rejection.advice())
         context = Context(self._clock.now(), self._rng, "scheduler")
         gate = Gate(self._state, self._fleet, context, Occupancy.of(view))
         bundles, failed = gate.bundles(_units(decided, by_uid), self._transactor.reserve)

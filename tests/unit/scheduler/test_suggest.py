@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cumulet.resources import Resources
 from scheduler.apply import apply_change
-from scheduler.change import AddLabel, Change, Reduce, RelaxDevice, Tolerate
+from scheduler.change import AddLabel, AddNodes, Change, OtherFlavor, Reduce, RelaxDevice, Tolerate, shortfall
 from scheduler.columns import Columns
-from scheduler.model import Request, View
-from scheduler.plan import plan
+from scheduler.model import Gang, Rejection, Request, Resident, View
+from scheduler.plan import explain, plan
 from scheduler.policy import PACK
-from scheduler.suggest import suggest
+from scheduler.relief import FlavorOption
+from scheduler.suggest import suggest, suggest_for_gang
 from scheduler.verdict import judge
 from tests.unit.scheduler import brute
-from tests.unit.scheduler.fleets import batches, rich_batches, rich_views, views
+from tests.unit.scheduler.fleets import batches, node, request, rich_batches, rich_views, views
 
 
 def key_of(change: Change) -> object:
@@ -75,3 +80,52 @@ def test_every_suggestion_helps_and_nothing_smaller_does(view: View, batch: tupl
 def test_the_same_on_plain_fleets(view: View, batch: tuple[Request, ...]) -> None:
     for wanted in batch[:3]:
         check_changes(view, wanted)
+
+
+@settings(max_examples=120, deadline=None)
+@given(rich_views(4), rich_batches(1), st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=5))
+def test_of_the_flavors_that_fit_the_nearest_is_told(
+    view: View, batch: tuple[Request, ...], sizes: list[tuple[int, int]]
+) -> None:
+    for wanted in batch:
+        options = [
+            FlavorOption(f"f{i}", replace(wanted, resources=Resources(*size))) for i, size in enumerate(sizes)
+        ]
+        told = [one for one in suggest(judge(Columns(view), wanted), options) if isinstance(one, OtherFlavor)]
+        fitting = [one for one in options if brute.fits(view, one.request)]
+        if brute.fits(view, wanted) or not fitting:
+            assert not told
+        else:
+            least = min(shortfall(wanted.resources, one.request.resources) for one in fitting)
+            assert [one.size for one in told] == [least]
+            assert brute.helps(view, wanted, told[0])
+
+
+def places(view: View, members: Sequence[Request]) -> bool:
+    return not plan(view, members, PACK, random.Random(0)).rejections
+
+
+def test_a_gang_is_told_how_many_nodes_it_lacks() -> None:
+    gang = Gang("ring", 5)
+    members = [request(str(i), vcpu=4, gang=gang) for i in range(5)]
+    view = View(1, (node("big", vcpu=9, cost_milli=9), node("full", vcpu=8, allocated=Resources(8))))
+    assert not places(view, members)
+    # Two are on `big`; `full` is the cheaper shape and holds two as well: three more need two of it.
+    assert suggest_for_gang(Columns(view), members, places) == AddNodes("full", 2)
+
+
+def test_a_move_makes_room_and_every_suggestion_is_a_sentence() -> None:
+    small = request("small", vcpu=2)
+    crowded = node("crowded", vcpu=8, allocated=Resources(4, 2048), residents=(Resident(small),))
+    view = View(1, (crowded, node("spare", vcpu=3), node("shut", vcpu=6, schedulable=False)))
+    told = explain(view, request("u", vcpu=6))
+    assert isinstance(told, Rejection)
+    assert [str(change) for change in told.changes] == [
+        "uncordon node shut",
+        "ask for vcpu 4 instead of 6",
+        "migrate instance default/vm-small from node crowded to spare",
+        "add 1 node(s) like shut",
+    ]
+    assert [change.command for change in told.changes] == ["cumulet node uncordon shut", "", "", ""]
+    assert told.advice() == f"{told}; it fits if you uncordon node shut"
+    assert plan(view, [request("u", vcpu=6)], PACK, random.Random(0)).rejections[0].changes == told.changes
