@@ -26,7 +26,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        make = self.registry
+        self._make_calls(self.registry)
+        self._make_scheduler(self.registry)
+        self._make_queues(self.registry)
+
+    def _make_calls(self, make: CollectorRegistry) -> None:
+        """What is asked of us, and what we ask of etcd."""
         self.rpcs = Counter(
             "grpc_server_handled",
             "RPCs by service, method and code",
@@ -53,6 +58,8 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=make,
         )
+
+    def _make_scheduler(self, make: CollectorRegistry) -> None:
         self.decisions = Counter(
             "cumulet_scheduler_decisions", "Placements decided, by result", ["result"], registry=make
         )
@@ -62,7 +69,6 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=make,
         )
-
         self.batch_size = Histogram(
             "cumulet_scheduler_batch_size",
             "Requests that were planned together",
@@ -81,6 +87,8 @@ class Metrics:
             ["where"],
             registry=make,
         )
+
+    def _make_queues(self, make: CollectorRegistry) -> None:
         self.queue_depth = Gauge(
             "cumulet_controller_queue_depth",
             "Names that waited when some were taken",

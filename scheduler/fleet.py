@@ -11,7 +11,7 @@ attributes (`scheduler.attributes`) that say who may use a node and who likes it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,6 +21,7 @@ from cext.index import FleetIndex
 from cumulet.resources import BASE_NAMES, Resources
 from scheduler.attributes import CLOSED, Attributes, Level
 from scheduler.cellsets import Bins, CellSets, Node
+from scheduler.columns import Columns
 from scheduler.group import Occupancy, PlacementGroup, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
 from scheduler.policy import PACK, Order, Policy
@@ -52,7 +53,10 @@ class Fleet:
         self._nodes: list[NodeView | None] = []
         self._vacant: list[int] = []
         self._sizes: dict[str, Counter[int]] = {}  # allocatable amounts by resource, to know the largest
+        self._largest: dict[str, int] = {}
         self._domains: dict[Scope, dict[str, set[int]]] = {Scope.RACK: {}, Scope.ZONE: {}}
+        self._nowhere: dict[Scope, set[int]] = {scope: set() for scope in Scope}  # slots without a domain
+        self._columns: Columns | None = None
         self._asked: set[str] = set()  # extended resources that requests have named
         self._attributes = Attributes(policy.tier, self._allow)
         self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, in order
@@ -90,7 +94,15 @@ class Fleet:
 
     def largest(self, name: str) -> int:
         """The largest allocatable amount of a resource on one node."""
-        return max(self._sizes.get(name, ()), default=0)
+        return self._largest.get(name, 0)
+
+    def columns(self, view: View) -> Columns:
+        """The columns of a view of this fleet; those of the last such view, brought up to it."""
+        if self._columns is None:
+            self._columns = Columns(view)
+        else:
+            self._columns.follow(view)
+        return self._columns
 
     def largest_share(self, request: Request) -> float:
         """How large the request is: its largest share of the largest node."""
@@ -107,11 +119,9 @@ class Fleet:
             return (self._slots[domain],) if domain in self._slots else ()
         return self._domains[scope].get(domain, ())
 
-    def slots_without(self, scope: Scope) -> set[int]:
+    def slots_without(self, scope: Scope) -> Set[int]:
         """The nodes that have no domain of that scope."""
-        if scope is Scope.NODE:
-            return set()
-        return set(self._slots.values()).difference(*self._domains[scope].values())
+        return self._nowhere[scope]
 
     def update(self, node: NodeView) -> None:
         """Set a node, new or known. Not during a trial."""
@@ -150,8 +160,10 @@ class Fleet:
             self.occupancy.enter(resident.request.groups, node)
         for name, amount in node.allocatable.as_dict().items():
             sizes = self._sizes.setdefault(name, Counter())
-            self._stale = self._stale or amount > max(sizes, default=0)
             sizes[amount] += 1
+            if amount > self.largest(name):
+                self._largest[name] = amount
+                self._stale = True
         if node.allocated.extended:
             self._stale = self._stale or not set(node.allocated.names()) <= set(self.names)
         if node.cells or node.devices:
@@ -160,6 +172,8 @@ class Fleet:
             domain = domain_of(node, scope)
             if domain:
                 domains.setdefault(domain, set()).add(slot)
+            else:
+                self._nowhere[scope].add(slot)
 
     def _forget(self, slot: int) -> None:
         node = self.node(slot)
@@ -170,7 +184,9 @@ class Fleet:
             sizes[amount] -= 1
             if not sizes[amount]:
                 del sizes[amount]
-                self._stale = self._stale or amount > max(sizes, default=0)
+                if amount == self.largest(name):
+                    self._largest[name] = max(sizes, default=0)
+                    self._stale = True
         self.rooms.pop(slot, None)
         self.cellsets.touch(slot)
         for scope, domains in self._domains.items():
@@ -179,6 +195,7 @@ class Fleet:
                 domains[domain].discard(slot)
                 if not domains[domain]:
                     del domains[domain]
+            self._nowhere[scope].discard(slot)
 
     # ---- the index
 

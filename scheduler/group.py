@@ -85,6 +85,12 @@ class Occupancy:
                 occupancy.enter(resident.request.groups, node)
         return occupancy
 
+    def copy(self) -> Occupancy:
+        """The same, to be changed apart."""
+        other = Occupancy(self._groups.values())
+        other._members = {name: Counter(members) for name, members in self._members.items()}
+        return other
+
     def find(self, name: str) -> PlacementGroup | None:
         return self._groups.get(name)
 

@@ -68,7 +68,7 @@ def plan_on(fleet: Fleet, requests: Sequence[Request], rng: random.Random, revis
     rejections: tuple[Rejection, ...] = ()
     if refused:
         after = _with_placed(fleet.view(revision), requests, placements)
-        rejections = tuple(_reject(Columns(after), refused, notes))
+        rejections = tuple(_reject(fleet.columns(after), refused, notes))
     return Plan(revision, fleet.policy.name, placements, rejections)
 
 
@@ -79,7 +79,8 @@ def explain(
 
     A rejection says what would help; `options` are the flavors that it may name.
     """
-    fleet, columns = Fleet.of(view, policy), Columns(view)
+    fleet = Fleet.of(view, policy)
+    columns = fleet.columns(view)
     fleet.prepare((request,))
     seat = find_seat(fleet, request)
     if seat is None:

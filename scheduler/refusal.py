@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -21,25 +20,6 @@ from scheduler.reasons import NotEnough, Reason
 from scheduler.verdict import Verdict
 
 NEAREST_MAX: Final = 3  # what a person acts on; the counts say the rest
-
-
-def build_rejections(
-    rooms: Iterable[Room], occupancy: Occupancy, requests: Iterable[Request]
-) -> Iterator[Rejection]:
-    """A rejection each; equal requests share one look at the fleet, or a full cloud's queue would be slow."""
-    known: dict[Hashable, Rejection] = {}
-    kept = list(rooms)
-    for request in requests:
-        shape = (
-            request.resources,
-            request.constraints(),
-            request.groups,
-            request.numa_cells,
-            request.devices,
-        )
-        if shape not in known:
-            known[shape] = build_rejection(kept, occupancy, request)
-        yield replace(known[shape], uid=request.uid)
 
 
 def build_rejection(rooms: Iterable[Room], occupancy: Occupancy, request: Request) -> Rejection:

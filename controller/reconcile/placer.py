@@ -28,7 +28,6 @@ from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.v1 import instance_pb2
 from scheduler.check import check_plan
-from scheduler.group import Occupancy
 from scheduler.model import ModelError, Placement, Plan, Request
 from scheduler.plan import plan_on
 
@@ -192,7 +191,7 @@ class Placer:
         for rejection in decided.rejections:
             self._refuse(by_uid[rejection.uid], rejection.advice())
         context = Context(self._clock.now(), self._rng, "scheduler")
-        gate = Gate(self._state, self._fleet, context, Occupancy.of(view))
+        gate = Gate(self._state, self._fleet, context, fleet.occupancy.copy())
         bundles, failed = gate.bundles(_units(decided, by_uid), self._transactor.reserve)
         self._metrics.note_conflicts("gate", len(failed))
         for bundle in bundles:
