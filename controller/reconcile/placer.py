@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -211,8 +212,25 @@ class Placer:
                 if one not in requests and one not in self._busy:
                     self._queue.discard(one)
                     self._refused.take(one)
-                    requests[one] = build_request(instance)
+                    request = self._build(instance)
+                    if request is not None:
+                        requests[one] = request
         return list(requests.values())
+
+    def _build(self, instance: instance_pb2.Instance) -> Request | None:
+        """The instance's request; None for one that admission would refuse, which then waits for a change."""
+        try:
+            request = build_request(instance)
+        except ValueError as error:  # quantities, topology, groups: the store holds what cannot be
+            log.error("an instance cannot be read", instance=instance.meta.uid, error=str(error))
+            self._on_refusal(instance.meta.uid, f"its spec cannot be placed: {error}; delete it")
+            return None
+        if request.gang is not None and self._has_placed_member(instance):
+            return replace(request, gang=None)  # the gang has been placed: this one joins it
+        return request
+
+    def _has_placed_member(self, instance: instance_pb2.Instance) -> bool:
+        return any(self._state.placement_of(one.meta.uid) is not None for one in self._gang(instance))
 
     def _together(self, uid: str) -> list[instance_pb2.Instance]:
         instance = self._find_placeable(uid)
@@ -220,9 +238,12 @@ class Placer:
             return []
         if not instance.spec.HasField("gang"):
             return [instance]
+        return [one for one in self._gang(instance) if self._find_placeable(one.meta.uid) is not None]
+
+    def _gang(self, instance: instance_pb2.Instance) -> list[instance_pb2.Instance]:
+        """All members of the instance's gang."""
         rows = self._state.rows(keys.INSTANCES, instance.meta.project).values()
-        members = [row.message for row in rows if row.message.spec.gang.name == instance.spec.gang.name]
-        return [one for one in members if self._find_placeable(one.meta.uid) is not None]
+        return [row.message for row in rows if row.message.spec.gang.name == instance.spec.gang.name]
 
     def _refuse(self, request: Request, text: str | None) -> None:
         self._refused.add(request, self._clock.monotonic())

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from controller.store import keys
+from controller.store.protocol import Put, Txn
 from cumulet.convert import find_condition
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
 from cumulet.kinds import FLAVOR, INSTANCE, NODE, PLACEMENT_GROUP
-from cumulet.v1 import meta_pb2, node_pb2, placement_pb2
+from cumulet.v1 import instance_pb2, meta_pb2, node_pb2, placement_pb2
 from tests.scenario.serving import Cloud, agent_of, refusal, sample, until_true
 
 on_etcd = pytest.mark.parametrize("cloud", ["etcd"], indirect=True)
@@ -110,3 +112,36 @@ async def test_contradictions_are_refused_with_their_fields(cloud: Cloud) -> Non
     fields = {violation.field for violation in error.violations}
     assert {"spec.node_selector", "spec.numa_cells", "spec.placement_groups[0]"} <= fields
     assert {"spec.capabilities", "spec.devices[0].share_milli"} <= fields
+
+
+@on_etcd
+async def test_a_gang_waits_for_all_and_takes_one_in_place_of_another(cloud: Cloud) -> None:
+    """A replaced member once waited for ever for members that were placed long ago."""
+    await cloud.seed()
+    ring = placement_pb2.Gang(name="ring", size=2)
+    async with agent_of(cloud, "n1"):
+        await create(cloud, "a", gang=ring)
+        assert "1 of its 2 members are there" in await until_refused(cloud, "a")
+        await create(cloud, "b", gang=ring)
+        await until_placed(cloud, "a", "b")
+        await cloud.wait(await cloud.delete(INSTANCE, "a"))
+        await create(cloud, "c", gang=ring)
+        await until_placed(cloud, "c")
+
+
+@on_etcd
+async def test_an_instance_that_cannot_be_read_holds_up_nobody(cloud: Cloud) -> None:
+    """What admission would refuse is in the store, as an older or a broken writer could have left it."""
+    await cloud.seed()
+    await create(cloud, "broken")
+    row = cloud.controller.state.find(keys.INSTANCES, "default", "broken")
+    assert row is not None
+    poisoned = instance_pb2.Instance.FromString(row.message.SerializeToString())
+    poisoned.spec.numa_cells = 99
+    put = Put(keys.INSTANCES.key("default", "broken"), poisoned.SerializeToString())
+    await cloud.controller.store.txn(Txn((), (put,), "test"))
+    async with agent_of(cloud, "n1"):
+        await create(cloud, "sound")
+        await until_placed(cloud, "sound")
+        assert "numa_cells is 99" in await until_refused(cloud, "broken")
+        await cloud.wait(await cloud.delete(INSTANCE, "broken"))
