@@ -30,7 +30,7 @@ from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.errors import ConflictError, CumuletError, UnavailableError
 from cumulet.names import new_uid
-from cumulet.v1 import event_pb2
+from cumulet.v1 import event_pb2, store_pb2
 
 ATTEMPTS_MAX: Final = 12  # alone in its transaction, a change that fails this often is starved, not unlucky
 QUEUE_MAX: Final = 10_000  # changes waiting; beyond it callers are refused and may try again
@@ -266,7 +266,7 @@ def journal_entry(events: Sequence[event_pb2.Event], rng: random.Random) -> dict
         return {}
     for event in events:
         event.uid = new_uid(rng)
-    return {keys.JOURNAL.key(new_uid(rng)): keys.EventBatch(events=events).SerializeToString()}
+    return {keys.JOURNAL.key(new_uid(rng)): store_pb2.EventBatch(events=events).SerializeToString()}
 
 
 def _repeats(batch: _Batch, change: Change) -> bool:

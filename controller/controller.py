@@ -29,6 +29,7 @@ from cumulet.errors import UnavailableError
 from cumulet.link import ControllerEnd, LinkClosedError
 from cumulet.names import new_uid
 from cumulet.v1 import agent_pb2
+from scheduler.policy import PACK, Policy
 
 HELLO_S = 10.0  # a dialer that says nothing is not an agent
 
@@ -56,8 +57,10 @@ class Controller:
         rng: random.Random,
         address: str,
         metrics: Metrics | None = None,
+        policy: Policy = PACK,
     ) -> None:
         self.store = store
+        self.policy = policy  # by which instances are placed, and explained
         self.clock = clock
         self.rng = rng
         self.metrics = metrics or Metrics()
@@ -135,7 +138,7 @@ class Controller:
         transactor = Transactor(
             self.store, self.clock, self.rng, "place", lambda: epoch_guards(self.state, term)
         )
-        placer = Placer(self.state, transactor, self.clock, self.rng, on_refusal, self.metrics)
+        placer = Placer(self.state, transactor, self.clock, self.rng, on_refusal, self.metrics, self.policy)
         return Leading(term, committer, sessions, statuses, placer)
 
     def _pass_on(self, leading: Leading, changed: Changed) -> None:

@@ -21,7 +21,7 @@ from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
 from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, Room, View
 from scheduler.plan import explain
-from scheduler.policy import PACK
+from scheduler.policy import Policy, policy_named
 from scheduler.relief import FlavorOption
 
 # Refusals that the list of nodes, their marks and what they offer make plain.
@@ -39,13 +39,13 @@ class Explained:
     hints: tuple[str, ...]
 
 
-def explain_placement(state: State, instance: instance_pb2.Instance) -> Explained:
+def explain_placement(state: State, instance: instance_pb2.Instance, policy: Policy) -> Explained:
     """The verdict on every node (at most NODES_SHOWN), one sentence, and what to try."""
     placement = state.placement_of(instance.meta.uid)
     current = placement.message.node if placement else ""
     view = _without(build_view(state), current, instance)
     request = build_request(instance)
-    answer = explain(view, request, PACK, _options(state, instance, request))
+    answer = explain(view, request, policy, _options(state, instance, request))
     occupancy = Occupancy.of(view)
     verdicts = [_verdict(node, request, occupancy, current) for node in view.nodes]
     if isinstance(answer, Rejection):
@@ -59,13 +59,15 @@ def explain_placement(state: State, instance: instance_pb2.Instance) -> Explaine
     return Explained(tuple(verdicts[:NODES_SHOWN]), summary, tuple(hints))
 
 
-def foretell_placement(state: State, instance: instance_pb2.Instance) -> operation_pb2.Operation:
+def foretell_placement(
+    state: State, instance: instance_pb2.Instance, policy: Policy
+) -> operation_pb2.Operation:
     """What placing a new instance would give: an operation whose one step names the node.
 
     Raises NoCapacityError with the reasons: a dry run of what cannot be placed has failed.
     """
     request = build_request(instance)
-    answer = explain(build_view(state), request, PACK, _options(state, instance, request))
+    answer = explain(build_view(state), request, policy, _options(state, instance, request))
     if isinstance(answer, Rejection):
         refused = f"instance {instance.meta.name} fits nowhere: {answer.advice()}"
         raise NoCapacityError(refused, hints=_hints(answer))
@@ -85,7 +87,8 @@ def _summary(name: str, current: str, answer: Explanation) -> str:
             "first choice, but running instances are not moved without being asked"
         )
     verb = "is on" if current else "is about to be placed on"
-    return f"instance {name} {verb} {winner}: {fits}, and it leaves the least unused there (best fit)"
+    why = policy_named(answer.policy).summary
+    return f"instance {name} {verb} {winner}: {fits}, and policy {answer.policy} prefers it ({why})"
 
 
 def _without(view: View, node: str, instance: instance_pb2.Instance) -> View:

@@ -24,7 +24,7 @@ from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
 from scheduler.fleet import Fleet
 from scheduler.model import Gang, NodeView, Preference, Request, Toleration, View, derive_allocatable
-from scheduler.policy import PACK, Policy
+from scheduler.policy import Policy
 from scheduler.topology import Cell, DeviceRequest
 
 # Guests rarely use all their vCPUs at once; memory and disk are really taken.
@@ -56,7 +56,7 @@ class FleetView:
     What was placed and is not in the State yet is assumed to be there: `assume` until it is, or `drop`.
     """
 
-    def __init__(self, state: State, policy: Policy = PACK) -> None:
+    def __init__(self, state: State, policy: Policy) -> None:
         self._state = state
         self._policy = policy
         self._fleet: Fleet | None = None

@@ -28,6 +28,7 @@ from controller.store.etcd import EtcdStore
 from controller.store.etcd_channel import TlsFiles
 from controller.store.lease import Keeper, LeaseKeeper
 from cumulet.clock import SystemClock
+from scheduler.policy import BY_NAME, PACK, policy_named
 
 OPTIONS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     (
@@ -50,6 +51,11 @@ OPTIONS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ),
     ("--data-dir", "journal and image files", {"type": Path, "required": True, "metavar": "DIR"}),
     ("--metrics-address", "Prometheus metrics", {"default": "127.0.0.1:7441", "metavar": "HOST:PORT"}),
+    (
+        "--placement-policy",
+        f"how nodes are chosen: {', '.join(BY_NAME)} (default: {PACK.name}); the same on every replica",
+        {"default": PACK.name, "choices": tuple(BY_NAME), "metavar": "NAME"},
+    ),
     ("--insecure", "allow --listen beyond loopback, without TLS (labs only)", {"action": "store_true"}),
 )
 
@@ -100,6 +106,7 @@ async def _run(options: argparse.Namespace) -> int:
         random.Random(),
         options.advertise or options.listen[0],
         metrics,
+        policy_named(options.placement_policy),
     )
     controller.events.load(journal_path)
     server = Server(controller, FileStore(options.data_dir / "files"), options.listen, options.insecure)

@@ -21,7 +21,7 @@ from controller.store.keys import Table
 from controller.store.protocol import Change, KeyValue
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, QuantityError, Resources
-from cumulet.v1 import event_pb2, instance_pb2
+from cumulet.v1 import event_pb2, instance_pb2, store_pb2
 
 HISTORY_MAX: Final = 50_000  # changes a watcher may be behind: some minutes at the highest rate we plan for
 
@@ -320,7 +320,7 @@ class State:
     def _pass_event(self, key: bytes, value: bytes, revision: int) -> None:
         if key.startswith(_JOURNAL_PREFIX):
             try:
-                batch = keys.EventBatch.FromString(value)
+                batch = store_pb2.EventBatch.FromString(value)
             except DecodeError as error:
                 log.error("events cannot be read", key=key, error=str(error))
                 return

@@ -107,13 +107,12 @@ def _with_workload(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a workload; the command gets it as its first argument."""
 
     @wraps(command)
-    def run(trace: Path, nodes: str, copies: int, first: int | None, lifetimes: bool, **options: Any) -> None:
-        loaded = read_trace(trace, lifetimes=lifetimes)
+    def run(trace: Path, nodes: str, copies: int, first: int | None, **options: Any) -> None:
+        loaded = read_trace(trace)
         chosen = loaded.first(len(loaded) if first is None else first).copies(copies)
         command(Workload(f"{trace.name} on {nodes}", read_nodes(nodes), chosen), **options)
 
     for option in (
-        click.option("--lifetimes", is_flag=True, help="Tell the planner how long each instance will stay."),
         click.option("--first", type=click.IntRange(1), help="Only so many instances of the trace."),
         click.option("--copies", type=int, default=1, show_default=True, help="Of every instance."),
         click.option("--nodes", required=True, help="VCPUxMEMORY_MIB[xDISK_GIB]:COUNT, or a file of nodes."),

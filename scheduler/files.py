@@ -99,13 +99,13 @@ def _shaped(text: str) -> View:
     return View(0, tuple(NodeView(f"n{index:0{width}}", shape.capacity) for index in range(shape.count)))
 
 
-def read_trace(path: Path, *, lifetimes: bool = False) -> Trace:
-    """A trace in any of the formats. `lifetimes`: durations become the requests' hints. Raises FileError."""
+def read_trace(path: Path) -> Trace:
+    """A trace in any of the formats. Raises FileError."""
     if path.suffix == ".parquet":
-        return _parse(path, *_parquet(path), lifetimes=lifetimes, header=0)
+        return _parse(path, *_parquet(path), header=0)
     rows = _csv_rows(path)
     titles = next(rows)
-    return _parse(path, titles, (_named(path, titles, row) for row in rows), lifetimes=lifetimes, header=1)
+    return _parse(path, titles, (_named(path, titles, row) for row in rows), header=1)
 
 
 def write_trace(path: Path, trace: Trace) -> None:
@@ -118,13 +118,13 @@ def write_trace(path: Path, trace: Trace) -> None:
     _write_text(path, sink.getvalue())
 
 
-def _parse(path: Path, titles: list[str], rows: Iterator[Row], *, lifetimes: bool, header: int) -> Trace:
+def _parse(path: Path, titles: list[str], rows: Iterator[Row], *, header: int) -> Trace:
     found = find_format(titles)
     if found is None:
         known = "; ".join(f"{one.name} has {', '.join(sorted(one.columns))}" for one in FORMATS)
         raise FileError(str(path), header, "", f"these columns are of no format that is known: {known}")
     try:
-        return parse_rows(rows, found, lifetimes=lifetimes)
+        return parse_rows(rows, found)
     except RowError as error:
         raise _of_row(path, error, header) from None
     except TraceError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cumulet.resources import BASE_NAMES, QuantityError, Resources, validate_resources
@@ -111,15 +111,12 @@ def find_format(columns: Iterable[str]) -> Format | None:
     return next((one for one in FORMATS if one.columns <= there), None)
 
 
-def parse_rows(rows: Iterable[Row], found: Format, *, lifetimes: bool = False) -> Trace:
-    """The trace of a table's rows. `lifetimes`: give every request its duration as its hint.
-
-    Raises RowError.
-    """
-    return Trace.of(_arrivals(rows, found, lifetimes))
+def parse_rows(rows: Iterable[Row], found: Format) -> Trace:
+    """The trace of a table's rows. Raises RowError."""
+    return Trace.of(_arrivals(rows, found))
 
 
-def _arrivals(rows: Iterable[Row], found: Format, lifetimes: bool) -> Iterator[Arrival]:
+def _arrivals(rows: Iterable[Row], found: Format) -> Iterator[Arrival]:
     known: dict[tuple[object, ...], Request] = {}
     for number, row in enumerate(rows, 1):
         one = found.read(Cells(row, number))
@@ -127,11 +124,8 @@ def _arrivals(rows: Iterable[Row], found: Format, lifetimes: bool) -> Iterator[A
             raise RowError(
                 number, "", f"it departs at {one.departure_s:g} s and arrives at {one.arrival_s:g} s"
             )
-        request = one.request
-        if lifetimes and math.isfinite(one.departure_s):
-            request = replace(request, lifetime_s=round(one.departure_s - one.arrival_s))
         # One Request for a shape, or a million rows would be a million of them.
-        request = known.setdefault(shape_key(request), request)
+        request = known.setdefault(shape_key(one.request), one.request)
         yield Arrival(one.arrival_s, one.departure_s, request)
 
 

@@ -67,6 +67,7 @@ from cumulet.v1 import (
     system_pb2,
 )
 from cumulet.wire_errors import to_status
+from scheduler.policy import Policy
 
 MESSAGE_BYTES_MAX: Final = 4 * 2**20  # an instance with full user-data has 20 KiB; image chunks have 1 MiB
 CANCELLED: Final = "CANCELLED"  # the code of a call that neither returned nor was refused
@@ -107,7 +108,7 @@ class Handlers:
     raw: dict[str, Callable[[Any], Awaitable[None]]]
 
 
-def standard_rules(files: FileStore) -> tuple[Rules, ...]:
+def standard_rules(files: FileStore, policy: Policy) -> tuple[Rules, ...]:
     """The kinds with their tables and admission."""
     return (
         Rules(kinds.PROJECT, keys.PROJECTS, project.create, project.update, _by_etag(project.delete)),
@@ -146,7 +147,7 @@ def standard_rules(files: FileStore) -> tuple[Rules, ...]:
             instance.update,
             _by_etag(instance.delete),
             long_running=True,
-            foretell=foretell_placement,
+            foretell=lambda state, given: foretell_placement(state, given, policy),
         ),
         Rules(kinds.OPERATION, keys.OPERATIONS),
     )
@@ -182,7 +183,7 @@ def build_handlers(controller: Controller, files: FileStore) -> Handlers:
         "SystemService.GetCloud": system.get_cloud,
     }
     snapshots = Snapshots(controller)
-    for rules in standard_rules(files):
+    for rules in standard_rules(files, controller.policy):
         kind = rules.kind
         methods = StandardMethods(controller, snapshots, rules)
         service = f"{kind.name}Service"

@@ -148,7 +148,7 @@ def _batches(items: Iterable[KeyValue]) -> Iterator[list[tuple[KeyValue, list[ev
 
 
 def _events_of(item: KeyValue) -> list[event_pb2.Event]:
-    events = list(keys.EventBatch.FromString(item.value).events)
+    events = list(store_pb2.EventBatch.FromString(item.value).events)
     for event in events:
         event.revision = item.mod_revision
     return events

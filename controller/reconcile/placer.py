@@ -31,6 +31,7 @@ from cumulet.v1 import instance_pb2
 from scheduler.check import check_plan
 from scheduler.model import ModelError, Placement, Plan, Request
 from scheduler.plan import plan_on
+from scheduler.policy import Policy
 
 BATCH: Final = 480  # requests planned at once: some four transactions
 PAUSE_S: Final = 1.0  # after a commit that failed: etcd is away
@@ -50,6 +51,7 @@ class Placer:
         rng: random.Random,
         on_refusal: Callable[[str, str | None], None],
         metrics: Metrics,
+        policy: Policy,
     ) -> None:
         self._state = state
         self._transactor = transactor
@@ -57,7 +59,7 @@ class Placer:
         self._rng = rng
         self._on_refusal = on_refusal
         self._metrics = metrics
-        self._fleet = FleetView(state)
+        self._fleet = FleetView(state, policy)
         self._queue = FairQueue()
         self._refused = RefusedBook(rng)
         self._since: dict[str, float] = {}  # when it began to wait, until its placement is committed

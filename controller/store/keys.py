@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cumulet.v1 import (
-    event_pb2,
     flavor_pb2,
     image_pb2,
     instance_pb2,
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 PREFIX: Final = b"/cumulet/"
-
-# The events of one transaction share a key: as keys of their own they were half of what a placement writes.
-EventBatch = event_pb2.ListEventsResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +136,7 @@ COMMITS: Final = Table(
 JOURNAL: Final = Table(
     "journal",
     ("uid",),
-    EventBatch,
+    store_pb2.EventBatch,
     "whoever makes the change",
     "a transaction's events on their way to the journal; the leader exports and deletes them",
 )

@@ -346,7 +346,7 @@ INSTANCE: Final = _kind(
         Flag(
             "lifetime",
             "spec.expected_lifetime_s",
-            "How long it is expected to live, as in 12h; a hint for packing.",
+            "How long it is expected to live, as in 12h; kept, no policy uses it yet.",
             Shape.SECONDS,
             fixed=True,
         ),

@@ -48,6 +48,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
 )
 from cumulet.wire_errors import from_rpc_error
+from scheduler.policy import PACK, Policy
 from tests.bench.simulated_agents import build_agent
 
 WAIT_S = 20.0  # for what takes milliseconds on an idle machine
@@ -212,7 +213,9 @@ async def until_true(ask: Callable[[], Awaitable[bool]]) -> None:
 
 
 @asynccontextmanager
-async def serving(store: Store, keeper: KeeperFactory, directory: Path) -> AsyncIterator[Cloud]:
+async def serving(
+    store: Store, keeper: KeeperFactory, directory: Path, policy: Policy = PACK
+) -> AsyncIterator[Cloud]:
     """A controller that leads and serves, until the end of the block."""
     metrics = Metrics()
     address = f"unix:{directory}/api.sock"
@@ -224,6 +227,7 @@ async def serving(store: Store, keeper: KeeperFactory, directory: Path) -> Async
         random.Random(1),
         address,
         metrics,
+        policy,
     )
     files = FileStore(directory / "files")
     server = Server(controller, files, [address], insecure=False)

@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller.store import keys
+from controller.store.lease import LeaseTask
+from controller.store.memory import MemoryStore
 from controller.store.protocol import Put, Txn
+from cumulet.clock import SystemClock
 from cumulet.convert import find_condition
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
 from cumulet.kinds import FLAVOR, INSTANCE, NODE, PLACEMENT_GROUP
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2, placement_pb2
-from tests.scenario.serving import Cloud, agent_of, refusal, sample, until_true
+from scheduler.policy import policy_named
+from tests.scenario.serving import Cloud, agent_of, refusal, sample, serving, until_true
 
 on_etcd = pytest.mark.parametrize("cloud", ["etcd"], indirect=True)
 GPU = placement_pb2.Device(address="0000:3b:00.0", model="gpu-a100")
@@ -145,3 +150,21 @@ async def test_an_instance_that_cannot_be_read_holds_up_nobody(cloud: Cloud) -> 
         await until_placed(cloud, "sound")
         assert "numa_cells is 99" in await until_refused(cloud, "broken")
         await cloud.wait(await cloud.delete(INSTANCE, "broken"))
+
+
+@pytest.mark.parametrize(("policy", "nodes"), [("pack", 1), ("spread", 2)])
+async def test_the_policy_places_and_explains(directory: Path, policy: str, nodes: int) -> None:
+    clock = SystemClock().monotonic
+    store = MemoryStore(clock)
+    made = serving(
+        store, lambda lease, at: LeaseTask(store, lease, at, clock=clock), directory, policy_named(policy)
+    )
+    async with made as cloud, agent_of(cloud, "n1"), agent_of(cloud, "n2"):
+        await cloud.seed()
+        await create(cloud, "a")
+        await until_placed(cloud, "a")
+        await create(cloud, "b")
+        placed = await until_placed(cloud, "a", "b")
+        assert len({one.status.node for one in placed}) == nodes
+        told = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="b")
+        assert f"policy {policy} prefers it" in told.summary

@@ -27,6 +27,7 @@ from controller.transact import Transactor
 from cumulet import lifecycle
 from cumulet.convert import find_condition
 from cumulet.v1 import agent_pb2, meta_pb2
+from scheduler.policy import PACK
 from tests.sim.link import Faults, MemoryEnd, Pipe
 from tests.sim.loop import LoopClock, run_virtual
 from tests.unit.controller.cloud import Paper, instance_message
@@ -61,7 +62,7 @@ def test_what_is_being_deleted_is_not_placed_anew() -> None:
         row = paper.state.placements_on("n1")[paper.instance().meta.uid]
         transactor = Transactor(MemoryStore(), LoopClock(), random.Random(1), "test")
         placer = Placer(
-            paper.state, transactor, LoopClock(), random.Random(1), lambda uid, text: None, Metrics()
+            paper.state, transactor, LoopClock(), random.Random(1), lambda uid, text: None, Metrics(), PACK
         )
         paper.write({keys.PLACEMENTS.key("n1", paper.instance().meta.uid): None})
         placer.note_change(

@@ -4,6 +4,7 @@ isort:skip_file
 Values that only the controller stores. Not part of the API."""
 
 from collections import abc as _abc
+from cumulet.v1 import event_pb2 as _event_pb2
 from cumulet.v1 import meta_pb2 as _meta_pb2
 from cumulet.v1 import placement_pb2 as _placement_pb2
 from google.protobuf import descriptor as _descriptor
@@ -211,3 +212,27 @@ class CloudRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CloudRecord: _TypeAlias = CloudRecord  # noqa: Y015
+
+@_typing.final
+class EventBatch(_message.Message):
+    """The events of one transaction, on their way to the journal: as keys of their own they were half of what a
+    placement writes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_event_pb2.Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventBatch: _TypeAlias = EventBatch  # noqa: Y015

@@ -262,5 +262,6 @@ def test_events_are_passed_on_with_their_revision() -> None:
     paper = Paper()
     heard: list[event_pb2.Event] = []
     paper.state.listen_events(heard.append)
-    paper.put(keys.JOURNAL, ("e1",), keys.EventBatch(events=[event_pb2.Event(uid="e1", reason="Created")]))
+    batch = store_pb2.EventBatch(events=[event_pb2.Event(uid="e1", reason="Created")])
+    paper.put(keys.JOURNAL, ("e1",), batch)
     assert [(event.uid, event.revision) for event in heard] == [("e1", paper.state.revision)]
