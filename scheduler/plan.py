@@ -13,6 +13,7 @@ from typing import Final
 
 from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
+from scheduler.gang import seat_gang
 from scheduler.model import (
     DuplicateRequestError,
     Explanation,
@@ -32,7 +33,6 @@ from scheduler.suggest import suggest
 from scheduler.verdict import judge
 
 SUGGESTED_MAX: Final = 2  # shapes of refused requests in a plan that are told what would help: ms each
-GANG_ATTEMPTS: Final = 16  # orders in which a gang is tried: the largest first, then at random
 
 
 def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Random) -> Plan:
@@ -109,37 +109,15 @@ def _seat_gang(
 ) -> dict[str, Seat]:
     """Seats for all of a gang, which are entered, or none and a note for each."""
     name, size = (gang[0].gang.name, gang[0].gang.size) if gang[0].gang else ("", 0)
-    if len(gang) != size:
-        note = f"gang {name}: {len(gang)} of its {size} members are there; it is placed when all are"
-        notes.update((request.uid, note) for request in gang)
-        return {}
-    most = 0
-    for order in _orders(fleet, gang, rng):
-        attempt, seats = fleet.attempt(), {}
-        for request in order:
-            seat = find_seat(fleet, request)
-            if seat is None:
-                break
-            fleet.enter(request, seat)
-            seats[request.uid] = seat
-        if len(seats) == size:
-            fleet.keep(attempt)
+    if len(gang) == size:
+        seats, most = seat_gang(fleet, gang, rng)
+        if seats:
             return seats
-        most = max(most, len(seats))
-        fleet.give_up(attempt)
-    note = f"gang {name}: its {size} members do not all fit at once, {most} do"
+        note = f"gang {name}: its {size} members do not all fit at once, {most} do"
+    else:
+        note = f"gang {name}: {len(gang)} of its {size} members are there; it is placed when all are"
     notes.update((request.uid, note) for request in gang)
     return {}
-
-
-def _orders(fleet: Fleet, gang: list[Request], rng: random.Random) -> Iterator[list[Request]]:
-    """Orders to try. Source: first fit decreasing, Garey and Johnson 1979; then restarts."""
-    order = sorted(gang, key=lambda request: (-fleet.largest_share(request), request.uid))
-    yield order
-    for _ in range(GANG_ATTEMPTS - 1 if len(gang) > 1 else 0):
-        order = sorted(order, key=lambda request: request.uid)
-        rng.shuffle(order)
-        yield order
 
 
 def _with_placed(view: View, requests: Iterable[Request], placements: Iterable[Placement]) -> View:

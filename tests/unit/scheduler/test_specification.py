@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.check import check_plan
 from scheduler.fleet import Axes, Fleet, rank
 from scheduler.group import PlacementGroup, Rule, Scope
 from scheduler.model import Gang, NodeView, Placement, Preference, Request, View
@@ -201,6 +202,35 @@ def test_a_gang_finds_an_order_that_fits() -> None:
     view = View(1, (node("n1", vcpu=10), node("n2", vcpu=10)))
     gang = tuple(request(f"u{i}", vcpu=v, gang=Gang("g", 4)) for i, v in enumerate((5, 6, 4, 5)))
     assert len(plan(view, gang, PACK, random.Random(0)).placements) == 4
+
+
+def _cut(seed: int) -> tuple[View, tuple[Request, ...]]:
+    """Four nodes of 30 by 30, and sixteen members into which they can be cut without a rest."""
+    chance = random.Random(seed)
+
+    def pieces() -> list[int]:
+        cuts = sorted(chance.sample(range(1, 30), 3))
+        return [after - before for before, after in pairwise((0, *cuts, 30))]
+
+    sizes = [size for _ in range(4) for size in zip(pieces(), pieces(), strict=True)]
+    nodes = tuple(node(f"n{number}", vcpu=30, memory_mib=30) for number in range(4))
+    gang = Gang("g", len(sizes))
+    members = (request(f"u{i}", vcpu=v, memory_mib=m, gang=gang) for i, (v, m) in enumerate(sizes))
+    return View(1, nodes), tuple(members)
+
+
+def test_gangs_that_leave_no_rest_are_placed() -> None:
+    """The control, the same requests largest first and one by one, leaves some over nearly always."""
+    left_over = 0
+    for seed in range(50):
+        view, gang = _cut(seed)
+        decided = plan(view, gang, PACK, random.Random(0))
+        assert check_plan(view, gang, decided) == []
+        assert len(decided.placements) == len(gang), seed
+        largest_first = sorted(gang, key=lambda one: -max(one.resources.vcpu, one.resources.memory_mib))
+        alone = tuple(replace(one, gang=None) for one in largest_first)
+        left_over += bool(plan(view, alone, PACK, random.Random(0)).rejections)
+    assert left_over >= 40
 
 
 @pytest.mark.parametrize("policy", BY_NAME.values(), ids=lambda policy: policy.name)
