@@ -14,7 +14,8 @@ from itertools import combinations
 from typing import Final
 
 from cext.index import FleetIndex
-from scheduler.topology import Cell
+from cumulet.resources import Resources
+from scheduler.topology import Cell, part
 
 BINS_MAX: Final = 16_384  # of one node: 16 cells, 8 at once are 12,870
 Node = tuple[Sequence[int], Sequence[Cell], int, int]  # free amounts, cells' room, attribute, rank
@@ -62,6 +63,7 @@ class Bins:
         self._of_slot: dict[int, list[int]] = {}
         self._vacant: list[int] = []
         self._slot_of: list[int] = []
+        self._shapes: dict[tuple[Resources, int], int] = {}
 
     def put(self, slot: int, node: Node | None) -> None:
         """Set the bins of a node anew."""
@@ -86,6 +88,14 @@ class Bins:
             return bin_
         self._slot_of.append(slot)
         return len(self._slot_of) - 1
+
+    def shape(self, resources: Resources, amounts: Sequence[int], constraint: int) -> int:
+        """The index's id for a request over the cells. `amounts`: its resources as the fleet has its rows."""
+        key = (resources, constraint)
+        if key not in self._shapes:
+            least = [part(resources.vcpu, self.count), part(resources.memory_mib, self.count)]
+            self._shapes[key] = self.index.add_shape([*amounts, *least], constraint)
+        return self._shapes[key]
 
     def best(self, shape: int, excluded: Iterable[int], among: Iterable[int] | None) -> int:
         """The slot of the node with the best bin, -1 if none fits."""

@@ -48,9 +48,10 @@ class Fleet:
         self.policy = policy
         self.names: tuple[str, ...] = BASE_NAMES
         self.occupancy = Occupancy(groups)
-        self.rooms: dict[int, Room] = {}  # of nodes with cells or devices, by slot
+        self.rooms: dict[int, Room] = {}  # cells and devices of nodes that have some; amounts are the index's
         self._slots: dict[str, int] = {}
         self._nodes: list[NodeView | None] = []
+        self._ranks: list[int] = []  # of the nodes' names, by slot
         self._vacant: list[int] = []
         self._sizes: dict[str, Counter[int]] = {}  # allocatable amounts by resource, to know the largest
         self._largest: dict[str, int] = {}
@@ -132,6 +133,8 @@ class Fleet:
             slot = self._slots[node.name] = self._vacant.pop() if self._vacant else len(self._nodes)
             if slot == len(self._nodes):
                 self._nodes.append(None)
+                self._ranks.append(0)
+            self._ranks[slot] = rank(node.name)
         self._nodes[slot] = node
         self._learn(slot, node)
         if not self._stale:
@@ -240,7 +243,7 @@ class Fleet:
                 self._put(slot, found)
 
     def _put(self, slot: int, node: NodeView) -> None:
-        self.index.set_node(slot, self.row(node.free()), self._attribute(node), rank(node.name))
+        self.index.set_node(slot, self.row(node.free()), self._attribute(node), self._ranks[slot])
 
     def row(self, amounts: dict[str, int]) -> list[int]:
         """Amounts in the order of `names`."""
@@ -263,7 +266,7 @@ class Fleet:
         if room is None or not room.cells:
             return None
         free = self.index.free_at(slot)
-        return free, room.cells, self.index.attr_at(slot), rank(room.node.name)
+        return free, room.cells, self.index.attr_at(slot), self._ranks[slot]
 
     def bins(self, count: int) -> Bins:
         """The nodes' sets of so many cells."""
@@ -321,7 +324,8 @@ class Fleet:
     def settle(self, request: Request, seat: Seat) -> None:
         """Put the request on its seat for good: until `vacate`, or until the node is set anew."""
         self.index.take_shape(seat.slot, seat.shape)
-        self._note_use(seat.slot)
+        if self.policy.order is Order.ENERGY:
+            self._note_use(seat.slot)
         self._beside(request, seat, enter=True)
 
     def vacate(self, request: Request, seat: Seat) -> None:
@@ -356,7 +360,7 @@ class Fleet:
             change(request.groups, self.node(slot))
         room = self.rooms.get(slot)
         if room is not None:
-            (room.enter if enter else room.leave)(request, seat.choice)
+            (room.take_named if enter else room.give_named)(request, seat.choice)
             self.cellsets.touch(slot)
 
 

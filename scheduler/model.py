@@ -293,7 +293,7 @@ class Room:
         self.cells = list(node.cells)
         self.devices = {device.address: SHARE_WHOLE for device in node.devices}
         for resident in node.residents:
-            self._named(resident.request, resident.choice, -1)
+            self.take_named(resident.request, resident.choice)
 
     def choose(self, request: Request) -> Choice | None:
         """Cells and devices for the request, None if none do; what floats is not looked at."""
@@ -312,12 +312,22 @@ class Room:
     def enter(self, request: Request, choice: Choice) -> None:
         """Take what the request takes."""
         self._amounts(request.resources, -1)
-        self._named(request, choice, -1)
+        self.take_named(request, choice)
 
     def leave(self, request: Request, choice: Choice) -> None:
         """Give it back."""
         self._amounts(request.resources, +1)
-        self._named(request, choice, +1)
+        self.give_named(request, choice)
+
+    def take_named(self, request: Request, choice: Choice) -> None:
+        """Take cells and devices only: for whoever counts amounts elsewhere."""
+        if choice is not NOTHING:
+            self._named(request, choice, -1)
+
+    def give_named(self, request: Request, choice: Choice) -> None:
+        """The inverse of `take_named`."""
+        if choice is not NOTHING:
+            self._named(request, choice, +1)
 
     def _amounts(self, resources: Resources, sign: int) -> None:
         for name, amount in resources.as_dict().items():

@@ -17,7 +17,7 @@ from scheduler.fleet import Fleet, Seat
 from scheduler.group import PlacementGroup, Rule
 from scheduler.model import Request
 from scheduler.preference import SOFT_GROUP_PENALTY
-from scheduler.topology import NOTHING, part
+from scheduler.topology import NOTHING
 
 _NOWHERE: frozenset[int] = frozenset()
 
@@ -135,10 +135,8 @@ def _ask(fleet: Fleet, request: Request, constraint: int, where: Where) -> Seat 
 
 
 def _with_cells(fleet: Fleet, request: Request, constraint: int, where: Where) -> int:
-    count = request.numa_cells
-    bins = fleet.bins(count)
-    least = [part(request.resources.vcpu, count), part(request.resources.memory_mib, count)]
-    shape = bins.index.add_shape([*fleet.row(request.resources.as_dict()), *least], constraint)
+    bins = fleet.bins(request.numa_cells)
+    shape = bins.shape(request.resources, fleet.row(request.resources.as_dict()), constraint)
     among = None if where.among is None else where.among - where.excluded
     return bins.best(shape, where.excluded, among)
 

@@ -1,4 +1,4 @@
-"""The suite `scheduler`: decisions in the core, quality on the traces, offline packing.
+"""The suite `scheduler`: decisions in core and planner, explanations, quality on traces, offline packing.
 
 **Edge**: reads traces from CUMULET_DATA (default ../shared/data), prints, writes build/bench/scheduler.jsonl.
 
@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from tests.bench import scheduler_azure, scheduler_core, scheduler_vbp
+from tests.bench import scheduler_azure, scheduler_core, scheduler_explain, scheduler_planner, scheduler_vbp
 from tests.bench.report import Suite
 
 CAPACITY = np.array([64, 192 * scheduler_azure.MIB_PER_GB], dtype=np.int64)  # the protocol's node
@@ -24,6 +24,8 @@ def main() -> None:
     quick = parser.parse_args().quick
     suite = Suite("scheduler")
     scheduler_core.report(suite)
+    scheduler_planner.measure(suite)
+    scheduler_explain.measure(suite)
     trace = scheduler_azure.read_trace(scheduler_azure.TRACE)
     for copies in (1,) if quick else (1, 10, 100):
         scheduler_azure.measure(suite, trace, CAPACITY, NODES, FAILING, copies)
