@@ -8,14 +8,25 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 
-from tests.bench import scheduler_azure, scheduler_core, scheduler_explain, scheduler_planner, scheduler_vbp
+from tests.bench import (
+    durable,
+    scheduler_azure,
+    scheduler_core,
+    scheduler_explain,
+    scheduler_planner,
+    scheduler_vbp,
+)
 from tests.bench.report import Suite
 
 CAPACITY = np.array([64, 192 * scheduler_azure.MIB_PER_GB], dtype=np.int64)  # the protocol's node
 NODES, FAILING = 720, 686
+# 20,000 pending instances on 500 nodes, then 5,000/s for 5 s; etcd on the disk of the temporary directory.
+DURABLE = durable.Sizes(500, 20_000, 5_000, 5.0, False, Path(gettempdir()), "")
 
 
 def main() -> None:
@@ -26,6 +37,7 @@ def main() -> None:
     scheduler_core.report(suite)
     scheduler_planner.measure(suite)
     scheduler_explain.measure(suite)
+    durable.measure(suite, DURABLE)
     trace = scheduler_azure.read_trace(scheduler_azure.TRACE)
     for copies in (1,) if quick else (1, 10, 100):
         scheduler_azure.measure(suite, trace, CAPACITY, NODES, FAILING, copies)
