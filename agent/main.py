@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ from agent.journal import FileJournal
 from agent.leader import Leader
 from agent.link_grpc import GrpcDialer, address_error
 from agent.metrics import AgentCollector, MetricsServer, Sampler
+from agent.net.driver import IPAddress
 from agent.net.kernel_driver import KernelNet
 from agent.reconcile import Agent
 from agent.session import NodeIdentity, Uplink
@@ -65,6 +67,7 @@ class Options:
     allow_tcg: bool
     labels: tuple[tuple[str, str], ...]
     device_names: tuple[tuple[str, str], ...] = ()
+    underlay_address: IPAddress | None = None
 
 
 class StartError(Exception):
@@ -95,6 +98,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
             allow_tcg=given.allow_tcg,
             labels=_parse_labels(given.label),
             device_names=_parse_device_names(given.device_name),
+            underlay_address=ip_address(given.underlay_address) if given.underlay_address else None,
         )
     except ValueError as err:
         parser.error(str(err))
@@ -116,6 +120,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add("--node", default=_default_node(), help="name of this node (default: the host name, %(default)s)")
     add("--address", default="", help="management address of this node, shown to operators")
+    add(
+        "--underlay-address",
+        default="",
+        metavar="ADDRESS",
+        help="address of this node at which tunnels of networks end; without one no network spans to it",
+    )
     add("--state-dir", default=DEFAULT_STATE_DIR, help="images, disks, journal (default: %(default)s)")
     add(
         "--metrics-address",
@@ -252,6 +262,7 @@ async def _identify(options: Options, facts: HostFacts, storage: Storage) -> Nod
         virt_type=node_pb2.VIRT_TYPE_KVM if facts.kvm else node_pb2.VIRT_TYPE_TCG,
         labels=options.labels,
         address=options.address,
+        underlay_address=str(options.underlay_address or ""),
         capabilities=facts.capabilities,
         cells=tuple(placement_pb2.NumaCell(vcpu=one.vcpu, memory_mib=one.memory_mib) for one in facts.cells),
         devices=tuple(map(_device, facts.devices)),

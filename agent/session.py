@@ -55,6 +55,7 @@ class NodeIdentity:
     capabilities: tuple[str, ...] = ()
     cells: tuple[placement_pb2.NumaCell, ...] = ()
     devices: tuple[placement_pb2.Device, ...] = ()
+    underlay_address: str = ""
 
     def hello(self, nonce: str, accepted: pb.PlanVersion) -> pb.AgentMessage:
         return pb.AgentMessage(
@@ -71,6 +72,7 @@ class NodeIdentity:
                 capabilities=self.capabilities,
                 numa_cells=self.cells,
                 devices=self.devices,
+                underlay_address=self.underlay_address,
             )
         )
 

@@ -8,39 +8,132 @@ our mark is invisible to every method.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
-from typing import Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final, Protocol
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+GUEST_MTU_DEFAULT: Final = 1450  # an underlay of 1500 less the tunnel's 50 (RFC 7348, section 5)
 
 
 @dataclass(frozen=True, slots=True)
 class SubnetIntent:
+    """An address range. IPv6 ranges are /64 and their guests make their addresses themselves (SLAAC)."""
+
     uid: str
-    cidr: IPv4Network
-    gateway: IPv4Address
-    dns_servers: tuple[IPv4Address, ...]
+    cidr: IPNetwork
+    gateway: IPAddress
+    dns_servers: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    """What a port may use besides its own addresses. `mac` empty: the port's own."""
+
+    cidr: IPNetwork
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PortIntent:
-    """One port of a local instance: a tap on its network's bridge, and what DHCP answers to its MAC."""
+    """One port of a local instance: a tap on its network's bridge, and what DHCP answers to its MAC.
+
+    `security_groups`: uids, in order. A port without one, or with one that the node was never told of,
+    receives nothing but what its node's own services answer. Rates in bits per second towards the guest
+    (`ingress_bps`) and from it; 0 is no limit.
+    """
 
     uid: str
     network_uid: str
     mac: str
-    addresses: tuple[IPv4Address, ...]
+    addresses: tuple[IPAddress, ...]
     hostname: str
+    security_groups: tuple[str, ...] = ()
+    allowed_pairs: tuple[AddressPair, ...] = ()
+    ingress_bps: int = 0
+    egress_bps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkIntent:
-    """A network as it is to be on this node, with the ports of local instances in uid order."""
+    """A network as it is to be on this node, with the ports of local instances in uid order.
+
+    `router_uid`: the router whose namespace holds the network's gateways; empty: the network's own does.
+    """
 
     uid: str
     vni: int
     subnets: tuple[SubnetIntent, ...]
     outbound_nat: bool
     ports: tuple[PortIntent, ...]
+    mtu: int = GUEST_MTU_DEFAULT
+    router_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RemotePort:
+    """A port of the same network on another node: frames to `mac` go through the tunnel to `vtep`."""
+
+    uid: str
+    mac: str
+    addresses: tuple[IPAddress, ...]
+    vtep: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class RuleIntent:
+    """One rule that allows something. `port_min` 0: any port; `icmp_type`, `icmp_code` None: any.
+
+    `protocol`: IANA's number, 0 for any. With neither `remote_cidr` nor `remote_group`: everybody.
+    """
+
+    uid: str
+    egress: bool
+    ip_version: int
+    protocol: int = 0
+    port_min: int = 0
+    port_max: int = 0
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    remote_cidr: IPNetwork | None = None
+    remote_group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupIntent:
+    """A security group: what its members may do, and the addresses that a rule means by this group."""
+
+    uid: str
+    rules: tuple[RuleIntent, ...]
+    members: frozenset[IPAddress]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteIntent:
+    cidr: IPNetwork
+    next_hop: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPeer:
+    """What the router's part on another node has behind it."""
+
+    vtep: IPAddress
+    addresses: frozenset[IPAddress]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterIntent:
+    """A router's part on this node. `vni` is that of the tunnel between its parts."""
+
+    uid: str
+    vni: int
+    routes: tuple[RouteIntent, ...]
+    peers: tuple[RouterPeer, ...]
+    outbound_nat: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +154,17 @@ class ObservedNet:
     """What of ours is on the host. `taps` by port uid: attached to the right bridge and up.
 
     `leased` are addresses that a DHCP client holds. `items`: (kind, host name, owner uid) of every
-    single thing, for `cumulet verify`.
+    single thing, for `cumulet verify`. `directories` (by network), `groups` and `routers`: the digest of
+    what is programmed; one that is edited or incomplete has another digest than every intent.
     """
 
     networks: dict[str, ObservedNetwork]
     taps: dict[str, bool]
     leased: frozenset[str]
     items: tuple[tuple[str, str, str], ...]
+    directories: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    routers: dict[str, str] = field(default_factory=dict)
 
 
 class Net(Protocol):
@@ -88,6 +185,22 @@ class Net(Protocol):
     async def close(self) -> None: ...
 
 
-def digest_of(network: NetworkIntent) -> str:
-    """A short digest of the intent that an observed network is compared by."""
-    return hashlib.sha256(repr(network).encode()).hexdigest()[:16]
+def digest_of(intent: NetworkIntent | RouterIntent) -> str:
+    """A short digest of the intent that an observed network or router is compared by."""
+    return hashlib.sha256(repr(intent).encode()).hexdigest()[:16]
+
+
+def digest_of_directory(remotes: Iterable[RemotePort]) -> str:
+    """Independent of order."""
+    return _digest_of_parts(repr(remote) for remote in remotes)
+
+
+def digest_of_group(group: GroupIntent) -> str:
+    return _digest_of_parts([repr(group.rules), *map(str, group.members)])
+
+
+def _digest_of_parts(parts: Iterable[str]) -> str:
+    total = 0
+    for part in parts:
+        total ^= int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
+    return f"{total:016x}"

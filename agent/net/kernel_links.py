@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
 from agent.errors import DriverError
 from agent.net import addressing, names, netns, sysctl
 from agent.net.addressing import GATEWAY_LINK, Pair, gateway_pair, uplink_pair
-from agent.net.driver import NetworkIntent
+from agent.net.driver import IPAddress, NetworkIntent
 from agent.net.netlink_wire import Address, Link, Route
 from agent.net.rtnetlink import Netlink
 
@@ -137,7 +136,7 @@ def _ensure_uplink(host: Netlink, inner: Netlink, network: NetworkIntent, namesp
     inner.ensure_route(Route(None, 0, inner_end.index, addressing.HOST_END))
 
 
-def _ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPv4Address, int]]) -> bool:
+def _ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPAddress, int]]) -> bool:
     """Exactly these; true when something was changed."""
     present = {
         (address.address, address.prefix_length)

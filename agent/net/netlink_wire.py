@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 NLMSG_ERROR: Final = 2
@@ -82,7 +82,7 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Address:
     link: int
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     prefix_length: int
 
 

@@ -97,6 +97,8 @@ class NodePlan(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     TOMBSTONES_FIELD_NUMBER: _builtins.int
+    SECURITY_GROUPS_FIELD_NUMBER: _builtins.int
+    ROUTERS_FIELD_NUMBER: _builtins.int
     session_nonce: _builtins.str
     """Nonce of the session that this plan is for; an agent starts nothing on a plan of another session."""
     node: _builtins.str
@@ -110,6 +112,14 @@ class NodePlan(_message.Message):
     def tombstones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tombstone]:
         """To be destroyed, if the copy here has at most this epoch."""
 
+    @_builtins.property
+    def security_groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedSecurityGroup]:
+        """Those that ports of this node are in."""
+
+    @_builtins.property
+    def routers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRouter]:
+        """Those that networks of this node are attached to."""
+
     def __init__(
         self,
         *,
@@ -119,10 +129,12 @@ class NodePlan(_message.Message):
         instances: _abc.Iterable[Global___PlannedInstance] | None = ...,
         networks: _abc.Iterable[Global___PlannedNetwork] | None = ...,
         tombstones: _abc.Iterable[Global___Tombstone] | None = ...,
+        security_groups: _abc.Iterable[Global___PlannedSecurityGroup] | None = ...,
+        routers: _abc.Iterable[Global___PlannedRouter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "networks", b"networks", "node", b"node", "session_nonce", b"session_nonce", "tombstones", b"tombstones", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "networks", b"networks", "node", b"node", "routers", b"routers", "security_groups", b"security_groups", "session_nonce", b"session_nonce", "tombstones", b"tombstones", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,11 +211,24 @@ class PlannedPort(_message.Message):
     NETWORK_UID_FIELD_NUMBER: _builtins.int
     MAC_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    SECURITY_GROUP_UIDS_FIELD_NUMBER: _builtins.int
+    ALLOWED_PAIRS_FIELD_NUMBER: _builtins.int
+    INGRESS_BPS_FIELD_NUMBER: _builtins.int
+    EGRESS_BPS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     network_uid: _builtins.str
     mac: _builtins.str
+    ingress_bps: _builtins.int
+    """Limits of its rate; 0 is none. "Ingress" is towards the guest."""
+    egress_bps: _builtins.int
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def security_group_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def allowed_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedAddressPair]:
+        """What it may send and receive as besides its own MAC and addresses."""
+
     def __init__(
         self,
         *,
@@ -211,14 +236,42 @@ class PlannedPort(_message.Message):
         network_uid: _builtins.str = ...,
         mac: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
+        security_group_uids: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_pairs: _abc.Iterable[Global___PlannedAddressPair] | None = ...,
+        ingress_bps: _builtins.int = ...,
+        egress_bps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "mac", b"mac", "network_uid", b"network_uid", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "allowed_pairs", b"allowed_pairs", "egress_bps", b"egress_bps", "ingress_bps", b"ingress_bps", "mac", b"mac", "network_uid", b"network_uid", "security_group_uids", b"security_group_uids", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedPort: _TypeAlias = PlannedPort  # noqa: Y015
+
+@_typing.final
+class PlannedAddressPair(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIDR_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    cidr: _builtins.str
+    """A range, such as 10.0.0.5/32."""
+    mac: _builtins.str
+    """Empty: the port's own."""
+    def __init__(
+        self,
+        *,
+        cidr: _builtins.str = ...,
+        mac: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "mac", b"mac"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedAddressPair: _TypeAlias = PlannedAddressPair  # noqa: Y015
 
 @_typing.final
 class PlannedNetwork(_message.Message):
@@ -229,12 +282,23 @@ class PlannedNetwork(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SUBNETS_FIELD_NUMBER: _builtins.int
     OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    ROUTER_UID_FIELD_NUMBER: _builtins.int
+    REMOTE_PORTS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     name: _builtins.str
     outbound_nat: _builtins.bool
+    mtu: _builtins.int
+    """Of the guests' frames: what the underlay carries less what a tunnel adds."""
+    router_uid: _builtins.str
+    """The router that holds its gateways; empty: the network itself does."""
     @_builtins.property
     def subnets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedSubnet]: ...
+    @_builtins.property
+    def remote_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRemotePort]:
+        """Its ports on other nodes."""
+
     def __init__(
         self,
         *,
@@ -243,14 +307,222 @@ class PlannedNetwork(_message.Message):
         name: _builtins.str = ...,
         subnets: _abc.Iterable[Global___PlannedSubnet] | None = ...,
         outbound_nat: _builtins.bool = ...,
+        mtu: _builtins.int = ...,
+        router_uid: _builtins.str = ...,
+        remote_ports: _abc.Iterable[Global___PlannedRemotePort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "outbound_nat", b"outbound_nat", "subnets", b"subnets", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "name", b"name", "outbound_nat", b"outbound_nat", "remote_ports", b"remote_ports", "router_uid", b"router_uid", "subnets", b"subnets", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedNetwork: _TypeAlias = PlannedNetwork  # noqa: Y015
+
+@_typing.final
+class PlannedRemotePort(_message.Message):
+    """A port of another node: where frames to it go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    VTEP_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    mac: _builtins.str
+    vtep: _builtins.str
+    """Where the tunnel to its node ends."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        mac: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        vtep: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "mac", b"mac", "uid", b"uid", "vtep", b"vtep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRemotePort: _TypeAlias = PlannedRemotePort  # noqa: Y015
+
+@_typing.final
+class PlannedSecurityGroup(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    MEMBER_ADDRESSES_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRule]: ...
+    @_builtins.property
+    def member_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of all members on all nodes, where a rule of this node refers to the group."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        rules: _abc.Iterable[Global___PlannedRule] | None = ...,
+        member_addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_addresses", b"member_addresses", "rules", b"rules", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedSecurityGroup: _TypeAlias = PlannedSecurityGroup  # noqa: Y015
+
+@_typing.final
+class PlannedRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EGRESS_FIELD_NUMBER: _builtins.int
+    IP_VERSION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_MIN_FIELD_NUMBER: _builtins.int
+    PORT_MAX_FIELD_NUMBER: _builtins.int
+    ICMP_TYPE_FIELD_NUMBER: _builtins.int
+    ICMP_CODE_FIELD_NUMBER: _builtins.int
+    REMOTE_CIDR_FIELD_NUMBER: _builtins.int
+    REMOTE_GROUP_UID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable; `explain reach` names it."""
+    egress: _builtins.bool
+    ip_version: _builtins.int
+    """4 or 6."""
+    protocol: _builtins.int
+    """0 is any. Source: IANA's protocol numbers."""
+    port_min: _builtins.int
+    """Of TCP, UDP, SCTP; 0 to 0 is any."""
+    port_max: _builtins.int
+    icmp_type: _builtins.int
+    """Of ICMP; absent is any."""
+    icmp_code: _builtins.int
+    remote_cidr: _builtins.str
+    """Neither: everybody."""
+    remote_group_uid: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        egress: _builtins.bool = ...,
+        ip_version: _builtins.int = ...,
+        protocol: _builtins.int = ...,
+        port_min: _builtins.int = ...,
+        port_max: _builtins.int = ...,
+        icmp_type: _builtins.int | None = ...,
+        icmp_code: _builtins.int | None = ...,
+        remote_cidr: _builtins.str = ...,
+        remote_group_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_icmp_code", b"_icmp_code", "_icmp_type", b"_icmp_type", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_icmp_code", b"_icmp_code", "_icmp_type", b"_icmp_type", "egress", b"egress", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type", "id", b"id", "ip_version", b"ip_version", "port_max", b"port_max", "port_min", b"port_min", "protocol", b"protocol", "remote_cidr", b"remote_cidr", "remote_group_uid", b"remote_group_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__icmp_code: _TypeAlias = _typing.Literal["icmp_code"]  # noqa: Y015
+    _WhichOneofArgType__icmp_code: _TypeAlias = _typing.Literal["_icmp_code", b"_icmp_code"]  # noqa: Y015
+    _WhichOneofReturnType__icmp_type: _TypeAlias = _typing.Literal["icmp_type"]  # noqa: Y015
+    _WhichOneofArgType__icmp_type: _TypeAlias = _typing.Literal["_icmp_type", b"_icmp_type"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__icmp_code) -> _WhichOneofReturnType__icmp_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__icmp_type) -> _WhichOneofReturnType__icmp_type | None: ...
+
+Global___PlannedRule: _TypeAlias = PlannedRule  # noqa: Y015
+
+@_typing.final
+class PlannedRouter(_message.Message):
+    """A router's part on this node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    VNI_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    vni: _builtins.int
+    """Of the tunnel between the router's parts."""
+    outbound_nat: _builtins.bool
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRoute]: ...
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRouterPeer]:
+        """Other nodes with a part of it."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        vni: _builtins.int = ...,
+        routes: _abc.Iterable[Global___PlannedRoute] | None = ...,
+        peers: _abc.Iterable[Global___PlannedRouterPeer] | None = ...,
+        outbound_nat: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outbound_nat", b"outbound_nat", "peers", b"peers", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRouter: _TypeAlias = PlannedRouter  # noqa: Y015
+
+@_typing.final
+class PlannedRoute(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIDR_FIELD_NUMBER: _builtins.int
+    NEXT_HOP_FIELD_NUMBER: _builtins.int
+    cidr: _builtins.str
+    next_hop: _builtins.str
+    def __init__(
+        self,
+        *,
+        cidr: _builtins.str = ...,
+        next_hop: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "next_hop", b"next_hop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRoute: _TypeAlias = PlannedRoute  # noqa: Y015
+
+@_typing.final
+class PlannedRouterPeer(_message.Message):
+    """Ports behind the router's part on another node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VTEP_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    vtep: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        vtep: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "vtep", b"vtep"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRouterPeer: _TypeAlias = PlannedRouterPeer  # noqa: Y015
 
 @_typing.final
 class PlannedSubnet(_message.Message):
@@ -339,6 +611,8 @@ class AgentHello(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    UNDERLAY_ADDRESS_FIELD_NUMBER: _builtins.int
+    UNDERLAY_MTU_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     session_nonce: _builtins.str
     """Fresh for every session."""
@@ -346,6 +620,10 @@ class AgentHello(_message.Message):
     agent_version: _builtins.str
     virt_type: _node_pb2.VirtType.ValueType
     address: _builtins.str
+    underlay_address: _builtins.str
+    """Where tunnels to this node end; empty: no network spans to it."""
+    underlay_mtu: _builtins.int
+    """The largest packet that the underlay carries."""
     @_builtins.property
     def capacity(self) -> _meta_pb2.Resources: ...
     @_builtins.property
@@ -377,10 +655,12 @@ class AgentHello(_message.Message):
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         numa_cells: _abc.Iterable[_placement_pb2.NumaCell] | None = ...,
         devices: _abc.Iterable[_placement_pb2.Device] | None = ...,
+        underlay_address: _builtins.str = ...,
+        underlay_mtu: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "devices", b"devices", "labels", b"labels", "node", b"node", "numa_cells", b"numa_cells", "session_nonce", b"session_nonce", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "devices", b"devices", "labels", b"labels", "node", b"node", "numa_cells", b"numa_cells", "session_nonce", b"session_nonce", "underlay_address", b"underlay_address", "underlay_mtu", b"underlay_mtu", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

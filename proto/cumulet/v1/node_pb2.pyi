@@ -169,6 +169,8 @@ class NodeStatus(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
+    UNDERLAY_ADDRESS_FIELD_NUMBER: _builtins.int
+    UNDERLAY_MTU_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     agent_version: _builtins.str
     address: _builtins.str
@@ -176,6 +178,9 @@ class NodeStatus(_message.Message):
     virt_type: Global___VirtType.ValueType
     boot_id: _builtins.str
     """The kernel's boot id: changes with every reboot of the machine."""
+    underlay_address: _builtins.str
+    """Where tunnels to it end; empty: no network spans to it."""
+    underlay_mtu: _builtins.int
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_meta_pb2.Condition]:
         """Ready: the agent has a session. Virtualization: KVM, or why not."""
@@ -215,10 +220,12 @@ class NodeStatus(_message.Message):
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         numa_cells: _abc.Iterable[_placement_pb2.NumaCell] | None = ...,
         devices: _abc.Iterable[_placement_pb2.Device] | None = ...,
+        underlay_address: _builtins.str = ...,
+        underlay_mtu: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "allocated", b"allocated", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "allocated", b"allocated", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "instances", b"instances", "numa_cells", b"numa_cells", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "allocated", b"allocated", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "instances", b"instances", "numa_cells", b"numa_cells", "underlay_address", b"underlay_address", "underlay_mtu", b"underlay_mtu", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
