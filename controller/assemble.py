@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any, Final
 
 from controller.admit.placementgroup import members_of
-from controller.admit.subnet import Range, range_of
+from controller.admit.subnet import Range, addresses_of, range_of
 from controller.fleet import allocatable
 from controller.scheduling import members_by_domain
 from controller.state import Parts, State, Stored
@@ -85,7 +85,13 @@ def _fill_instance(state: State, parts: Parts, row: Stored, message: instance_pb
         if not message.status.conditions:
             text = f"placed on {placement.message.node}; the node prepares it"
             message.status.conditions.append(_condition("Placed", True, "Scheduled", text))
-    message.status.addresses[:] = [attachment.address for attachment in message.spec.networks]
+    ports = {port.message.meta.uid: port.message for port in state.ports_of(*parts)}
+    message.status.addresses[:] = [
+        address
+        for attachment in message.spec.networks
+        if attachment.port_uid in ports
+        for address in addresses_of(state, ports[attachment.port_uid])
+    ]
     message.spec.ClearField("user_data")  # may hold secrets; the guest's seed has it
 
 
@@ -127,7 +133,7 @@ def _fill_subnet(state: State, parts: Parts, row: Stored, message: subnet_pb2.Su
 
 
 def _inside(addresses: Range, text: str) -> bool:
-    return IPv4Address(text) in addresses.cidr
+    return ip_address(text) in addresses.cidr
 
 
 def _fill_placement_group(
@@ -141,6 +147,7 @@ def _fill_port(state: State, parts: Parts, row: Stored, message: port_pb2.Port) 
     instance = state.find(keys.INSTANCES, parts[0], message.spec.instance)
     placement = state.placement_of(instance.message.meta.uid) if instance else None
     message.status.node = placement.message.node if placement else ""
+    message.status.addresses[:] = addresses_of(state, message)
 
 
 _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {

@@ -23,6 +23,9 @@ from cumulet.convert import resources_from
 from cumulet.resources import ZERO, QuantityError, Resources
 from cumulet.v1 import event_pb2, instance_pb2, store_pb2
 
+REACH_S: Final = (
+    2.0  # a watch is some ms behind; one that brings nothing for so long has lost something (I17)
+)
 HISTORY_MAX: Final = 50_000  # changes a watcher may be behind: some minutes at the highest rate we plan for
 
 # Values that only transactions and readbacks need; keeping them would cost memory for nothing.
@@ -84,6 +87,8 @@ class State:
         self._members: dict[Parts, Counter[str]] = {}
         self._scoped: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
+        self._ports_in: dict[tuple[str, str], dict[Parts, Stored]] = {}
+        self._subnets_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._addresses: dict[str, dict[str, str]] = {}
         self._operations_of: dict[str, set[Parts]] = {}
         self._listeners: list[Listener] = []
@@ -148,6 +153,15 @@ class State:
         rows = self._ports_of.get((project, instance), _EMPTY)
         return [rows[parts] for parts in sorted(rows)]
 
+    def ports_in(self, project: str, network: str) -> list[Stored]:
+        """Ports of a network, in no order."""
+        return list(self._ports_in.get((project, network), _EMPTY).values())
+
+    def subnets_of(self, project: str, network: str) -> list[Stored]:
+        """Subnets of a network, by name."""
+        rows = self._subnets_of.get((project, network), _EMPTY)
+        return [rows[parts] for parts in sorted(rows)]
+
     def addresses_in(self, network_uid: str) -> dict[str, str]:
         """Port uid by address."""
         return self._addresses.get(network_uid, _EMPTY)
@@ -187,6 +201,21 @@ class State:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((revision, future))
         await future
+
+    async def catch_up(self, revision: int) -> None:
+        """`reach`, and have everything listed again when nothing comes any more.
+
+        A State that is behind and moving has lost nothing (a gap is noticed, see `misses`): a listing would
+        only hold it up further.
+        """
+        while self.revision < revision:
+            before = self.revision
+            try:
+                async with asyncio.timeout(REACH_S):
+                    await self.reach(revision)
+            except TimeoutError:
+                if self.revision == before:
+                    self.doubt.set()
 
     # --- feeding ---------------------------------------------------------------------------------
 
@@ -392,10 +421,15 @@ class State:
         self._used[parts[0]] = total
 
     def _index_port(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
-        if before is not None:
-            _replace_in(self._ports_of, (parts[0], before.message.spec.instance), parts, None)
-        if after is not None:
-            _replace_in(self._ports_of, (parts[0], after.message.spec.instance), parts, after)
+        for row, value in ((before, None), (after, after)):
+            if row is not None:
+                _replace_in(self._ports_of, (parts[0], row.message.spec.instance), parts, value)
+                _replace_in(self._ports_in, (parts[0], row.message.spec.network), parts, value)
+
+    def _index_subnet(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        for row, value in ((before, None), (after, after)):
+            if row is not None:
+                _replace_in(self._subnets_of, (parts[0], row.message.spec.network), parts, value)
 
     def _index_address(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         _replace_in(self._addresses, parts[0], parts[1], after.message if after else None)
@@ -455,6 +489,7 @@ _INDEXES: Final[dict[str, Callable[[State, Parts, Stored | None, Stored | None],
     keys.PLACEMENTS.path: State._index_placement,
     keys.INSTANCES.path: State._index_instance,
     keys.PORTS.path: State._index_port,
+    keys.SUBNETS.path: State._index_subnet,
     keys.ADDRESSES.path: State._index_address,
     keys.OPERATIONS.path: State._index_operation,
 }

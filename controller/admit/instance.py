@@ -276,8 +276,7 @@ def _add_port(
     network_uid = network.message.meta.uid
     prefix = keys.ADDRESSES.prefix(network_uid)
     besides = [key.removeprefix(prefix).decode() for key in change.writes if key.startswith(prefix)]
-    subnet_name, address = subnet.choose_address(state, context, network, attachment.address, besides)
-    address_key = keys.ADDRESSES.key(network_uid, address)
+    chosen = subnet.choose_address(state, context, network, attachment.address, besides)
     mac = _free_mac(change, state, context, network_uid)
     uid = new_uid(context.rng)
     name = f"{made.meta.name[:50].rstrip('-')}-{uid[:8]}"
@@ -287,14 +286,21 @@ def _add_port(
         ),
         spec=port_pb2.PortSpec(network=attachment.network, instance=made.meta.name, mac=mac),
     )
-    port.spec.addresses.add(subnet=subnet_name, address=address)
-    attachment.address, attachment.port_uid = address, uid
-    mac_key, port_key = keys.MACS.key(network_uid, mac), keys.PORTS.key(project, name)
-    change.compares += [absent(address_key), absent(mac_key), absent(port_key)]
-    common.rest_on(
-        change, keys.SUBNETS, common.get_row(state, keys.SUBNETS, project, subnet_name), project, subnet_name
-    )
-    change.writes |= {address_key: uid.encode(), mac_key: uid.encode(), port_key: common.encode(port)}
+    attachment.port_uid = uid
+    if chosen is not None:
+        subnet_name, attachment.address = chosen
+        port.spec.addresses.add(subnet=subnet_name, address=attachment.address)
+        _claim(change, keys.ADDRESSES.key(network_uid, attachment.address), uid.encode())
+        row = common.get_row(state, keys.SUBNETS, project, subnet_name)
+        common.rest_on(change, keys.SUBNETS, row, project, subnet_name)
+    _claim(change, keys.MACS.key(network_uid, mac), uid.encode())
+    _claim(change, keys.PORTS.key(project, name), common.encode(port))
+
+
+def _claim(change: Change, key: bytes, value: bytes) -> None:
+    """Write a key that nobody has."""
+    change.compares.append(absent(key))
+    change.writes[key] = value
 
 
 def _free_mac(change: Change, state: State, context: Context, network_uid: str) -> str:

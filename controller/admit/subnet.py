@@ -1,13 +1,22 @@
 """Admission of subnets: ranges, gateways, and the addresses that ports take from them.
 
-**Pure.** IPv4 for now; IPv6 comes with the network issue.
+**Pure.** IPv4 addresses are chosen and kept; an IPv6 address follows from its port's MAC (SLAAC), so none is
+ever taken, and a port has one in each IPv6 subnet of its network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -18,33 +27,47 @@ from controller.commit import Change
 from controller.state import State, Stored
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
+from cumulet.addresses import SLAAC_PREFIX_LENGTH, slaac_address
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
-from cumulet.v1 import subnet_pb2
+from cumulet.v1 import port_pb2, subnet_pb2
 
 MUTABLE = ("meta.labels", "spec.dns_servers")
 PREFIX_MIN: Final = 8  # a larger range is a typing error
 PREFIX_MAX: Final = 29  # network, broadcast, gateway, and five for guests
 DNS_SERVERS_MAX: Final = 3  # what resolvers read (MAXNS in resolv.h)
 DRAWS: Final = 32  # random tries before the range is searched in order
+MACS: Final = 2**40  # that ports can have: admit/instance.py draws five bytes
 
 # Guests could not tell these from their own, the node's or the world's special addresses.
 RESERVED: Final = tuple(
-    IPv4Network(text)
-    for text in ("0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+    ip_network(text)
+    for text in (
+        "0.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/3",
+        "::/8",
+        "fe80::/10",
+        "ff00::/8",
+    )
 )
+
+Address = IPv4Address | IPv6Address
+Cidr = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
     """A subnet's parsed addresses."""
 
-    cidr: IPv4Network
-    gateway: IPv4Address
+    cidr: Cidr
+    gateway: Address
 
     @property
     def usable(self) -> int:
         """Addresses that ports can have."""
-        return self.cidr.num_addresses - 3
+        return self.cidr.num_addresses - 3 if isinstance(self.cidr, IPv4Network) else MACS
 
     def holds(self, address: IPv4Address) -> bool:
         return address in self.cidr and address not in (
@@ -56,7 +79,18 @@ class Range:
 
 def range_of(spec: subnet_pb2.SubnetSpec) -> Range:
     """The addresses of a stored subnet."""
-    return Range(IPv4Network(spec.cidr), IPv4Address(spec.gateway))
+    return Range(ip_network(spec.cidr), ip_address(spec.gateway))
+
+
+def addresses_of(state: State, port: port_pb2.Port) -> list[str]:
+    """All addresses of a port: those that it holds, and one of each IPv6 subnet of its network."""
+    held = [fixed.address for fixed in port.spec.addresses]
+    ranges = (
+        range_of(row.message.spec).cidr for _, row in subnets_of(state, port.meta.project, port.spec.network)
+    )
+    return held + [
+        str(slaac_address(cidr, port.spec.mac)) for cidr in ranges if isinstance(cidr, IPv6Network)
+    ]
 
 
 def create(state: State, context: Context, project: str, given: subnet_pb2.Subnet) -> Change:
@@ -116,25 +150,26 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
 
 def subnets_of(state: State, project: str, network: str) -> list[tuple[str, Stored]]:
     """(name, row) of a network's subnets, by name."""
-    rows = state.rows(keys.SUBNETS, project)
-    return [(where[1], rows[where]) for where in sorted(rows) if rows[where].message.spec.network == network]
+    return [(row.message.meta.name, row) for row in state.subnets_of(project, network)]
 
 
 def choose_address(
     state: State, context: Context, network: Stored, wish: str, besides: Collection[str] = ()
-) -> tuple[str, str]:
-    """(subnet name, address) for a new port: the wish, or a free one; never one of `besides`.
+) -> tuple[str, str] | None:
+    """(subnet name, IPv4 address) for a new port: the wish, or a free one; never one of `besides`.
 
-    Random draws, so that concurrent controllers rarely choose the same. Raises InvalidArgumentError for a
-    wish that cannot be, FailedPreconditionError when nothing is free.
+    None in a network of IPv6 only. Random draws, so that concurrent controllers rarely choose the same.
+    Raises InvalidArgumentError for a wish that cannot be, FailedPreconditionError when nothing is free.
     """
     name, project = network.message.meta.name, network.message.meta.project
-    subnets = [(subnet, range_of(row.message.spec)) for subnet, row in subnets_of(state, project, name)]
-    if not subnets:
+    every = subnets_of(state, project, name)
+    if not every:
         raise FailedPreconditionError(
             f"network {project}/{name} has no subnet, so its ports can have no address",
             hints=[f"cumulet subnet create SUBNET --network {name} --cidr 10.0.0.0/24 --project {project}"],
         )
+    ranges = [(subnet, range_of(row.message.spec)) for subnet, row in every]
+    subnets = [(subnet, addresses) for subnet, addresses in ranges if addresses.cidr.version == 4]
     taken = {*state.addresses_in(network.message.meta.uid), *besides}
     if wish:
         return _wished(project, name, subnets, taken, wish)
@@ -142,6 +177,8 @@ def choose_address(
         for address in _candidates(addresses, context):
             if str(address) not in taken and addresses.holds(address):
                 return subnet, str(address)
+    if not subnets:
+        return None
     raise FailedPreconditionError(
         f"all addresses of network {project}/{name} are taken: add a subnet",
         hints=[f"cumulet subnet create SUBNET --network {name} --cidr 10.1.0.0/24 --project {project}"],
@@ -159,7 +196,7 @@ def _wished(
     try:
         address = IPv4Address(wish)
     except AddressValueError:
-        raise refuse(f"{wish!r} is not an IPv4 address") from None
+        raise refuse(f"{wish!r} is not an IPv4 address (IPv6 addresses follow from the MAC)") from None
     for subnet, addresses in subnets:
         if addresses.holds(address):
             if str(address) in taken:
@@ -172,34 +209,43 @@ def _wished(
 
 
 def _candidates(addresses: Range, context: Context) -> Iterator[IPv4Address]:
+    """Of an IPv4 range."""
+    assert isinstance(addresses.cidr, IPv4Network)
     for _ in range(DRAWS):
         yield addresses.cidr[context.rng.randrange(1, addresses.cidr.num_addresses - 1)]
     yield from addresses.cidr.hosts()
 
 
-def _parse_cidr(text: str, violations: Violations) -> IPv4Network | None:
+def _parse_cidr(text: str, violations: Violations) -> Cidr | None:
     try:
-        cidr = IPv4Network(text)
-    except (AddressValueError, NetmaskValueError, ValueError) as error:
-        violations.add("spec.cidr", f"{text!r} is not an IPv4 range such as 10.0.0.0/24 ({error})")
+        cidr = ip_network(text)
+    except ValueError as error:
+        problem = f"{text!r} is not a range such as 10.0.0.0/24 or fd00:1::/64 ({error})"
+        violations.add("spec.cidr", problem)
         return None
-    if not PREFIX_MIN <= cidr.prefixlen <= PREFIX_MAX:
+    if isinstance(cidr, IPv6Network):
+        if cidr.prefixlen != SLAAC_PREFIX_LENGTH:
+            problem = (
+                f"/{cidr.prefixlen} must be /{SLAAC_PREFIX_LENGTH}: guests make their addresses themselves"
+            )
+            violations.add("spec.cidr", problem)
+    elif not PREFIX_MIN <= cidr.prefixlen <= PREFIX_MAX:
         violations.add("spec.cidr", f"/{cidr.prefixlen} must be between /{PREFIX_MIN} and /{PREFIX_MAX}")
     for reserved in RESERVED:
-        if cidr.overlaps(reserved):
+        if cidr.version == reserved.version and cidr.overlaps(reserved):
             violations.add("spec.cidr", f"{cidr} overlaps {reserved}, which is reserved")
     return cidr
 
 
-def _parse_gateway(text: str, cidr: IPv4Network | None, violations: Violations) -> IPv4Address | None:
+def _parse_gateway(text: str, cidr: Cidr | None, violations: Violations) -> Address | None:
     if cidr is None:
         return None
     if not text:
         return cidr.network_address + 1
     try:
-        gateway = IPv4Address(text)
-    except AddressValueError:
-        violations.add("spec.gateway", f"{text!r} is not an IPv4 address")
+        gateway = ip_address(text)
+    except ValueError:
+        violations.add("spec.gateway", f"{text!r} is not an IP address")
         return None
     if gateway not in cidr or gateway in (cidr.network_address, cidr.broadcast_address):
         violations.add("spec.gateway", f"{gateway} is not a host address of {cidr}")
@@ -207,19 +253,22 @@ def _parse_gateway(text: str, cidr: IPv4Network | None, violations: Violations) 
 
 
 def _check_dns(spec: subnet_pb2.SubnetSpec, violations: Violations) -> None:
+    """Servers of the other family are fine: a guest with both asks any."""
     if len(spec.dns_servers) > DNS_SERVERS_MAX:
         violations.add("spec.dns_servers", f"{len(spec.dns_servers)} servers, at most {DNS_SERVERS_MAX}")
     for text in spec.dns_servers:
         try:
-            IPv4Address(text)
-        except AddressValueError:
-            violations.add("spec.dns_servers", f"{text!r} is not an IPv4 address")
+            ip_address(text)
+        except ValueError:
+            violations.add("spec.dns_servers", f"{text!r} is not an IP address")
 
 
 def _check_overlap(
-    state: State, project: str, given: subnet_pb2.Subnet, cidr: IPv4Network, violations: Violations
+    state: State, project: str, given: subnet_pb2.Subnet, cidr: Cidr, violations: Violations
 ) -> None:
     for name, row in subnets_of(state, project, given.spec.network):
-        other = IPv4Network(row.message.spec.cidr)
-        if cidr.overlaps(other) and name != given.meta.name:  # that it exists already is said elsewhere
+        other = ip_network(row.message.spec.cidr)
+        if (
+            cidr.version == other.version and cidr.overlaps(other) and name != given.meta.name
+        ):  # that it exists already is said elsewhere
             violations.add("spec.cidr", f"{cidr} overlaps subnet {name} ({other}) of the same network")

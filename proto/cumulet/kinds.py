@@ -378,7 +378,7 @@ SUBNET: Final = _kind(
     Column("USED", "status.addresses_used/status.addresses_total"),
     flags=(
         Flag("network", "spec.network", "The network that it belongs to.", required=True, fixed=True),
-        Flag("cidr", "spec.cidr", "Its range, as in 10.0.0.0/24.", required=True, fixed=True),
+        Flag("cidr", "spec.cidr", "Its range, as in 10.0.0.0/24 or fd00:1::/64.", required=True, fixed=True),
         Flag("gateway", "spec.gateway", "The router's address; the range's first by default.", fixed=True),
         Flag("dns-server", "spec.dns_servers", "For its guests. May be repeated.", Shape.WORDS),
     ),
@@ -391,7 +391,7 @@ PORT: Final = _kind(
     Column("NETWORK", "spec.network"),
     Column("INSTANCE", "spec.instance"),
     Column("MAC", "spec.mac"),
-    Column("ADDRESSES", "spec.addresses"),
+    Column("ADDRESSES", "status.addresses"),
     Column("NODE", "status.node", wide_only=True),
     verbs=frozenset({"list", "get", "watch"}),
 )
