@@ -153,6 +153,7 @@ def whatif_command(
       lose-rack=r1, lose-zone=a         every node with that label fails
       drain=n1                          the node is cordoned and emptied
       add-nodes=3x64x196608@rack=r9     nodes join; what waits is placed
+      add-like=3xn1                     nodes join that are as one that is there
       policy=spread                     decisions from here on follow it
       place-anew                        everybody is placed again
       n-plus=1, n-plus=2/rack           which failures cannot be absorbed

@@ -8,7 +8,7 @@ by the planner, and everything is put back. Nothing is estimated: what is said t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from math import comb
@@ -17,7 +17,7 @@ from typing import Final
 from scheduler.model import NodeView, Placement, Request
 from scheduler.seats import Seats, open_seats
 from scheduler.steps import CheckFailures
-from scheduler.world import World, domains_of, evacuees
+from scheduler.world import World, domains_of
 
 SETS_MAX: Final = 50_000  # every pair of 300 nodes; some seconds. Beyond it the fullest nodes are paired
 
@@ -46,8 +46,16 @@ class Resilience:
         return self.checked == self.possible
 
 
-def check_failures(world: World, step: CheckFailures, seed: int = 0) -> Resilience:
+def go_on() -> None:
+    """The pulse of whoever has all the time that it takes."""
+
+
+def check_failures(
+    world: World, step: CheckFailures, seed: int = 0, pulse: Callable[[], None] = go_on
+) -> Resilience:
     """Try every set of `step.count` failures among the nodes that are in service.
+
+    `pulse` is called before every set; what it raises ends the search.
 
     When there are more than SETS_MAX sets, only those among the fullest nodes (racks, zones) are tried,
     as many as keep below it, and `complete` is false.
@@ -59,11 +67,12 @@ def check_failures(world: World, step: CheckFailures, seed: int = 0) -> Resilien
     failures: list[Failure] = []
     sets = list(islice(combinations(sorted(chosen), step.count), SETS_MAX))
     for lost in sets:
+        pulse()
         nodes = [node for name in lost for node in units[name]]
-        unplaced = _unplaced(seats, nodes, seed)
+        requests = world.evacuees(nodes)
+        unplaced = _unplaced(seats, nodes, requests, seed)
         if unplaced:
-            count = sum(len(node.residents) for node in nodes)
-            failures.append(Failure(lost, count, unplaced))
+            failures.append(Failure(lost, len(requests), unplaced))
     failures.sort(key=lambda failure: (-len(failure.unplaced), failure.lost))
     return Resilience(step, len(sets), comb(len(units), step.count), tuple(failures))
 
@@ -101,9 +110,10 @@ def _shares(nodes: Sequence[NodeView]) -> Iterator[float]:
                 yield amount / room[name]
 
 
-def _unplaced(seats: Seats, nodes: Sequence[NodeView], seed: int) -> tuple[Request, ...]:
-    """Who finds no place when the nodes fail; the seats are afterwards as they were."""
-    requests = evacuees(nodes)
+def _unplaced(
+    seats: Seats, nodes: Sequence[NodeView], requests: Sequence[Request], seed: int
+) -> tuple[Request, ...]:
+    """Of the requests from nodes that fail, those that find no place; the seats are afterwards as before."""
     if not requests:
         return ()
     names = [node.name for node in nodes]

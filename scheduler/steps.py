@@ -3,7 +3,7 @@
 **Pure**: `parse_step` and `str` are inverse to each other; nothing here changes a fleet.
 
 The texts are `add=50xsmall`, `lose-node=n1,n2`, `lose-rack=r1`, `lose-zone=a`, `drain=n1`,
-`add-nodes=3x64x196608`, `policy=spread`, `place-anew`, `n-plus=1`, `n-plus=2/rack`.
+`add-nodes=3x64x196608`, `add-like=3xn1`, `policy=spread`, `place-anew`, `n-plus=1`, `n-plus=2/rack`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,20 @@ _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class StepError(ValueError):
-    """A step that cannot be read or cannot be taken. The message names the step and says what helps."""
+    """A step that cannot be read or cannot be taken. The message says what helps.
+
+    `number`: of the step among those of a what-if, counted from 0; None where there is only one.
+    """
+
+    number: int | None = None
+
+
+class UnknownNameError(StepError):
+    """A step names what the fleet does not have. `kind`: node, rack, zone or flavor."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,18 @@ class AddNodes:
 
 
 @dataclass(frozen=True, slots=True)
+class AddNodesLike:
+    """New nodes join that are as one that is there, but empty; `labels` of their own come on top of its."""
+
+    count: int
+    node: str
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+
+    def __str__(self) -> str:
+        return f"add-like={self.count}x{self.node}{_render_labels(self.labels)}"
+
+
+@dataclass(frozen=True, slots=True)
 class ChangePolicy:
     """Decisions from here on follow another policy; what runs stays."""
 
@@ -120,7 +145,17 @@ class CheckFailures:
         return f"n-plus={self.count}" + ("" if self.scope is Scope.NODE else f"/{self.scope.value}")
 
 
-Step = AddInstances | LoseNodes | LoseDomain | DrainNode | AddNodes | ChangePolicy | PlaceAnew | CheckFailures
+Step = (
+    AddInstances
+    | LoseNodes
+    | LoseDomain
+    | DrainNode
+    | AddNodes
+    | AddNodesLike
+    | ChangePolicy
+    | PlaceAnew
+    | CheckFailures
+)
 
 
 def parse_step(text: str) -> Step:
@@ -190,6 +225,14 @@ def _parse_add_nodes(value: str) -> AddNodes:
     return AddNodes(Shape(_count(count), parse_capacity(capacity), _parse_labels(labels)))
 
 
+def _parse_add_like(value: str) -> AddNodesLike:
+    counted, _, labels = value.partition("@")
+    count, x, node = counted.partition("x")
+    if not x or not node:
+        raise ValueError("COUNTxNODE is wanted, as in add-like=3xn1")
+    return AddNodesLike(_count(count), node, _parse_labels(labels))
+
+
 def _parse_labels(text: str) -> Mapping[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",") if pair]
     if not all(equals and key for key, equals, _ in pairs):
@@ -228,6 +271,7 @@ _PARSERS: Final[dict[str, Callable[[str], Step]]] = {
     "lose-zone": lambda value: LoseDomain(Scope.ZONE, _name(value)),
     "drain": lambda value: DrainNode(_name(value)),
     "add-nodes": _parse_add_nodes,
+    "add-like": _parse_add_like,
     "policy": lambda value: ChangePolicy(policy_named(_name(value))),
     "place-anew": _parse_anew,
     "n-plus": _parse_check,

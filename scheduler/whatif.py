@@ -10,18 +10,20 @@ are placed largest first. A lost node stays in the view as one that is not ready
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import count, islice
 from typing import Final
 
+from scheduler.apply import empty_like
 from scheduler.model import NodeView, Placement, Rejection, Request
 from scheduler.plan import plan
-from scheduler.resilience import Resilience, check_failures
+from scheduler.resilience import Resilience, check_failures, go_on
 from scheduler.steps import (
     AddInstances,
     AddNodes,
+    AddNodesLike,
     ChangePolicy,
     CheckFailures,
     DrainNode,
@@ -32,7 +34,7 @@ from scheduler.steps import (
     StepError,
 )
 from scheduler.summary import Summary
-from scheduler.world import World, emptied, evacuees
+from scheduler.world import World, emptied
 
 STEPS_MAX: Final = 64  # a page of a report; a script is better served by the library
 LOST: Final = "lost in this scenario"
@@ -82,6 +84,17 @@ class Report:
     def after(self) -> Summary:
         return self.outcomes[-1].after if self.outcomes else self.before
 
+    @property
+    def fits(self) -> bool:
+        """Whether nobody waits in the end who did not wait before, and every loss that was asked is absorbed.
+
+        A check that is made again later counts as it came out last: what was added between may mend it.
+        """
+        before = {request.uid for request in self.start.waiting}
+        checks = {one.step: one.resilience for one in self.outcomes if one.resilience is not None}
+        waits = any(request.uid not in before for request in self.end.waiting)
+        return not waits and not any(found.failures for found in checks.values())
+
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
@@ -91,18 +104,26 @@ class _Prepared:
     requests: tuple[Request, ...]
 
 
-def what_if(start: World, steps: Sequence[Step], seed: int = 0) -> Report:
-    """Take the steps in order. Raises StepError for one that cannot be taken."""
+def what_if(start: World, steps: Sequence[Step], seed: int = 0, pulse: Callable[[], None] = go_on) -> Report:
+    """Take the steps in order. Raises StepError for one that cannot be taken.
+
+    `pulse` is called between parts of the work; what it raises ends the what-if.
+    """
     if len(steps) > STEPS_MAX:
         raise StepError(f"{len(steps)} steps are given, at most {STEPS_MAX} are taken at once")
     shapes = start.shapes()  # the same for every summary, so that they compare
     world, outcomes = start, []
     for number, step in enumerate(steps):
+        pulse()
         if isinstance(step, CheckFailures):
-            found = check_failures(world, step, seed)
+            found = check_failures(world, step, seed, pulse)
             outcomes.append(Outcome(step, (), (), (), world.summary(shapes), found))
             continue
-        decided = _decide(world, step, number, random.Random(seed))
+        try:
+            decided = _decide(world, step, number, random.Random(seed))
+        except StepError as error:
+            error.number = number
+            raise
         world = decided.world
         outcomes.append(Outcome(step, decided.placed, decided.moved, decided.unplaced, world.summary(shapes)))
     return Report(start.summary(shapes), tuple(outcomes), start, world)
@@ -166,18 +187,21 @@ def _(step: DrainNode, world: World, number: int) -> _Prepared:
     node = world.node(step.node)
     kept_reason = node.cordon_reason if not node.schedulable else DRAINED
     drained = replace(emptied(node), schedulable=False, cordon_reason=kept_reason or DRAINED)
-    return _Prepared(world.with_nodes([drained]), (*world.waiting, *evacuees([node])))
+    return _Prepared(world.with_nodes([drained]), (*world.waiting, *world.evacuees([node])))
 
 
 @_prepare.register
 def _(step: AddNodes, world: World, number: int) -> _Prepared:
     shape = step.shape
-    taken = {node.name for node in world.view.nodes}
-    names = [f"new-{number}-{index:05}" for index in range(shape.count)]
-    if not taken.isdisjoint(names):
-        raise StepError(f"step {step}: the fleet has a node {min(taken & set(names))} already")
-    new = [NodeView(name=name, capacity=shape.capacity, labels=shape.labels) for name in names]
-    return _Prepared(world.with_nodes(new), world.waiting)
+    model = replace(world.fresh, capacity=shape.capacity, labels=shape.labels)
+    return _join(world, step, model, shape.count, number)
+
+
+@_prepare.register
+def _(step: AddNodesLike, world: World, number: int) -> _Prepared:
+    like = world.node(step.node)
+    model = replace(empty_like(like, like.name), labels={**like.labels, **step.labels})
+    return _join(world, step, model, step.count, number)
 
 
 @_prepare.register
@@ -189,13 +213,23 @@ def _(step: ChangePolicy, world: World, number: int) -> _Prepared:
 def _(step: PlaceAnew, world: World, number: int) -> _Prepared:
     """Nodes that are not ready keep what they have: nobody can say what became of it."""
     served = [node for node in world.view.nodes if node.ready]
+    there = (one.request for node in served for one in node.residents)
     everybody = sorted(
-        (one.request for node in served for one in node.residents), key=lambda request: request.uid
+        (request for request in there if request.uid not in world.leaving), key=lambda request: request.uid
     )
     return _Prepared(world.with_nodes(map(emptied, served)), (*world.waiting, *everybody))
+
+
+def _join(world: World, step: Step, model: NodeView, count: int, number: int) -> _Prepared:
+    """So many nodes that are as the model."""
+    taken = {node.name for node in world.view.nodes}
+    names = [f"new-{number}-{index:05}" for index in range(count)]
+    if not taken.isdisjoint(names):
+        raise StepError(f"step {step}: the fleet has a node {min(taken & set(names))} already")
+    return _Prepared(world.with_nodes(replace(model, name=name) for name in names), world.waiting)
 
 
 def _lose(world: World, names: Sequence[str]) -> _Prepared:
     nodes = [world.node(name) for name in dict.fromkeys(names)]
     lost = [replace(emptied(node), ready=False, not_ready_reason=LOST) for node in nodes]
-    return _Prepared(world.with_nodes(lost), (*world.waiting, *evacuees(nodes)))
+    return _Prepared(world.with_nodes(lost), (*world.waiting, *world.evacuees(nodes)))

@@ -1,4 +1,4 @@
-"""The fleet of a what-if: a view with everybody on it, who waits, what can be asked for.
+"""The fleet of a what-if: a view with everybody on it, who waits, what can be asked for, what can join.
 
 **Pure**: immutable; every change gives a new world.
 """
@@ -15,10 +15,11 @@ from scheduler.group import Scope, domain_of
 from scheduler.model import NodeView, Placement, Request, Resident, View
 from scheduler.policy import PACK, Policy
 from scheduler.resident import resident_of
-from scheduler.steps import StepError
+from scheduler.steps import UnknownNameError
 from scheduler.summary import CommonShape, Summary, common_shapes, summarize
 
 _NO_FLAVORS: Final[Mapping[str, Request]] = MappingProxyType({})
+_PLAIN: Final = NodeView("new", ZERO)
 
 
 class IncompleteViewError(ValueError):
@@ -29,13 +30,16 @@ class IncompleteViewError(ValueError):
 class World:
     """`flavors`: a request of each, whose uid and name are replaced. `waiting`: asked for, placed nowhere.
 
-    Raises IncompleteViewError.
+    `fresh`: what a node that joins is like, but for name, capacity and labels. `leaving`: uids of those that
+    are on their way out: they hold their room, and nobody places them again. Raises IncompleteViewError.
     """
 
     view: View
     flavors: Mapping[str, Request] = field(default_factory=lambda: _NO_FLAVORS)
     waiting: tuple[Request, ...] = ()
     policy: Policy = PACK
+    fresh: NodeView = _PLAIN
+    leaving: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for node in self.view.nodes:
@@ -46,23 +50,25 @@ class World:
                 )
 
     def node(self, name: str) -> NodeView:
-        """Raises StepError."""
+        """Raises UnknownNameError."""
         for node in self.view.nodes:
             if node.name == name:
                 return node
-        raise StepError(f"there is no node {name}{_nearest(name, (one.name for one in self.view.nodes))}")
+        known = _nearest(name, (one.name for one in self.view.nodes))
+        raise UnknownNameError("node", f"there is no node {name}{known}")
 
     def in_domain(self, scope: Scope, name: str) -> tuple[str, ...]:
-        """Names of a rack's or zone's nodes. Raises StepError if there is none."""
+        """Names of a rack's or zone's nodes. Raises UnknownNameError if there is none."""
         domains = domains_of(self.view, scope)
         if name not in domains:
-            raise StepError(f"no node has the label {scope.value}={name}{_nearest(name, domains)}")
+            known = _nearest(name, domains)
+            raise UnknownNameError(scope.value, f"no node has the label {scope.value}={name}{known}")
         return domains[name]
 
     def flavor(self, name: str) -> Request:
-        """Raises StepError."""
+        """Raises UnknownNameError."""
         if name not in self.flavors:
-            raise StepError(f"there is no flavor {name}{_nearest(name, self.flavors)}")
+            raise UnknownNameError("flavor", f"there is no flavor {name}{_nearest(name, self.flavors)}")
         return self.flavors[name]
 
     def with_nodes(self, changed: Iterable[NodeView], waiting: tuple[Request, ...] | None = None) -> World:
@@ -83,6 +89,25 @@ class World:
     def residents(self) -> Iterable[Resident]:
         for node in self.view.nodes:
             yield from node.residents
+
+    def evacuees(self, nodes: Iterable[NodeView]) -> list[Request]:
+        """What ran on nodes and is wanted, in the order in which it is placed again: the largest first.
+
+        Large is by the largest share of any of these nodes' amounts. A gang was placed before: its members
+        are moved one by one.
+        """
+        lost = list(nodes)
+        room = Resources.total(node.allocatable for node in lost).as_dict()
+        wanted = (
+            one.request for node in lost for one in node.residents if one.request.uid not in self.leaving
+        )
+
+        def share(request: Request) -> float:
+            asked = request.resources.as_dict().items()
+            return max((want / room[name] for name, want in asked if room.get(name)), default=0.0)
+
+        requests = sorted(wanted, key=lambda request: (-share(request), request.uid))
+        return [replace(request, gang=None) if request.gang else request for request in requests]
 
     def shapes(self) -> tuple[CommonShape, ...]:
         """What instances ask for here; the flavors' if there are none."""
@@ -107,24 +132,6 @@ def domains_of(view: View, scope: Scope) -> dict[str, tuple[str, ...]]:
         if domain:
             found.setdefault(domain, []).append(node.name)
     return {name: tuple(nodes) for name, nodes in sorted(found.items())}
-
-
-def evacuees(nodes: Iterable[NodeView]) -> list[Request]:
-    """What ran on nodes, in the order in which it is placed again: the largest first.
-
-    Large is by the largest share of any of these nodes' amounts. A gang was placed before: its members are
-    moved one by one.
-    """
-    lost = list(nodes)
-    room = Resources.total(node.allocatable for node in lost).as_dict()
-    requests = [one.request for node in lost for one in node.residents]
-
-    def share(request: Request) -> float:
-        asked = request.resources.as_dict().items()
-        return max((want / room[name] for name, want in asked if room.get(name)), default=0.0)
-
-    requests.sort(key=lambda request: (-share(request), request.uid))
-    return [replace(request, gang=None) if request.gang else request for request in requests]
 
 
 def _by_node(

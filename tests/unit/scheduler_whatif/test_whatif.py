@@ -16,13 +16,26 @@ from hypothesis import strategies as st
 
 from cumulet.resources import Resources
 from scheduler.files import FileError, read_trace, read_world, write_trace, write_world
-from scheduler.model import NodeView, Request, View
+from scheduler.model import NodeView, Placement, Request, View
 from scheduler.pictures import draw_report
 from scheduler.plan import plan
 from scheduler.policy import PACK, policy_named
+from scheduler.resident import resident_of
 from scheduler.scene import render_svg, squarify
 from scheduler.simulate import simulate
-from scheduler.steps import AddInstances, CheckFailures, LoseNodes, StepError, parse_step
+from scheduler.steps import (
+    AddInstances,
+    AddNodes,
+    AddNodesLike,
+    CheckFailures,
+    DrainNode,
+    LoseNodes,
+    PlaceAnew,
+    Shape,
+    StepError,
+    UnknownNameError,
+    parse_step,
+)
 from scheduler.trace import STAYS, Arrival, Trace
 from scheduler.whatif import what_if
 from scheduler.world import World
@@ -39,6 +52,8 @@ STEPS = (
     "drain=n1",
     "add-nodes=3x64x196608@rack=r9,zone=a",
     "add-nodes=1x64x196608x20+gpu=2",
+    "add-like=3xn1",
+    "add-like=1xn1x2@rack=r9",
     "policy=spread",
     "place-anew",
     "n-plus=1",
@@ -97,13 +112,86 @@ def test_headroom_is_what_fits(world: World) -> None:
         assert (len(outcome.placed), len(outcome.unplaced)) == (one.count, 1)
 
 
+def occupied(node: NodeView, *requests: Request) -> NodeView:
+    for request in requests:
+        node = resident_of(node, request, Placement(request.uid, node.name))
+    return node
+
+
+def test_a_node_that_joins_is_as_the_world_says_or_as_the_one_it_is_like() -> None:
+    """Without ratio and capabilities of its own cloud a new node would take less than it really will."""
+    fresh = NodeView("new", Resources(), allocation_ratio={"vcpu": 4.0}, capabilities=frozenset({"kvm"}))
+    old = NodeView("n1", Resources(2, 8), labels={"rack": "r1"}, schedulable=False, cordon_reason="old")
+    small = Request("small", "default", "small", Resources(1, 1), capabilities=frozenset({"kvm"}))
+    world = World(View(1, (occupied(old, FLAVORS["fat"]),)), {"small": small}, fresh=fresh)
+    found = what_if(world, [AddNodes(Shape(1, Resources(1, 8))), AddInstances(5, "small")])
+    assert [one.node for one in found.outcomes[1].placed] == ["new-0-00000"] * 4
+    assert len(found.outcomes[1].unplaced) == 1
+    copies = what_if(world, [AddNodesLike(2, "n1", {"zone": "b"})]).end.view.nodes[1:]
+    assert [(one.name, dict(one.labels)) for one in copies] == [
+        ("new-0-00000", {"rack": "r1", "zone": "b"}),
+        ("new-0-00001", {"rack": "r1", "zone": "b"}),
+    ]
+    assert all(one.schedulable and one.allocated.is_zero() and not one.residents for one in copies)
+
+
+@pytest.mark.parametrize("step", [DrainNode("n1"), LoseNodes(("n1",)), PlaceAnew()])
+def test_who_is_on_the_way_out_holds_room_and_is_not_placed_again(step: DrainNode) -> None:
+    large = FLAVORS["large"]
+    leaving = Request("leaving", "default", "leaving", large.resources)
+    nodes = (occupied(NodeView("n1", Resources(8, 12)), leaving, large), NodeView("n2", Resources(4, 6)))
+    world = World(View(1, nodes), FLAVORS, leaving=frozenset({"leaving"}))
+    assert what_if(world, []).before.headroom[1].count == 1  # one large of n2's room: n1 is full
+    found = what_if(world, [CheckFailures(1), step])  # of the loss of n1, too
+    assert {one.request.uid for one in found.end.residents()} == {"large"}
+    assert found.fits
+
+
+def test_it_fits_when_in_the_end_nobody_new_waits_and_the_last_check_holds() -> None:
+    add, check, more = AddInstances(1, "large"), CheckFailures(1), AddNodesLike(1, "n1")
+    huge = Request("huge", "default", "huge", Resources(64))
+    world = World(View(1, (NodeView("n1", Resources(4, 6)),)), FLAVORS, (huge,))
+    assert what_if(world, [add]).fits  # huge waited before
+    assert not what_if(world, [add, add]).fits
+    assert what_if(world, [add, add, more]).fits
+    assert not what_if(world, [add, check]).fits
+    assert what_if(world, [add, check, more, check]).fits
+    assert not what_if(world, [add, check, more, CheckFailures(2)]).fits  # the first is another question
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("add=1xtiny", "flavor"), ("drain=n9", "node"), ("lose-rack=r9", "rack"), ("add-like=1xn9", "node")],
+)
+def test_an_unknown_name_says_of_what_kind_and_in_which_step(text: str, kind: str) -> None:
+    world = World(View(1, (NodeView("n1", Resources(4, 6), labels={"rack": "r1"}),)), FLAVORS)
+    with pytest.raises(UnknownNameError) as caught:
+        what_if(world, [parse_step("n-plus=1"), parse_step(text)])
+    assert (caught.value.kind, caught.value.number) == (kind, 1)
+
+
+def test_the_pulse_ends_a_what_if_between_its_parts() -> None:
+    beats = 0
+
+    def pulse() -> None:
+        nonlocal beats
+        beats += 1
+        if beats > 3:
+            raise TimeoutError
+
+    world = World(View(1, tuple(NodeView(f"n{i}", Resources(4, 6)) for i in range(9))), FLAVORS)
+    with pytest.raises(TimeoutError):
+        what_if(world, [CheckFailures(2)], pulse=pulse)
+    assert beats == 4
+
+
 @pytest.mark.parametrize("text", STEPS)
 def test_steps_read_back(text: str) -> None:
     assert str(parse_step(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["add=50", "add=0xsmall", "n-plus=9", "policy=nope", "fly=1", "add-nodes=3x"]
+    "text", ["add=50", "add=0xsmall", "n-plus=9", "policy=nope", "fly=1", "add-nodes=3x", "add-like=3"]
 )
 def test_a_bad_step_says_which(text: str) -> None:
     with pytest.raises(StepError, match=text.split("=", maxsplit=1)[0]):
