@@ -34,7 +34,6 @@ from cumulet.v1 import event_pb2, store_pb2
 
 ATTEMPTS_MAX: Final = 12  # alone in its transaction, a change that fails this often is starved, not unlucky
 QUEUE_MAX: Final = 10_000  # changes waiting; beyond it callers are refused and may try again
-REACH_S: Final = 2.0  # a watch is some ms behind; what takes longer has been lost (correctness.md I17)
 # While changes come together they are gathered for a moment: a lone one never waits, and a crowd shares
 # transactions, which cost far more than this.
 GATHER_S: Final = 0.004
@@ -146,7 +145,7 @@ class Committer:
             return OPS_MAX
         try:
             committed, revision = await self._transactor.transact(batch.compares, self._writes(batch))
-            await self._reach(revision)
+            await self._state.catch_up(revision)
         except TxnTooLargeError as error:
             if len(batch.members) == 1:
                 _fail(batch, UnavailableError(f"the change is too large for the store: {error}"))
@@ -168,15 +167,6 @@ class Committer:
             return OPS_MAX
         self._requeue(batch)
         return max(1, taken // 2)
-
-    async def _reach(self, revision: int) -> None:
-        """Wait for the State; when it does not come, have everything listed again."""
-        while True:
-            try:
-                async with asyncio.timeout(REACH_S):
-                    return await self._state.reach(revision)
-            except TimeoutError:
-                self._state.doubt.set()
 
     def _build(self, limit: int) -> tuple[_Batch, int]:
         """Evaluate changes from the queue's head until the transaction is full.

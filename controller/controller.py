@@ -19,7 +19,7 @@ from controller.reconcile.election import Election, KeeperFactory, Term, epoch_g
 from controller.reconcile.export import Exporter, ensure_cloud
 from controller.reconcile.placer import Placer
 from controller.reconcile.sessions import Sessions
-from controller.reconcile.status import Statuses
+from controller.reconcile.status import Statuses, concerns_status
 from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import Store
@@ -144,8 +144,9 @@ class Controller:
     def _pass_on(self, leading: Leading, changed: Changed) -> None:
         leading.placer.note_change(changed)
         leading.sessions.note_change(changed)
-        if changed.table is keys.INSTANCES and changed.after is not None:
-            leading.statuses.queue.add(changed.after.message.meta.uid)
+        if changed.table is keys.INSTANCES:
+            if changed.after is not None and concerns_status(changed):
+                leading.statuses.queue.add(changed.after.message.meta.uid)
         elif changed.table is keys.NODE_STATUS:
             for uid in self.state.placements_on(changed.parts[0]):
                 leading.statuses.queue.add(uid)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import random
 import signal
@@ -58,6 +59,10 @@ OPTIONS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ),
     ("--insecure", "allow --listen beyond loopback, without TLS (labs only)", {"action": "store_true"}),
 )
+
+# Python's collector walks everything that lives, again and again, as the State grows: a quarter of the CPU of
+# a busy leader, in pauses of 150 ms. What the State holds has no cycles; what has (tasks, errors) dies young.
+GC_THRESHOLDS = (10_000, 10, 100)  # 1 ms at a time; the whole heap after ten million more objects, not 70,000
 
 log = structlog.get_logger(__name__)
 EXIT_USAGE = 2
@@ -117,6 +122,7 @@ async def _run(options: argparse.Namespace) -> int:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(controller.run()), group.create_task(server.run())]
+            tasks.append(group.create_task(_settle_collector(controller)))
             await stopping.wait()
             log.info("stopping")
             for task in tasks:
@@ -127,6 +133,14 @@ async def _run(options: argparse.Namespace) -> int:
     finally:
         await store.close()
     return code
+
+
+async def _settle_collector(controller: Controller) -> None:
+    """What was listed at the start lives on: the collector need not look at it."""
+    gc.set_threshold(*GC_THRESHOLDS)
+    await controller.ready.wait()
+    gc.collect()
+    gc.freeze()
 
 
 def _tls(options: argparse.Namespace) -> TlsFiles | None:

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from controller.admit.common import Context
-from controller.commit import REACH_S, journal_entry
+from controller.commit import journal_entry
 from controller.fleet import FleetView, build_request
 from controller.metrics import Metrics
 from controller.reconcile.gate import Bundle, Gate
@@ -278,7 +278,7 @@ class Placer:
             group.create_task(self._confirm(bundle, revision))
             return
         self._metrics.note_conflicts("commit", len(bundle.members))
-        await self._reach(revision)
+        await self._state.catch_up(revision)
         self._take_back(bundle)
         if len(bundle.members) == 1:
             self._state.doubt.set()  # alone, and still: the State may be wrong
@@ -303,21 +303,12 @@ class Placer:
 
     async def _confirm(self, bundle: Bundle, revision: int) -> None:
         """When the State is there, nothing of it is assumed any more, also what has gone again meanwhile."""
-        await self._reach(revision)
+        await self._state.catch_up(revision)
         for bound in bundle.members:
             if self._fleet.drop(bound.request.uid) is not None:
                 self._busy.discard(bound.request.uid)
                 self._gain(bound.node)
                 self._add(bound.request.uid)
-
-    async def _reach(self, revision: int) -> None:
-        """Wait for the State; when it does not come, have everything listed again."""
-        while True:
-            try:
-                async with asyncio.timeout(REACH_S):
-                    return await self._state.reach(revision)
-            except TimeoutError:
-                self._state.doubt.set()
 
 
 def _units(decided: Plan, requests: dict[str, Request]) -> Iterator[list[tuple[Request, Placement]]]:

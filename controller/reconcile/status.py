@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -18,7 +19,7 @@ from controller.admit import common
 from controller.admit.common import Context
 from controller.commit import Change, Committer
 from controller.reconcile.queue import Queue
-from controller.state import Parts, State, Stored
+from controller.state import Changed, Parts, State, Stored
 from controller.store import keys
 from controller.store.protocol import unchanged
 from cumulet import lifecycle
@@ -294,6 +295,12 @@ def build_change(
     return change if change.writes else None
 
 
+def concerns_status(changed: Changed) -> bool:
+    """Whether a change of an instance may leave something to write; of a new one nothing is known yet."""
+    row = changed.after
+    return row is not None and (changed.before is not None or row.message.meta.HasField("deleted_at"))
+
+
 def _differs(before: Stored | None, status: instance_pb2.InstanceStatus) -> bool:
     """Only what somebody sees: a first status that says no more than the placement is not written."""
     if before is None:  # that it is pending needs no writing either, unless there is a reason to tell
@@ -417,17 +424,27 @@ class Statuses:
                 await self.queue.wait()
                 await asyncio.sleep(GATHER_S)
                 uids = await self.queue.take(BATCH)
-                await asyncio.gather(*(self._write(uid) for uid in uids))
+                await asyncio.gather(*(self._write(uid) for uid in uids if self._has_news(uid)))
+
+    def _has_news(self, uid: str) -> bool:
+        """Whether there is anything to write: mostly there is not, and a commit costs more than a look."""
+        if self._state.find_instance(uid) is None:
+            self.refusals.pop(uid, None)
+            return False
+        try:
+            return self._compute(self._state, uid) is not None
+        except Exception:
+            return True  # `_write` meets it again, and says so
+
+    def _compute(self, state: State, uid: str) -> Change | None:
+        placement = state.placement_of(uid)
+        facts = self._facts.facts(placement.message.node, uid) if placement else SILENT
+        context = Context(self._clock.now(), self._rng, "controller")
+        return build_change(state, context, uid, facts, self.refusals.get(uid))
 
     async def _write(self, uid: str) -> None:
-        def compute(state: State) -> Change | None:
-            placement = state.placement_of(uid)
-            facts = self._facts.facts(placement.message.node, uid) if placement else SILENT
-            context = Context(self._clock.now(), self._rng, "controller")
-            return build_change(state, context, uid, facts, self.refusals.get(uid))
-
         try:
-            if await self._committer.commit(compute) == MORE:
+            if await self._committer.commit(partial(self._compute, uid=uid)) == MORE:
                 self.queue.add(uid)
             if self._state.find_instance(uid) is None:
                 self.refusals.pop(uid, None)
