@@ -1,7 +1,8 @@
 """dnsmasq's files for one network: typed options in, text out.
 
 **Pure.** Only addresses, MACs, checked host names and checked paths are ever written, and every value passes
-`_option`, which refuses what could end a line or start a comment. Source: dnsmasq(8) 2.90.
+`_option`, which refuses what could end a line or start a comment. IPv4 addresses are fixed by DHCP; IPv6
+guests make theirs from the announced prefix (SLAAC) and ask DHCPv6 for the rest. Source: dnsmasq(8) 2.90.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
 DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
 LEASE_S: Final = 3600  # addresses are fixed: a lease only says that the guest is there
 _LEASES_MAX: Final = 65536  # ranges are static, so known ports bound the leases; dnsmasq's 1,000 is too few
-_SAFE_VALUE: Final = re.compile(r"[A-Za-z0-9._:,/=!-]+")
+_SAFE_VALUE: Final = re.compile(r"[A-Za-z0-9._:,/=!\[\]-]+")
 _NAMESERVER: Final = re.compile(r"^\s*nameserver\s+(\S+)", re.MULTILINE)
 
 
@@ -77,17 +78,24 @@ def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
         _option("dhcp-lease-max", str(_LEASES_MAX)),
         _option("quiet-dhcp"),
     ]
+    if has_ipv6(network):
+        lines += _advertisement_options(network)
     for index, subnet in enumerate(network.subnets):
-        lines += _subnet_options(f"subnet{index}", subnet)
+        lines += _subnet_options(f"subnet{index}", subnet, network.mtu)
     return "".join(f"{line}\n" for line in lines)
 
 
+def has_ipv6(network: NetworkIntent) -> bool:
+    return any(subnet.cidr.version == 6 for subnet in network.subnets)
+
+
 def render_hosts(ports: tuple[PortIntent, ...]) -> str:
-    """dhcp-hostsfile: one line per fixed address."""
+    """dhcp-hostsfile: one line per fixed address; IPv6 addresses are not leased."""
     return "".join(
         f"{_checked(f'{port.mac.lower()},{address},{port.hostname.lower()},{LEASE_S}')}\n"
         for port in ports
         for address in port.addresses
+        if address.version == 4
     )
 
 
@@ -121,13 +129,28 @@ def _leases(text: str, now: float) -> Iterator[tuple[str, str]]:
             yield words[1].lower(), words[2]
 
 
-def _subnet_options(tag: str, subnet: SubnetIntent) -> list[str]:
-    network, netmask = subnet.cidr.network_address, subnet.cidr.netmask
+def _advertisement_options(network: NetworkIntent) -> list[str]:
+    """A network without a router is no way to other IPv6 networks: its advertisements say so by a lifetime
+    of 0, and guests do not try (RFC 4861, section 4.2)."""
+    interval_and_lifetime = "0" if network.router_uid else "0,0"  # an interval of 0 is dnsmasq's default
+    parameters = f"{GATEWAY_LINK},mtu:{network.mtu},{interval_and_lifetime}"
+    return [_option("enable-ra"), _option("ra-param", parameters)]
+
+
+def _subnet_options(tag: str, subnet: SubnetIntent, mtu: int) -> list[str]:
+    network = subnet.cidr.network_address
     dns = subnet.dns_servers or (subnet.gateway,)
+    if subnet.cidr.version == 6:
+        servers = ",".join(f"[{server}]" for server in dns)
+        return [
+            _option("dhcp-range", f"set:{tag},{network},ra-stateless,{subnet.cidr.prefixlen},{LEASE_S}"),
+            _option("dhcp-option", f"tag:{tag},option6:dns-server,{servers}"),
+        ]
     return [
-        _option("dhcp-range", f"set:{tag},{network},static,{netmask},{LEASE_S}"),
+        _option("dhcp-range", f"set:{tag},{network},static,{subnet.cidr.netmask},{LEASE_S}"),
         _option("dhcp-option", f"tag:{tag},option:router,{subnet.gateway}"),
         _option("dhcp-option", f"tag:{tag},option:dns-server,{','.join(map(str, dns))}"),
+        _option("dhcp-option", f"tag:{tag},option:mtu,{mtu}"),
     ]
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from agent.net import addressing, names, ruleset
-from agent.net.driver import NetworkIntent, ObservedNet, ObservedNetwork
+from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork
 from agent.net.netlink_wire import Address, Link, Route
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
@@ -28,7 +27,7 @@ class LinkView:
     addresses: frozenset[Address]
     routes: frozenset[Route]
 
-    def addresses_of(self, name: str) -> set[tuple[IPv4Address, int]]:
+    def addresses_of(self, name: str) -> set[tuple[IPAddress, int]]:
         index = self.links[name].index
         return {(a.address, a.prefix_length) for a in self.addresses if a.link == index}
 

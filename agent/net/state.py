@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import DriverError
 from agent.net.dnsmasq_config import ServerFiles
-from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.net.driver import AddressPair, NetworkIntent, PortIntent, SubnetIntent
 
 _RECORD: Final = "intent.json"
 _OTHERS_MAY_ENTER: Final = 0o001
@@ -140,24 +140,55 @@ def _network_json(record: NetworkRecord) -> dict[str, Any]:
         "uid": network.uid,
         "vni": network.vni,
         "outbound_nat": network.outbound_nat,
+        "mtu": network.mtu,
+        "router_uid": network.router_uid,
         "subnets": [
             [subnet.uid, str(subnet.cidr), str(subnet.gateway), list(map(str, subnet.dns_servers))]
             for subnet in network.subnets
         ],
-        "ports": [
-            [port.uid, port.mac, list(map(str, port.addresses)), port.hostname] for port in network.ports
-        ],
+        "ports": list(map(_port_json, network.ports)),
+    }
+
+
+def _port_json(port: PortIntent) -> dict[str, Any]:
+    return {
+        "uid": port.uid,
+        "mac": port.mac,
+        "addresses": list(map(str, port.addresses)),
+        "hostname": port.hostname,
+        "security_groups": list(port.security_groups),
+        "allowed_pairs": [[str(pair.cidr), pair.mac] for pair in port.allowed_pairs],
+        "ingress_bps": port.ingress_bps,
+        "egress_bps": port.egress_bps,
     }
 
 
 def _network_record(raw: dict[str, Any]) -> NetworkRecord:
     subnets = tuple(
-        SubnetIntent(uid, IPv4Network(cidr), IPv4Address(gateway), tuple(map(IPv4Address, dns)))
+        SubnetIntent(uid, ip_network(cidr), ip_address(gateway), tuple(map(ip_address, dns)))
         for uid, cidr, gateway, dns in raw["subnets"]
     )
-    ports = tuple(
-        PortIntent(uid, raw["uid"], mac, tuple(map(IPv4Address, addresses)), hostname)
-        for uid, mac, addresses, hostname in raw["ports"]
+    intent = NetworkIntent(
+        uid=raw["uid"],
+        vni=raw["vni"],
+        subnets=subnets,
+        outbound_nat=raw["outbound_nat"],
+        ports=tuple(_port(raw["uid"], port) for port in raw["ports"]),
+        mtu=raw["mtu"],
+        router_uid=raw["router_uid"],
     )
-    intent = NetworkIntent(raw["uid"], raw["vni"], subnets, raw["outbound_nat"], ports)
     return NetworkRecord(intent, raw["digest"], raw["program"], raw["rules"])
+
+
+def _port(network_uid: str, raw: dict[str, Any]) -> PortIntent:
+    return PortIntent(
+        uid=raw["uid"],
+        network_uid=network_uid,
+        mac=raw["mac"],
+        addresses=tuple(map(ip_address, raw["addresses"])),
+        hostname=raw["hostname"],
+        security_groups=tuple(raw["security_groups"]),
+        allowed_pairs=tuple(AddressPair(ip_network(cidr), mac) for cidr, mac in raw["allowed_pairs"]),
+        ingress_bps=raw["ingress_bps"],
+        egress_bps=raw["egress_bps"],
+    )

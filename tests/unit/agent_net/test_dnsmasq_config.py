@@ -18,16 +18,27 @@ from agent.errors import DriverError
 from agent.net import dnsmasq_config
 from agent.net.driver import NetworkIntent
 from agent.net.intent_check import check_network
-from tests.unit.agent_net.cases import FEWER, FILES, NETWORK, RESOLVERS, WEB, networks
+from tests.unit.agent_net.cases import DUAL, FEWER, FILES, NETWORK, RESOLVERS, WEB, networks
 
 GOLDENS = Path(__file__).parent / "goldens"
 _HOST_LINE = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2},\d+\.\d+\.\d+\.\d+,[a-z0-9-]{1,63},3600\n")
-_NAME_LINE = re.compile(r"\d+\.\d+\.\d+\.\d+ [a-z0-9-]{1,63}\.cumulet\.internal [a-z0-9-]{1,63}\n")
+_NAME_LINE = re.compile(r"[0-9a-f.:]+ [a-z0-9-]{1,63}\.cumulet\.internal [a-z0-9-]{1,63}\n")
 
 
 def test_the_config_is_the_golden() -> None:
     text = dnsmasq_config.render_config(NETWORK, FILES, RESOLVERS)
     assert text == (GOLDENS / "dnsmasq.conf").read_text()
+
+
+def test_a_dual_stack_network_is_the_golden() -> None:
+    """Stateless IPv6 without a default route, and addresses that only the names file has."""
+    text = dnsmasq_config.render_config(DUAL, FILES, RESOLVERS)
+    assert text == (GOLDENS / "dnsmasq_dual.conf").read_text()
+    assert dnsmasq_config.render_hosts(DUAL.ports) == f"{WEB.mac},10.7.0.5,web6,3600\n"
+    names = dnsmasq_config.render_names(DUAL.ports)
+    assert "2001:db8:7:0:5054:ff:fe00:1 web6.cumulet.internal web6\n" in names
+    routed = dnsmasq_config.render_config(replace(DUAL, router_uid="r"), FILES, RESOLVERS).splitlines()
+    assert "ra-param=gw0,mtu:1430,0" in routed
 
 
 def test_the_hosts_are_the_golden() -> None:
@@ -42,7 +53,8 @@ def test_every_line_has_its_one_form(network: NetworkIntent) -> None:
     hosts = dnsmasq_config.render_hosts(network.ports)
     names = dnsmasq_config.render_names(network.ports)
     count = sum(len(port.addresses) for port in network.ports)
-    assert [bool(_HOST_LINE.fullmatch(line)) for line in hosts.splitlines(keepends=True)] == [True] * count
+    leased = sum(address.version == 4 for port in network.ports for address in port.addresses)
+    assert [bool(_HOST_LINE.fullmatch(line)) for line in hosts.splitlines(keepends=True)] == [True] * leased
     assert [bool(_NAME_LINE.fullmatch(line)) for line in names.splitlines(keepends=True)] == [True] * count
 
 
@@ -56,7 +68,7 @@ def test_hostile_text_is_refused_or_harmless(text: str, field: str) -> None:
         assert _NAME_LINE.fullmatch(dnsmasq_config.render_names((port,)))
 
 
-@given(st.text(max_size=40).filter(lambda text: not re.fullmatch(r"[A-Za-z0-9._:,/=!-]*", text)))
+@given(st.text(max_size=40).filter(lambda text: not re.fullmatch(r"[A-Za-z0-9._:,/=!\[\]-]*", text)))
 def test_rendering_itself_refuses_what_the_check_let_through(text: str) -> None:
     port = replace(WEB, hostname=text)
     with pytest.raises(ValueError, match="cannot be a value"):
