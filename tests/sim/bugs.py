@@ -38,7 +38,7 @@ from controller.store.protocol import Compare
 from controller.transact import Transactor
 from cumulet.v1 import instance_pb2, operation_pb2
 
-# Within which each must be caught. The two about plans need one in transit over a failover: 1 seed in 40 has it.
+# Within which each must be caught. The two about plans need one in transit over a failover: 1 seed in 40.
 SEEDS_MAX: Final = 160
 
 
