@@ -5,6 +5,7 @@ VENV := .venv/bin
 # `make down` in a script has nobody to ask.
 DOWN_FLAGS ?= $(shell [ -t 0 ] || echo --yes)
 PYTEST_FLAGS ?=
+NODES ?= 3
 PROTO_FILES := cumulet/v1/*.proto
 ETCD_PROTO := controller/store/etcdpb/rpc.proto
 # The generator of type stubs is found by its name on PATH.
@@ -15,7 +16,7 @@ ETCD_OUT := .
 STUBS := $(CURDIR)/build/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto build lint test bench bench-scheduler demo down docs clean
+.PHONY: help install proto build lint test bench bench-scheduler demo down lab lab-down docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,13 @@ demo: install ## Start a one-machine cloud, boot a real VM and show it
 
 down: ## Stop the cloud of this machine and remove every trace of it
 	@if [ -x $(VENV)/cumulet ]; then $(VENV)/cumulet down $(DOWN_FLAGS); \
+	else echo "nothing is installed here, so nothing runs"; fi
+
+lab: install ## Start a cloud of NODES=3 nodes on this machine; then: cumulet lab --help
+	@$(VENV)/cumulet lab up --nodes $(NODES)
+
+lab-down: ## End the lab and remove every trace of it
+	@if [ -x $(VENV)/cumulet ]; then $(VENV)/cumulet lab down; \
 	else echo "nothing is installed here, so nothing runs"; fi
 
 test: install ## Run all tests; a missing component fails them

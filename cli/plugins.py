@@ -21,6 +21,7 @@ _HELP: Final = {
     "down": "Stop the one-machine cloud and remove every trace of it.",
     "status": "Processes of the one-machine cloud and whether they are well.",
     "doctor": "Check what this machine needs, each finding with its fix.",
+    "lab": "A cloud of several nodes on this machine, and faults in it.",
 }
 
 

@@ -73,7 +73,7 @@ def take_down(layout: Layout, progress: Progress) -> None:
         f"{len(found.links)} links, {len(found.namespaces)} namespaces, {len(found.tables)} nft tables gone"
     )
     remove_files(layout)
-    forget_context(layout)
+    forget_context(CONTEXT_NAME, layout.controller_target)
     progress.step(f"{layout.state_dir} and {layout.runtime_dir} are gone")
     _check_gone(layout)
 
@@ -187,12 +187,12 @@ def remove_files(layout: Layout) -> None:
         layout.state_dir.rmdir()  # stays when somebody keeps other things there
 
 
-def forget_context(layout: Layout) -> None:
-    """Takes the command line's context away when it points to this cloud."""
+def forget_context(name: str, target: str) -> None:
+    """Takes the command line's context away when it points to the cloud with this gRPC target."""
     with contextlib.suppress(CumuletError):  # a damaged configuration is the user's
-        known = load_config().contexts.get(CONTEXT_NAME)
-        if known is not None and layout.controller_target in known.endpoints:
-            remove_context(CONTEXT_NAME)
+        known = load_config().contexts.get(name)
+        if known is not None and target in known.endpoints:
+            remove_context(name)
 
 
 def remove_image_cache(progress: Progress) -> None:

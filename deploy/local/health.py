@@ -77,13 +77,17 @@ def check_node(layout: Layout) -> str | None:
             node: node_pb2.Node = cloud.get("node", layout.node)
         except CumuletError as err:
             return f"node {layout.node}: {err.message}"
+    return node_ailment(node)
+
+
+def node_ailment(node: node_pb2.Node) -> str | None:
+    """Why the node is not Ready, or None. **Pure.**"""
     for condition in node.status.conditions:
         if condition.type == "Ready":
-            ready = condition.status == meta_pb2.CONDITION_STATUS_TRUE
-            return (
-                None if ready else f"node {layout.node} is not Ready: {condition.message or condition.reason}"
-            )
-    return f"node {layout.node} has no condition Ready yet"
+            if condition.status == meta_pb2.CONDITION_STATUS_TRUE:
+                return None
+            return f"node {node.meta.name} is not Ready: {condition.message or condition.reason}"
+    return f"node {node.meta.name} has no condition Ready yet"
 
 
 def _describe(error: grpc.RpcError) -> str:

@@ -43,17 +43,24 @@ class Service:
 def build_services(layout: Layout, python: str) -> tuple[Service, ...]:
     """All services of a cloud in the order of starting. `python`: the interpreter that has them installed."""
     return (
-        Service("virtlogd", ("virtlogd",), VIRTLOGD_SOCKET, shared=True),
-        Service(
-            "libvirtd", ("libvirtd",), LIBVIRT_SOCKET, (VIRTLOGD_SOCKET,), shared=True, room_in=LIBVIRT_RUN
-        ),
-        _etcd(layout),
-        _controller(layout, python),
-        _agent(layout, python),
+        *hypervisor_services(),
+        etcd_service(layout),
+        controller_service(layout, python),
+        agent_service(layout, python, layout.controller_target),
     )
 
 
-def _etcd(layout: Layout) -> Service:
+def hypervisor_services(*libvirtd_options: str) -> tuple[Service, ...]:
+    """libvirt's daemons."""
+    argv = ("libvirtd", *libvirtd_options)
+    return (
+        Service("virtlogd", ("virtlogd",), VIRTLOGD_SOCKET, shared=True),
+        Service("libvirtd", argv, LIBVIRT_SOCKET, (VIRTLOGD_SOCKET,), shared=True, room_in=LIBVIRT_RUN),
+    )
+
+
+def etcd_service(layout: Layout) -> Service:
+    """One member, reached by this machine only."""
     client, peer = f"http://{layout.etcd_address}", f"http://{LOOPBACK}:{layout.ports.etcd_peer}"
     argv = (
         *("etcd", "--name", "cumulet", "--data-dir", str(layout.etcd_dir)),
@@ -67,22 +74,26 @@ def _etcd(layout: Layout) -> Service:
     return Service("etcd", argv, layout.etcd_address)
 
 
-def _controller(layout: Layout, python: str) -> Service:
+def controller_service(layout: Layout, python: str, advertise: str = "", *options: str) -> Service:
+    """A controller. `advertise`: where agents are sent; the Unix socket unless it is given."""
     argv = (
         *(python, "-m", "controller.main", "--etcd", layout.etcd_address),
         *("--listen", layout.controller_target, "--listen", layout.api_address),
-        *("--advertise", layout.controller_target, "--data-dir", str(layout.controller_dir)),
+        *("--advertise", advertise or layout.controller_target, "--data-dir", str(layout.controller_dir)),
         *("--metrics-address", f"{LOOPBACK}:{layout.ports.controller_metrics}"),
+        *options,
     )
     return Service("controller", argv, layout.controller_target, (layout.etcd_address,))
 
 
-def _agent(layout: Layout, python: str) -> Service:
+def agent_service(layout: Layout, python: str, controller: str, *options: str) -> Service:
+    """The agent of the node that the layout names."""
     argv = (
-        *(python, "-m", "agent.main", "--controller", layout.controller_target),
+        *(python, "-m", "agent.main", "--controller", controller),
         *("--node", layout.node, "--state-dir", str(layout.agent_dir)),
         *("--metrics-address", f"{LOOPBACK}:{layout.ports.agent_metrics}"),
         # One person's machine has no tenants to keep apart; `up` and the node's condition say when it is TCG.
         "--allow-tcg",
+        *options,
     )
     return Service("agent", argv, f"{LOOPBACK}:{layout.ports.agent_metrics}", (LIBVIRT_SOCKET,))

@@ -98,9 +98,13 @@ def render_status(rows: Sequence[ServiceStatus], now: float) -> str:
         )
         for row in rows
     ]
+    return render_table(lines, [f"{row.name}: {row.message}" for row in rows if row.message])
+
+
+def render_table(lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Columns, the first line as their heads, and notes below."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     table = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
-    notes = [f"{row.name}: {row.message}" for row in rows if row.message]
     return "\n".join(line.rstrip() for line in (*table, *notes))
 
 

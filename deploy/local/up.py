@@ -79,7 +79,7 @@ def bring_up(options: UpOptions, progress: Progress) -> Layout:
         building = pool.submit(_build_image, progress) if options.guest_image else None
         ensure_supervisor(layout, progress)
         wait_until_healthy(layout, progress)
-        _seed(layout, building, progress)
+        seed_cloud(layout, building, progress)
     write_context(CONTEXT_NAME, [layout.controller_target], DEFAULT_PROJECT)
     progress.step(
         f"ready: API at {layout.controller_target} and {layout.api_address}, context {CONTEXT_NAME!r}"
@@ -90,7 +90,7 @@ def bring_up(options: UpOptions, progress: Progress) -> Layout:
 def check_host() -> None:
     """Root, and the programs that are started. Raises SetupError with all that is missing."""
     if os.geteuid() != 0:
-        raise SetupError("`cumulet up` makes bridges and guests: it needs root", "run it as root")
+        raise SetupError("bridges, namespaces and guests are made by root only", "run it as root")
     path = with_sbin(os.environ)["PATH"]
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     if missing:
@@ -180,7 +180,8 @@ def wait_until_healthy(layout: Layout, progress: Progress) -> None:
         progress.note("warning: the CPU has neither vmx nor svm: guests are emulated (TCG), slowly")
 
 
-def _seed(layout: Layout, building: Future[BuiltImage] | None, progress: Progress) -> None:
+def seed_cloud(layout: Layout, building: Future[BuiltImage] | None, progress: Progress) -> None:
+    """Ensures what a fresh cloud starts with, the guest image once it is built. Raises SetupError."""
     with Client([layout.controller_target]) as cloud:
         try:
             made = list(seed(cloud))
