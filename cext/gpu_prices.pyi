@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def find_prices(sizes: Sequence[int], counts: Sequence[int]) -> list[int]: ...
