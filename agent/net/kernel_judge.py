@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from agent.net import addressing, names, ruleset
 from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork
-from agent.net.netlink_wire import Address, Link, Route
+from agent.net.netlink_ip import Address, Route
+from agent.net.netlink_link import Link
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 

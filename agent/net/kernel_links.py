@@ -17,7 +17,8 @@ from agent.errors import DriverError
 from agent.net import addressing, names, netns, sysctl
 from agent.net.addressing import GATEWAY_LINK, Pair, gateway_pair, uplink_pair
 from agent.net.driver import IPAddress, NetworkIntent
-from agent.net.netlink_wire import Address, Link, Route
+from agent.net.netlink_ip import Address, Route
+from agent.net.netlink_link import Link
 from agent.net.rtnetlink import Netlink
 
 _SINGLE: Final = 32  # prefix length of a lone address

@@ -1,4 +1,4 @@
-"""Links, addresses and routes of the namespace that the calling thread is in.
+"""Links, addresses, routes, forwarding entries and neighbours of the namespace that the calling thread is in.
 
 **Edge**: one netlink socket per object, bound to the thread's namespace at the moment of creation. Kernel
 refusals are raised as OSError with the kernel's errno.
@@ -12,18 +12,23 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
+from agent.net import netlink_ip, netlink_link, netlink_neighbour
 from agent.net import netlink_wire as wire
-from agent.net.netlink_wire import Address, Link, Route
+from agent.net.netlink_ip import Address, Route
+from agent.net.netlink_link import BridgePort, Link, Tunnel
+from agent.net.netlink_neighbour import Entry
 
 _NETLINK_ROUTE: Final = 0
 _NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270
 _NETLINK_GET_STRICT_CHK: Final = 12  # the kernel filters dumps as asked
 _SO_NETNS_COOKIE: Final = 71
+_SO_RCVBUFFORCE: Final = 33
+_EVENTS_BUFFER_BYTES: Final = 1 << 22  # some 5,000 events between two looks; more are counted anew
 _RECEIVE_BYTES: Final = 1 << 16  # the kernel makes a dump's datagrams at most 32 KiB
 _ANSWER_TIMEOUT_S: Final = 10.0  # an answer is immediate; the limit turns a lost one into an error
 
@@ -32,6 +37,13 @@ _TUNSETPERSIST: Final = 0x400454CB
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000  # QEMU's virtio-net wants offload headers
+
+
+class EntryChange(NamedTuple):
+    """`payload` names a forwarding entry or a neighbour that is to be there, or not."""
+
+    present: bool
+    payload: bytes
 
 
 class Netlink:
@@ -50,52 +62,106 @@ class Netlink:
         self._socket.close()
 
     def links(self) -> list[Link]:
-        return [wire.parse_link(payload) for payload in self._dump(wire.RTM_GETLINK, wire.link_dump())]
+        answers = self._dump(netlink_link.RTM_GETLINK, netlink_link.link_dump())
+        return [netlink_link.parse_link(payload) for payload in answers]
 
     def addresses(self) -> list[Address]:
-        found = map(wire.parse_address, self._dump(wire.RTM_GETADDR, wire.address_dump()))
+        found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, netlink_ip.address_dump()))
         return [address for address in found if address is not None]
 
     def routes(self) -> list[Route]:
         """Ours only."""
-        found = map(wire.parse_route, self._dump(wire.RTM_GETROUTE, wire.route_dump()))
+        found = map(netlink_ip.parse_route, self._dump(netlink_ip.RTM_GETROUTE, netlink_ip.route_dump()))
         return [route for route in found if route is not None]
 
     def find_link(self, name: str) -> Link | None:
         try:
-            answers = list(self._ask(wire.RTM_GETLINK, wire.F_ACK, wire.link_by_name(name)))
+            answers = list(self._ask(netlink_link.RTM_GETLINK, wire.F_ACK, netlink_link.link_by_name(name)))
         except OSError as err:
             if err.errno == errno.ENODEV:
                 return None
             raise
-        return wire.parse_link(answers[0])
+        return netlink_link.parse_link(answers[0])
 
     def add_bridge(self, name: str, mac: str) -> None:
-        self._do(wire.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, wire.bridge(name, mac))
+        self._do(netlink_link.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, netlink_link.bridge(name, mac))
 
     def add_veth(self, name: str, peer: str, peer_mac: str, peer_netns_fd: int) -> None:
-        payload = wire.veth(name, peer, peer_mac, peer_netns_fd)
-        self._do(wire.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, payload)
+        payload = netlink_link.veth(name, peer, peer_mac, peer_netns_fd)
+        self._do(netlink_link.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, payload)
+
+    def add_vxlan(self, name: str, mac: str, tunnel: Tunnel) -> None:
+        payload = netlink_link.vxlan(name, mac, tunnel)
+        self._do(netlink_link.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, payload)
 
     def change_link(
-        self, index: int, *, up: bool | None = None, master: int | None = None, alias: str | None = None
+        self,
+        index: int,
+        *,
+        up: bool | None = None,
+        master: int | None = None,
+        alias: str | None = None,
+        mtu: int | None = None,
+        bridge_port: BridgePort | None = None,
     ) -> None:
-        self._do(wire.RTM_NEWLINK, 0, wire.link_change(index, up=up, master=master, alias=alias))
+        """What is None stays as it is."""
+        payload = netlink_link.link_change(
+            index, up=up, master=master, alias=alias, mtu=mtu, bridge_port=bridge_port
+        )
+        self._do(netlink_link.RTM_NEWLINK, 0, payload)
 
     def delete_link(self, index: int) -> None:
         """A link that is gone already is no error."""
         with _tolerating(errno.ENODEV):
-            self._do(wire.RTM_DELLINK, 0, wire.link_delete(index))
+            self._do(netlink_link.RTM_DELLINK, 0, netlink_link.link_delete(index))
 
     def ensure_address(self, address: Address) -> None:
-        self._do(wire.RTM_NEWADDR, wire.F_CREATE | wire.F_REPLACE, wire.address(address))
+        self._do(netlink_ip.RTM_NEWADDR, wire.F_CREATE | wire.F_REPLACE, netlink_ip.address(address))
 
     def delete_address(self, address: Address) -> None:
         with _tolerating(errno.EADDRNOTAVAIL):
-            self._do(wire.RTM_DELADDR, 0, wire.address(address))
+            self._do(netlink_ip.RTM_DELADDR, 0, netlink_ip.address(address))
 
     def ensure_route(self, route: Route) -> None:
-        self._do(wire.RTM_NEWROUTE, wire.F_CREATE | wire.F_REPLACE, wire.route(route))
+        self._do(netlink_ip.RTM_NEWROUTE, wire.F_CREATE | wire.F_REPLACE, netlink_ip.route(route))
+
+    def entries(self) -> Iterator[Entry]:
+        """Of every bridge, tunnel and neighbour table of the namespace."""
+        for family in (netlink_neighbour.AF_BRIDGE, netlink_neighbour.AF_INET, netlink_neighbour.AF_INET6):
+            for payload in self._dump(netlink_neighbour.RTM_GETNEIGH, netlink_neighbour.dump(family)):
+                entry = netlink_neighbour.parse_entry(payload)
+                if entry is not None:
+                    yield entry
+
+    def change_entries(self, changes: Sequence[EntryChange]) -> None:
+        """One conversation: the kernel answers the last message, and every one that it refuses.
+
+        What is gone already is no error. Raises the first refusal when all changes were tried.
+        """
+        first = self._sequence + 1
+        self._sequence += len(changes)
+        last = self._sequence
+        self._socket.send(
+            b"".join(
+                wire.message(*_entry_request(change, answers=first + at == last), first + at, change.payload)
+                for at, change in enumerate(changes)
+            )
+        )
+        refusal = 0
+        for sequence, code in self._verdicts(last):
+            gone = code == errno.ENOENT and not changes[sequence - first].present
+            refusal = refusal or (0 if gone else code)
+        if refusal:
+            raise OSError(refusal, os.strerror(refusal))
+
+    def _verdicts(self, last: int) -> Iterator[tuple[int, int]]:
+        """(sequence, errno) up to the one of the last message."""
+        sequence = 0
+        while sequence != last:
+            for answer in wire.parse_messages(self._socket.recv(_RECEIVE_BYTES)):
+                if answer.kind == wire.NLMSG_ERROR:
+                    sequence = answer.sequence
+                    yield sequence, wire.parse_error(answer.payload)
 
     def _do(self, kind: int, flags: int, payload: bytes) -> None:
         for _ in self._ask(kind, flags | wire.F_ACK, payload):
@@ -107,6 +173,39 @@ class Netlink:
     def _ask(self, kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
         self._sequence += 1
         return _converse(self._socket, self._sequence, kind, flags, payload)
+
+
+class NeighbourEvents:
+    """Every change of the namespace's forwarding entries and neighbours since the last look."""
+
+    def __init__(self) -> None:
+        self._socket = _open(_NETLINK_ROUTE)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENTS_BUFFER_BYTES)
+        self._socket.bind((0, netlink_neighbour.GROUP_NEIGHBOURS))
+        self._socket.setblocking(False)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def take(self) -> Iterator[tuple[bool, Entry]]:
+        """(is there, entry), in order. Raises EventsLostError when there were more than the buffer holds."""
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as err:
+                if err.errno != errno.ENOBUFS:
+                    raise
+                raise EventsLostError from err
+            for message in wire.parse_messages(data):
+                entry = netlink_neighbour.parse_entry(message.payload)
+                if entry is not None:
+                    yield message.kind == netlink_neighbour.RTM_NEWNEIGH, entry
+
+
+class EventsLostError(Exception):
+    """Only a listing tells what there is."""
 
 
 def rules_generation() -> tuple[int, int]:
@@ -158,6 +257,14 @@ def _converse(
                     raise OSError(code, os.strerror(code))
                 return
             yield answer.payload
+
+
+def _entry_request(change: EntryChange, *, answers: bool) -> tuple[int, int]:
+    """Message type and flags."""
+    flags = wire.F_ACK if answers else 0
+    if change.present:
+        return netlink_neighbour.RTM_NEWNEIGH, flags | wire.F_CREATE | wire.F_REPLACE
+    return netlink_neighbour.RTM_DELNEIGH, flags
 
 
 @contextlib.contextmanager

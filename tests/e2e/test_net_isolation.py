@@ -23,7 +23,7 @@ from agent.net import addressing, names, netns, nft, ruleset, sysctl
 from agent.net.driver import NetworkIntent, PortIntent
 from agent.net.kernel_driver import KernelNet
 from agent.net.kernel_host import node_resolvers
-from agent.net.netlink_wire import Address
+from agent.net.netlink_ip import Address
 from agent.net.rtnetlink import Netlink
 from tests.unit.agent_net import probes
 from tests.unit.agent_net.lab import (

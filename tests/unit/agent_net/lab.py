@@ -22,7 +22,7 @@ from typing import TypeVar
 from agent.net import dnsmasq, names, netns
 from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
 from agent.net.kernel_driver import KernelNet
-from agent.net.netlink_wire import Address, Route
+from agent.net.netlink_ip import Address, Route
 from agent.net.rtnetlink import Netlink
 from agent.net.state import State
 

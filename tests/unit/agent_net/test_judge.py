@@ -11,7 +11,8 @@ from hypothesis import given
 from agent.net import addressing, names, ruleset
 from agent.net.driver import NetworkIntent, digest_of
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
-from agent.net.netlink_wire import Address, Link, Route
+from agent.net.netlink_ip import Address, Route
+from agent.net.netlink_link import Link
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 from tests.unit.agent_net.cases import FEWER, NETWORK, networks

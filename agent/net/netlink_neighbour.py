@@ -1,0 +1,118 @@
+"""Forwarding entries of bridges and tunnels, and neighbours, on the wire.
+
+**Pure.** The kernel speaks of all three with one message; here each is a value of its own, of plain tuples
+because a node has tens of thousands. Source: linux/neighbour.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+
+from agent.net.driver import IPAddress
+from agent.net.netlink_wire import attribute, attributes, pack_mac, parse_u32
+
+RTM_NEWNEIGH: Final = 28
+RTM_DELNEIGH: Final = 29
+RTM_GETNEIGH: Final = 30
+GROUP_NEIGHBOURS: Final = 1 << 2  # RTNLGRP_NEIGH as a bit: every change of any of them
+
+AF_INET: Final = 2
+AF_INET6: Final = 10
+AF_BRIDGE: Final = 7
+_NTF_SELF: Final = 0x02
+_NTF_MASTER: Final = 0x04
+_NTF_STICKY: Final = 0x40
+_NUD_REACHABLE: Final = 0x02
+_NUD_NOARP: Final = 0x40
+_NUD_PERMANENT: Final = 0x80
+# What iproute2 calls static. "Permanent" would mean, on a bridge, that the frame is for the bridge itself.
+_STATIC: Final = _NUD_NOARP | _NUD_REACHABLE
+
+_NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
+_NDA_MASTER: Final = 9
+
+_NEIGHBOUR: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+_IP_PACKED_MAX: Final = 16
+
+
+class PortEntry(NamedTuple):
+    """A bridge's: frames to `mac` leave by the port `link`. `static`: set by somebody, not learned."""
+
+    bridge: int
+    mac: str
+    link: int
+    static: bool
+
+
+class TunnelEntry(NamedTuple):
+    """A tunnel's: frames to `mac` go to `vtep`."""
+
+    link: int
+    mac: str
+    vtep: IPAddress
+
+
+class Neighbour(NamedTuple):
+    """`permanent`: set by somebody, not found by asking."""
+
+    link: int
+    address: IPAddress
+    mac: str
+    permanent: bool
+
+
+Entry = PortEntry | TunnelEntry | Neighbour
+
+
+def dump(family: int) -> bytes:
+    return _NEIGHBOUR.pack(family, 0, 0, 0, 0)
+
+
+def port_entry(link: int, mac: str) -> bytes:
+    """Sticky: a frame with this source that comes in elsewhere does not move it."""
+    head = _NEIGHBOUR.pack(AF_BRIDGE, link, _STATIC, _NTF_MASTER | _NTF_STICKY, 0)
+    return head + attribute(_NDA_LLADDR, pack_mac(mac))
+
+
+def remote_entry(link: int, mac: str, vtep: IPAddress) -> bytes:
+    """Both at once: the bridge's entry towards the tunnel, and the tunnel's towards the other node."""
+    head = _NEIGHBOUR.pack(AF_BRIDGE, link, _STATIC, _NTF_MASTER | _NTF_SELF | _NTF_STICKY, 0)
+    return head + attribute(_NDA_LLADDR, pack_mac(mac)) + attribute(_NDA_DST, vtep.packed)
+
+
+def tunnel_entry(link: int, mac: str, vtep: IPAddress) -> bytes:
+    head = _NEIGHBOUR.pack(AF_BRIDGE, link, _STATIC, _NTF_SELF | _NTF_STICKY, 0)
+    return head + attribute(_NDA_LLADDR, pack_mac(mac)) + attribute(_NDA_DST, vtep.packed)
+
+
+def neighbour(link: int, address: IPAddress, mac: str) -> bytes:
+    family = AF_INET if address.version == 4 else AF_INET6
+    head = _NEIGHBOUR.pack(family, link, _NUD_PERMANENT, 0, 0)
+    return head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, pack_mac(mac))
+
+
+def parse_entry(payload: bytes) -> Entry | None:
+    """None for what is neither, such as a bridge's own addresses."""
+    family, link, state, _, _ = _NEIGHBOUR.unpack_from(payload)
+    found = attributes(payload, _NEIGHBOUR.size)
+    mac, destination = found.get(_NDA_LLADDR, b"").hex(":"), found.get(_NDA_DST, b"")
+    if family in (AF_INET, AF_INET6):
+        return (
+            Neighbour(link, _parse_ip(destination), mac, bool(state & _NUD_PERMANENT))
+            if destination
+            else None
+        )
+    if family != AF_BRIDGE:
+        return None
+    if _NDA_MASTER in found:
+        if state & _NUD_PERMANENT:
+            return None
+        return PortEntry(parse_u32(found[_NDA_MASTER]), mac, link, bool(state & _NUD_NOARP))
+    return TunnelEntry(link, mac, _parse_ip(destination)) if destination else None
+
+
+def _parse_ip(packed: bytes) -> IPAddress:
+    return IPv6Address(packed) if len(packed) == _IP_PACKED_MAX else IPv4Address(packed)
