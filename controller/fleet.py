@@ -23,7 +23,16 @@ from cumulet.convert import find_condition, resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
 from scheduler.fleet import Fleet
-from scheduler.model import Gang, NodeView, Preference, Request, Toleration, View, derive_allocatable
+from scheduler.model import (
+    Gang,
+    NodeView,
+    Preference,
+    Request,
+    Resident,
+    Toleration,
+    View,
+    derive_allocatable,
+)
 from scheduler.policy import Policy
 from scheduler.topology import Cell, DeviceRequest
 
@@ -113,21 +122,34 @@ class FleetView:
 
 def node_view(state: State, row: Stored, assumed: Collection[Stored] = ()) -> NodeView:
     """A node with what is placed there and what is assumed to be."""
-    node: node_pb2.Node = row.message
-    name = node.meta.name
+    name = row.message.meta.name
     status_row = state.find(keys.NODE_STATUS, name)
-    status: node_pb2.NodeStatus | None = status_row.message if status_row else None
-    ready = find_condition(status.conditions, READY) if status else None
-    return NodeView(
-        name=name,
-        capacity=resources_from(status.capacity) if status else ZERO,
-        reserved=resources_from(node.spec.reserved),
-        allocation_ratio=ratios(node.spec),
-        allocated=state.allocated_on(name)
+    return build_node(
+        row.message,
+        status_row.message if status_row else None,
+        state.allocated_on(name)
         if not assumed
         else Resources.total(
             (state.allocated_on(name), *(resources_from(one.message.resources) for one in assumed))
         ),
+        tuple(residents_of((*state.placements_on(name).values(), *assumed))),
+    )
+
+
+def build_node(
+    node: node_pb2.Node,
+    status: node_pb2.NodeStatus | None,
+    allocated: Resources,
+    residents: tuple[Resident, ...],
+) -> NodeView:
+    """A node with what is on it."""
+    ready = find_condition(status.conditions, READY) if status else None
+    return NodeView(
+        name=node.meta.name,
+        capacity=resources_from(status.capacity) if status else ZERO,
+        reserved=resources_from(node.spec.reserved),
+        allocation_ratio=ratios(node.spec),
+        allocated=allocated,
         schedulable=not node.spec.cordoned and not node.meta.HasField("deleted_at"),
         cordon_reason=node.spec.cordon_reason,
         ready=ready is not None and ready.status == meta_pb2.CONDITION_STATUS_TRUE,
@@ -139,7 +161,7 @@ def node_view(state: State, row: Stored, assumed: Collection[Stored] = ()) -> No
         capabilities=capabilities_of(status) if status else frozenset(),
         cells=tuple(Cell(cell.vcpu, cell.memory_mib) for cell in status.numa_cells) if status else (),
         devices=tuple(map(device_of, status.devices)) if status else (),
-        residents=tuple(residents_of((*state.placements_on(name).values(), *assumed))),
+        residents=residents,
         idle_watts=node.spec.idle_watts,
         full_watts=node.spec.full_watts,
         cost_milli=node.spec.cost_milli,

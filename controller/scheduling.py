@@ -114,10 +114,11 @@ def residents_of(placements: Iterable[Stored]) -> Iterator[Resident]:
     for row in placements:
         record: store_pb2.PlacementRecord = row.message
         if record.groups or record.numa_cells or record.devices:
-            yield Resident(_placed_request(record), choice_of(record))
+            yield Resident(placed_request(record), choice_of(record))
 
 
-def _placed_request(record: store_pb2.PlacementRecord) -> Request:
+def placed_request(record: store_pb2.PlacementRecord) -> Request:
+    """What a placement alone tells of its instance."""
     return Request(
         uid=record.instance_uid,
         project=record.project,

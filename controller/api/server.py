@@ -43,6 +43,7 @@ from controller.api.cloud import (
 )
 from controller.api.instance import Consoles, InstanceMethods
 from controller.api.standard import Rules, Snapshots, StandardMethods
+from controller.api.whatif import WhatIfMethods
 from controller.controller import Controller
 from controller.explain import foretell_placement
 from controller.files import FileStore
@@ -65,6 +66,7 @@ from cumulet.v1 import (
     project_pb2,
     subnet_pb2,
     system_pb2,
+    whatif_pb2,
 )
 from cumulet.wire_errors import to_status
 from scheduler.policy import Policy
@@ -87,6 +89,7 @@ PROTO_FILES: Final = (
     project_pb2,
     subnet_pb2,
     system_pb2,
+    whatif_pb2,
 )
 
 log = structlog.get_logger(__name__)
@@ -165,6 +168,8 @@ def build_handlers(controller: Controller, files: FileStore) -> Handlers:
     nodes, operations = NodeMethods(controller), OperationMethods(controller)
     events, image_files = EventMethods(controller), ImageFileMethods(files)
     system = SystemMethods(controller)
+    snapshots = Snapshots(controller)
+    whatif = WhatIfMethods(controller, snapshots)
     plain: dict[str, Callable[[Any], Any]] = {
         "InstanceService.StartInstance": instances.start,
         "InstanceService.StopInstance": instances.stop,
@@ -181,8 +186,8 @@ def build_handlers(controller: Controller, files: FileStore) -> Handlers:
         "AgentService.ReadFile": image_files.read,
         "SystemService.Verify": system.verify,
         "SystemService.GetCloud": system.get_cloud,
+        "WhatIfService.WhatIf": whatif.what_if,
     }
-    snapshots = Snapshots(controller)
     for rules in standard_rules(files, controller.policy):
         kind = rules.kind
         methods = StandardMethods(controller, snapshots, rules)
