@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from controller.store.etcdpb import rpc_pb2 as pb
 from controller.store.protocol import Change, Compare, Delete, KeyValue, Put, Txn, prefix_end
 
+_DELETE = pb.Event.DELETE
 _FIRST_KEY = b"\0"  # etcd refuses the empty key; no key is smaller than this one
 
 
@@ -31,10 +32,11 @@ def watch_request(prefix: bytes, start_revision: int) -> pb.WatchRequest:
 
 
 def txn_request(txn: Txn) -> pb.TxnRequest:
-    return pb.TxnRequest(
-        compare=[compare_message(compare) for compare in txn.compares],
-        success=[_write_message(write) for write in txn.writes],
-    )
+    """Writes are filled in place: a message that is given to another's constructor is copied."""
+    request = pb.TxnRequest(compare=[compare_message(compare) for compare in txn.compares])
+    for write in txn.writes:
+        _fill_write(request.success.add(), write)
+    return request
 
 
 def compare_message(compare: Compare) -> pb.Compare:
@@ -62,14 +64,15 @@ def _start(key: bytes, range_end: bytes) -> bytes:
     return key or (_FIRST_KEY if range_end else b"")
 
 
-def _write_message(write: Put | Delete) -> pb.RequestOp:
+def _fill_write(operation: pb.RequestOp, write: Put | Delete) -> None:
     if isinstance(write, Put):
-        return pb.RequestOp(request_put=pb.PutRequest(key=write.key, value=write.value, lease=write.lease_id))
-    return pb.RequestOp(
-        request_delete_range=pb.DeleteRangeRequest(
-            key=_start(write.key, write.range_end), range_end=write.range_end
-        )
-    )
+        put = operation.request_put
+        put.key, put.value = write.key, write.value
+        if write.lease_id:
+            put.lease = write.lease_id
+    else:
+        delete = operation.request_delete_range
+        delete.key, delete.range_end = _start(write.key, write.range_end), write.range_end
 
 
 def key_value(message: pb.KeyValue) -> KeyValue:
@@ -78,14 +81,10 @@ def key_value(message: pb.KeyValue) -> KeyValue:
 
 def changes(events: Iterable[pb.Event], since_revision: int) -> tuple[Change, ...]:
     """The events at or after a revision."""
-    return tuple(
-        Change(
-            event.kv.key,
-            event.kv.value,
-            event.kv.create_revision,
-            event.kv.mod_revision,
-            event.type == pb.Event.DELETE,
-        )
-        for event in events
-        if event.kv.mod_revision >= since_revision
-    )
+    found: list[Change] = []
+    for event in events:
+        kv = event.kv
+        revision = kv.mod_revision
+        if revision >= since_revision:
+            found.append(Change(kv.key, kv.value, kv.create_revision, revision, event.type == _DELETE))
+    return tuple(found)

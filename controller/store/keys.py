@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"/cumulet/"
 
+_ROOT: Final = PREFIX[:-1].decode()
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # there is one of each: compared and hashed by identity
 class Table:
     """Keys of one shape. `parts` names the variable path elements; `message` is None for plain text."""
 
@@ -44,11 +45,11 @@ class Table:
         """The key with these parts, in the table's order."""
         if len(parts) != len(self.parts):
             raise ValueError(f"{self.path} takes {self.parts}, got {parts}")
-        return b"/".join([PREFIX[:-1], self.path.encode(), *(part.encode() for part in parts)])
+        return "/".join((_ROOT, self.path, *parts)).encode()
 
     def prefix(self, *parts: str) -> bytes:
         """What all keys that start with these parts have in common, with a final slash."""
-        return b"/".join([PREFIX[:-1], self.path.encode(), *(part.encode() for part in parts), b""])
+        return "/".join((_ROOT, self.path, *parts, "")).encode()
 
 
 API: Final = "api"
@@ -177,11 +178,12 @@ _BY_PATH: Final = {table.path: table for table in TABLES}
 def parse_key(key: bytes) -> tuple[Table, tuple[str, ...]] | None:
     """The table and parts of a key, or None for a key that no table knows (a newer version's)."""
     elements = key.removeprefix(PREFIX).decode().split("/")
-    for depth in (1, 2):
-        table = _BY_PATH.get("/".join(elements[:depth]))
-        if table is not None and len(elements) - depth == len(table.parts):
-            return table, tuple(elements[depth:])
-    return None
+    table, depth = _BY_PATH.get(elements[0]), 1
+    if table is None:
+        table, depth = _BY_PATH.get("/".join(elements[:2])), 2
+    if table is None or len(elements) - depth != len(table.parts):
+        return None
+    return table, tuple(elements[depth:])
 
 
 def render_reference() -> str:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,9 +17,13 @@ from cumulet.v1 import meta_pb2
 
 def resources_from(message: meta_pb2.Resources) -> Resources:
     """Raises QuantityError for what is not a resource vector."""
-    return Resources(
-        message.vcpu, message.memory_mib, message.disk_gib, tuple(sorted(message.extended.items()))
-    )
+    extended = message.extended
+    named = tuple(sorted(extended.items())) if extended else ()
+    return _vector(message.vcpu, message.memory_mib, message.disk_gib, named)
+
+
+# A cloud has some hundred flavors and a million vectors: equal ones are one value, checked once.
+_vector: Final = lru_cache(maxsize=16_384)(Resources)
 
 
 def resources_to(value: Resources) -> meta_pb2.Resources:

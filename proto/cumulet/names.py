@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 import re
-import uuid
 from typing import Final
 
 NAME_MAX: Final = 63
 LABELS_MAX: Final = 64  # keeps an object far below the store's message limit
 LABEL_VALUE_MAX: Final = 256
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_VERSION_4: Final = 0x4 << 76 | 0x2 << 62  # version and variant (RFC 9562, section 5.4)
+_RANDOM_BITS: Final = ~(0xF << 76 | 0x3 << 62)
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 DEFAULT_PROJECT: Final = "default"
 ALL_PROJECTS: Final = "-"
@@ -41,4 +42,8 @@ def label_error(key: str, value: str) -> str | None:
 
 def new_uid(rng: random.Random) -> str:
     """A random UUID (version 4) from the given source, so that simulations repeat."""
-    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    bits = rng.getrandbits(128) & _RANDOM_BITS | _VERSION_4
+    digits = (
+        f"{bits:032x}"  # what str(uuid.UUID(int=bits)) says, in a quarter of the time: one for each event
+    )
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

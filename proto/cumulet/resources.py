@@ -83,9 +83,15 @@ class Resources:
     extended: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        _check_amount("vcpu", self.vcpu)
-        _check_amount("memory_mib", self.memory_mib)
-        _check_amount("disk_gib", self.disk_gib)
+        for name, amount in (
+            ("vcpu", self.vcpu),
+            ("memory_mib", self.memory_mib),
+            ("disk_gib", self.disk_gib),
+        ):
+            if (
+                type(amount) is not int or not 0 <= amount <= AMOUNT_MAX
+            ):  # not a call each: made by the million
+                _check_amount(name, amount)
         if self.extended:
             object.__setattr__(self, "extended", _canonical(self.extended))
 
@@ -117,12 +123,10 @@ class Resources:
 
     def as_dict(self) -> dict[str, int]:
         """Name to amount; base names are always there."""
-        return {
-            "vcpu": self.vcpu,
-            "memory_mib": self.memory_mib,
-            "disk_gib": self.disk_gib,
-            **dict(self.extended),
-        }
+        amounts = {"vcpu": self.vcpu, "memory_mib": self.memory_mib, "disk_gib": self.disk_gib}
+        if self.extended:
+            amounts.update(self.extended)
+        return amounts
 
     def is_zero(self) -> bool:
         return not (self.vcpu or self.memory_mib or self.disk_gib or self.extended)
@@ -133,10 +137,18 @@ class Resources:
 
     def __add__(self, other: Resources) -> Resources:
         """Raises QuantityOverflowError naming the resource."""
-        return Resources.total((self, other))
+        if self.extended or other.extended:
+            return Resources.total((self, other))
+        return Resources(
+            self.vcpu + other.vcpu, self.memory_mib + other.memory_mib, self.disk_gib + other.disk_gib
+        )
 
     def __sub__(self, other: Resources) -> Resources:
         """Raises NegativeQuantityError naming the resource."""
+        if not (self.extended or other.extended):
+            return Resources(
+                self.vcpu - other.vcpu, self.memory_mib - other.memory_mib, self.disk_gib - other.disk_gib
+            )
         left = self.as_dict()
         for name, amount in other.as_dict().items():
             left[name] = left.get(name, 0) - amount

@@ -159,7 +159,7 @@ async def observed(store: Store, history: list[Txn]) -> Outcome:
         for listing in listings
     ]
     changes = [
-        replace(c, create_revision=relative(c.create_revision), mod_revision=relative(c.mod_revision))
+        c._replace(create_revision=relative(c.create_revision), mod_revision=relative(c.mod_revision))
         for c in await watched(store, base + 1, last)
     ]
     return Outcome(results, past, changes)
