@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from cumulet.units import render_milli
+from cumulet.units import render_bps, render_milli
 
 _CONDITION: Final = re.compile(r"(\w+)\[(\w+)\]")
 _BINARY: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _UNIT_OF_SUFFIX: Final = {"_bytes": 0, "_mib": 2, "_gib": 3}
 _ENUM_CASE: Final = {"VirtType": str.upper, "FileFormat": str.lower}
 _MILLI: Final = "_milli"  # thousandths
+_BPS: Final = "_bps"  # bits per second
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 NOTHING: Final = "-"
 
@@ -98,6 +99,8 @@ def _human_one(message: Any, path: str, now: float) -> str:
             return size(value, power)
     if field is not None and field.name.endswith(_MILLI) and isinstance(value, int):
         return render_milli(value)
+    if field is not None and field.name.endswith(_BPS) and isinstance(value, int):
+        return render_bps(value) if value else NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _plain_one(value, field) or NOTHING
@@ -154,6 +157,12 @@ def _device_request(want: Any) -> str:
     return f"{'|'.join(want.models)}:{amount}"
 
 
+def _rule(rule: Any) -> str:
+    from cli.rules import render_rule
+
+    return render_rule(rule)
+
+
 # Messages in one word each, as a flag would take them.
 _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "Taint": _taint,
@@ -163,6 +172,8 @@ _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "Device": _device,
     "DeviceShare": _share,
     "DeviceRequest": _device_request,
+    "SecurityRule": _rule,
+    "AddressPair": lambda pair: f"{pair.cidr}@{pair.mac}" if pair.mac else str(pair.cidr),
 }
 
 

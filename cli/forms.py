@@ -17,7 +17,15 @@ FILE_BYTES_MAX: Final = 1 << 20  # the server refuses far less; this only stops 
 _MAPS: Final = frozenset({Shape.PAIRS, Shape.AMOUNTS, Shape.RATIOS})
 # Their values are the fields of a message each.
 _MESSAGES: Final = frozenset(
-    {Shape.ATTACHMENTS, Shape.TAINTS, Shape.TOLERATIONS, Shape.PREFERENCES, Shape.DEVICES}
+    {
+        Shape.ATTACHMENTS,
+        Shape.TAINTS,
+        Shape.TOLERATIONS,
+        Shape.PREFERENCES,
+        Shape.DEVICES,
+        Shape.RULES,
+        Shape.ADDRESS_PAIRS,
+    }
 )
 _REPEATED: Final = frozenset({Shape.WORDS}) | _MAPS | _MESSAGES
 
@@ -118,6 +126,26 @@ def parse_device(text: str) -> dict[str, Any]:
     return {**wanted, "count": _int32(amount or "1"), "share_milli": 1000}
 
 
+def parse_address_pair(text: str) -> dict[str, Any]:
+    """`10.0.0.5`, `10.0.0.0/28` or `10.0.0.5@02:00:00:00:00:05`."""
+    cidr, _, mac = text.partition("@")
+    if not cidr:
+        raise ValueError(f"{text!r} does not begin with an address")
+    return {"cidr": cidr, "mac": mac}
+
+
+def _rule(text: str) -> dict[str, Any]:
+    from cli.rules import parse_rule
+
+    return parse_rule(text)
+
+
+def _rate(text: str) -> int:
+    from cumulet.units import parse_bps
+
+    return parse_bps(text)
+
+
 def _int32(text: str) -> int:
     number = _count(text)
     if number >= 2**31:
@@ -182,6 +210,9 @@ TYPES: Final[Mapping[Shape, tuple[str, click.ParamType[Any]]]] = {
     Shape.TAINTS: ("KEY[=VALUE][:EFFECT]", Parsed("taint", parse_taint)),
     Shape.TOLERATIONS: ("KEY[=VALUE]", Parsed("toleration", parse_toleration)),
     Shape.PREFERENCES: ("KEY=VALUE[:WEIGHT]", Parsed("preference", parse_preference)),
+    Shape.RULES: ("RULE", Parsed("rule", _rule)),
+    Shape.ADDRESS_PAIRS: ("CIDR[@MAC]", Parsed("address", parse_address_pair)),
+    Shape.RATE: ("RATE", Parsed("rate", _rate)),
     Shape.DEVICES: ("MODEL[,MODEL][:COUNT|:SHARE]", Parsed("device", parse_device)),
 }
 

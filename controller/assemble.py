@@ -26,6 +26,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    securitygroup_pb2,
     subnet_pb2,
 )
 
@@ -120,7 +121,7 @@ def _fill_project(state: State, parts: Parts, row: Stored, message: project_pb2.
 
 
 def _fill_network(state: State, parts: Parts, row: Stored, message: network_pb2.Network) -> None:
-    message.status.ports = len(state.addresses_in(message.meta.uid))
+    message.status.ports = len(state.ports_in(*parts))
 
 
 def _fill_subnet(state: State, parts: Parts, row: Stored, message: subnet_pb2.Subnet) -> None:
@@ -143,6 +144,12 @@ def _fill_placement_group(
     message.status.instances = len(members_of(state, *parts))
 
 
+def _fill_security_group(
+    state: State, parts: Parts, row: Stored, message: securitygroup_pb2.SecurityGroup
+) -> None:
+    message.status.ports = len(state.ports_with(*parts))
+
+
 def _fill_port(state: State, parts: Parts, row: Stored, message: port_pb2.Port) -> None:
     instance = state.find(keys.INSTANCES, parts[0], message.spec.instance)
     placement = state.placement_of(instance.message.meta.uid) if instance else None
@@ -157,5 +164,6 @@ _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.NETWORKS: _fill_network,
     keys.SUBNETS: _fill_subnet,
     keys.PORTS: _fill_port,
+    keys.SECURITY_GROUPS: _fill_security_group,
     keys.PLACEMENT_GROUPS: _fill_placement_group,
 }

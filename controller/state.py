@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 from google.protobuf.message import DecodeError
 
+from controller.places import Places
 from controller.store import keys
 from controller.store.keys import Table
 from controller.store.protocol import Change, KeyValue
@@ -35,6 +36,8 @@ _JOURNAL_PREFIX: Final = keys.JOURNAL.prefix()
 _WITH_UID: Final = frozenset(
     table.path for table in keys.TABLES if table.message and "meta" in table.message.DESCRIPTOR.fields_by_name
 )
+
+UNDERLAY_MTU_DEFAULT: Final = 1500  # Ethernet; an agent of an older version does not say
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +62,14 @@ class Changed:
     before: Stored | None
     after: Stored | None
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """Where the tunnels to a node end, and the largest packet that comes there."""
+
+    address: str
+    mtu: int
 
 
 Listener = Callable[[Changed], None]
@@ -88,9 +99,12 @@ class State:
         self._scoped: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_in: dict[tuple[str, str], dict[Parts, Stored]] = {}
+        self._ports_with: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._subnets_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._addresses: dict[str, dict[str, str]] = {}
         self._operations_of: dict[str, set[Parts]] = {}
+        self.places = Places(lambda *name: (row.message for row in self._ports_of.get(name, _EMPTY).values()))
+        self._underlays: dict[str, Underlay] = {}
         self._listeners: list[Listener] = []
         self._event_listeners: list[EventListener] = []
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -156,6 +170,15 @@ class State:
     def ports_in(self, project: str, network: str) -> list[Stored]:
         """Ports of a network, in no order."""
         return list(self._ports_in.get((project, network), _EMPTY).values())
+
+    def ports_with(self, project: str, security_group: str) -> list[Stored]:
+        """Ports in a security group, in no order."""
+        return list(self._ports_with.get((project, security_group), _EMPTY).values())
+
+    @property
+    def underlays(self) -> Mapping[str, Underlay]:
+        """By node; nodes without one are left out. A live view."""
+        return self._underlays
 
     def subnets_of(self, project: str, network: str) -> list[Stored]:
         """Subnets of a network, by name."""
@@ -399,6 +422,19 @@ class State:
             self._node_of[uid] = node
         self._allocated[node] = total
         _replace_in(self._placements_by_node, node, uid, after)
+        self._place(node, before, after)
+
+    def _place(self, node: str, before: Stored | None, after: Stored | None) -> None:
+        if after is not None:
+            self.places.note_placed(after.message.project, after.message.name, node)
+        elif before is not None:
+            self.places.note_gone(before.message.project, before.message.name, node)
+
+    def _index_node_status(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        self._underlays.pop(parts[0], None)
+        if after is not None and after.message.underlay_address:
+            mtu = after.message.underlay_mtu or UNDERLAY_MTU_DEFAULT
+            self._underlays[parts[0]] = Underlay(after.message.underlay_address, mtu)
 
     def _count_member(self, node: str, placement: Stored, by: int) -> None:
         project = placement.message.project
@@ -425,6 +461,9 @@ class State:
             if row is not None:
                 _replace_in(self._ports_of, (parts[0], row.message.spec.instance), parts, value)
                 _replace_in(self._ports_in, (parts[0], row.message.spec.network), parts, value)
+                for group in row.message.spec.security_groups:
+                    _replace_in(self._ports_with, (parts[0], group), parts, value)
+                self.places.note_port(row.message, -1 if value is None else 1)
 
     def _index_subnet(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         for row, value in ((before, None), (after, after)):
@@ -488,6 +527,7 @@ def _replace_in(index: dict[Any, dict[Any, Any]], key: Any, item: Any, value: An
 _INDEXES: Final[dict[str, Callable[[State, Parts, Stored | None, Stored | None], None]]] = {
     keys.PLACEMENTS.path: State._index_placement,
     keys.INSTANCES.path: State._index_instance,
+    keys.NODE_STATUS.path: State._index_node_status,
     keys.PORTS.path: State._index_port,
     keys.SUBNETS.path: State._index_subnet,
     keys.ADDRESSES.path: State._index_address,

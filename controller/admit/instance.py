@@ -17,6 +17,7 @@ from controller.admit.gang import join_gang
 from controller.admit.placementgroup import join_groups
 from controller.admit.project import charge_instance
 from controller.admit.requirements import check_requirements, check_together, copy_requirements, merge_flavor
+from controller.admit.securitygroup import DEFAULT_GROUP, check_groups, put_default
 from controller.assemble import instance_phase
 from controller.commit import Change
 from controller.state import State, Stored, devices_milli
@@ -52,6 +53,8 @@ def create(state: State, context: Context, project: str, given: instance_pb2.Ins
     change = Change()
     for table, row, *parts in referred:
         common.rest_on(change, table, row, *parts)
+    if DEFAULT_GROUP in spec.security_groups:
+        put_default(state, context, project, change)
     for index in range(len(spec.networks)):
         _add_port(change, state, context, made, index)
     instance = common.put_new(state, keys.INSTANCES, (project, meta.name), made)
@@ -212,6 +215,7 @@ def _resolve(
     join_gang(state, project, given, spec, violations)
     _resolve_keys(state, project, given, spec, violations)
     _resolve_networks(state, project, given, spec, referred, violations)
+    _resolve_groups(state, project, given, spec, referred, violations)
     return spec, referred
 
 
@@ -251,6 +255,21 @@ def _resolve_networks(
         spec.networks.add(network=attachment.network, address=attachment.address)
 
 
+def _resolve_groups(
+    state: State,
+    project: str,
+    given: instance_pb2.InstanceSpec,
+    spec: instance_pb2.InstanceSpec,
+    referred: list[Referred],
+    violations: Violations,
+) -> None:
+    """Without any it is the default group, which a project of an older cloud gets with its next instance."""
+    if given.security_groups:
+        names = list(given.security_groups)
+        referred += check_groups(state, project, names, "spec.security_groups", violations)
+    spec.security_groups[:] = given.security_groups or [DEFAULT_GROUP]
+
+
 def _check_room(spec: instance_pb2.InstanceSpec, violations: Violations) -> None:
     """The image's demands and its disk must fit the flavor."""
     image, flavor = spec.image_files, spec.resources
@@ -284,7 +303,12 @@ def _add_port(
         meta=meta_pb2.Meta(
             uid=uid, name=name, project=project, generation=1, created_at=timestamp(context.now)
         ),
-        spec=port_pb2.PortSpec(network=attachment.network, instance=made.meta.name, mac=mac),
+        spec=port_pb2.PortSpec(
+            network=attachment.network,
+            instance=made.meta.name,
+            mac=mac,
+            security_groups=made.spec.security_groups,
+        ),
     )
     attachment.port_uid = uid
     if chosen is not None:

@@ -70,14 +70,14 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
             hints=[f"cumulet subnet delete {subnets[0]} --project {project}"],
         )
     meta = row.message.meta
-    held = state.addresses_in(meta.uid)
+    held = state.ports_in(project, name)
     if held:
         raise FailedPreconditionError(
             f"network {project}/{name} has {len(held)} port(s): delete their instances"
         )
     change = common.remove(keys.NETWORKS, parts, row)
     change.compares += [
-        range_absent(keys.ADDRESSES.prefix(meta.uid)),
+        range_absent(keys.MACS.prefix(meta.uid)),  # every port has one
         range_unchanged_since(keys.SUBNETS.prefix(project), state.revision),
     ]
     change.writes[keys.VNIS.key(str(row.message.status.vni))] = None

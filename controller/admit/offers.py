@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import Final
 
 from controller.admit import common
@@ -24,6 +25,8 @@ DEDICATED_MAX: Final = 64
 WATTS_MAX: Final = 1_000_000  # the largest single machines take some tens of kilowatts
 COST_MILLI_MAX: Final = 10**12  # room for any currency
 CAPABILITIES_MAX: Final = 128  # a host reports about twenty
+UNDERLAY_MTU_MIN: Final = 1350  # guests need 1280 for IPv6 (RFC 8200, section 5), tunnels up to 70
+UNDERLAY_MTU_MAX: Final = 65_535
 WORD_MAX: Final = 128  # of a capability, an address or a product's name
 
 
@@ -78,7 +81,23 @@ def check_hello(hello: agent_pb2.AgentHello) -> None:
         violations.add(f"capabilities[{index}]", _word_error(word))
     _check_cells(hello, violations)
     _check_devices(hello, violations)
+    _check_underlay(hello, violations)
     violations.raise_any(f"the agent of {hello.node!r} was not accepted")
+
+
+def _check_underlay(hello: agent_pb2.AgentHello, violations: Violations) -> None:
+    if not hello.underlay_address:
+        return
+    try:
+        address = ip_address(hello.underlay_address)
+    except ValueError:
+        violations.add("underlay_address", f"{hello.underlay_address!r} is not an IP address")
+        return
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        violations.add("underlay_address", f"no other node reaches {address}")
+    if hello.underlay_mtu and not UNDERLAY_MTU_MIN <= hello.underlay_mtu <= UNDERLAY_MTU_MAX:
+        text = f"{hello.underlay_mtu} is not between {UNDERLAY_MTU_MIN} and {UNDERLAY_MTU_MAX}"
+        violations.add("underlay_mtu", text)
 
 
 def _check_cells(hello: agent_pb2.AgentHello, violations: Violations) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
+from controller.admit.securitygroup import DEFAULT_GROUP, put_default
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
@@ -39,6 +40,7 @@ def create(state: State, context: Context, project: str, given: project_pb2.Proj
     violations.raise_any(f"project {given.meta.name!r} was not created")
     made = project_pb2.Project(meta=meta, spec=given.spec)
     change = common.put_new(state, keys.PROJECTS, (meta.name,), made)
+    put_default(state, context, meta.name, change)
     change.events.append(
         common.event(context, "project", meta, "Created", f"project {meta.name} was created")
     )
@@ -68,7 +70,22 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
                 hints=[f"cumulet {noun} list --project {parts[0]}"],
             )
         change.compares.append(range_absent(table.prefix(parts[0])))
+    _remove_groups(change, state, parts[0])
     return change
+
+
+def _remove_groups(change: Change, state: State, project: str) -> None:
+    """The default group came with the project and goes with it; others are the users'."""
+    rows = state.rows(keys.SECURITY_GROUPS, project)
+    others = sorted(where[1] for where in rows if where[1] != DEFAULT_GROUP)
+    if others:
+        raise FailedPreconditionError(
+            f"project {project} still holds security group(s) {', '.join(others)}: delete them first",
+            hints=[f"cumulet security-group delete {others[0]} --project {project}"],
+        )
+    change.compares.append(range_unchanged_since(keys.SECURITY_GROUPS.prefix(project), state.revision))
+    for where in rows:
+        change.writes[keys.SECURITY_GROUPS.key(*where)] = None
 
 
 def charge_instance(

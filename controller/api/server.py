@@ -30,7 +30,9 @@ from controller.admit import (
     network,
     node,
     placementgroup,
+    port,
     project,
+    securitygroup,
     subnet,
 )
 from controller.api.agent import AgentMethods
@@ -64,6 +66,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    securitygroup_pb2,
     subnet_pb2,
     system_pb2,
     whatif_pb2,
@@ -87,6 +90,7 @@ PROTO_FILES: Final = (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    securitygroup_pb2,
     subnet_pb2,
     system_pb2,
     whatif_pb2,
@@ -135,7 +139,14 @@ def standard_rules(files: FileStore, policy: Policy) -> tuple[Rules, ...]:
         Rules(kinds.KEY_PAIR, keys.KEY_PAIRS, keypair.create, keypair.update, _by_etag(keypair.delete)),
         Rules(kinds.NETWORK, keys.NETWORKS, network.create, network.update, _by_etag(network.delete)),
         Rules(kinds.SUBNET, keys.SUBNETS, subnet.create, subnet.update, _by_etag(subnet.delete)),
-        Rules(kinds.PORT, keys.PORTS),
+        Rules(kinds.PORT, keys.PORTS, update=port.update),
+        Rules(
+            kinds.SECURITY_GROUP,
+            keys.SECURITY_GROUPS,
+            securitygroup.create,
+            securitygroup.update,
+            _by_etag(securitygroup.delete),
+        ),
         Rules(
             kinds.PLACEMENT_GROUP,
             keys.PLACEMENT_GROUPS,

@@ -1,17 +1,40 @@
 """A node's plan: everything it is to have, compiled from the State alone.
 
-**Pure.** Not stored anywhere: the same State gives the same plan, whoever leads.
+**Pure.** Not stored anywhere: the same State gives the same plan, whoever leads. What a node needs to know of
+ports on other nodes is told apart from it (`directory.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
-from controller.admit.subnet import subnets_of
-from controller.state import State, Stored
+from controller.admit.subnet import addresses_of
+from controller.state import UNDERLAY_MTU_DEFAULT, State, Stored
 from controller.store import keys
-from cumulet.v1 import agent_pb2, instance_pb2, network_pb2, store_pb2
+from cumulet.protocols import protocol_number
+from cumulet.v1 import (
+    agent_pb2,
+    instance_pb2,
+    network_pb2,
+    port_pb2,
+    securitygroup_pb2,
+    store_pb2,
+)
+
+# What a tunnel adds to a frame: outer IP, UDP, VXLAN and inner Ethernet. Source: RFC 7348, section 5.
+TUNNEL_BYTES: Final = {4: 50, 6: 70}
+
+
+@dataclass(slots=True)
+class _Needs:
+    """What a node's instances need besides themselves, by uid."""
+
+    networks: dict[str, network_pb2.Network] = field(default_factory=dict)
+    groups: dict[str, securitygroup_pb2.SecurityGroup] = field(default_factory=dict)
 
 
 def compile_plan(
@@ -24,7 +47,7 @@ def compile_plan(
     left alone, since absence is not a delete.
     """
     plan = agent_pb2.NodePlan(version=plan_version(state), session_nonce=nonce, node=node)
-    networks: dict[str, network_pb2.Network] = {}
+    needs = _Needs()
     placements = state.placements_on(node)
     for uid in sorted(placements):
         placement: store_pb2.PlacementRecord = placements[uid].message
@@ -35,15 +58,18 @@ def compile_plan(
         if instance.meta.HasField("deleted_at"):
             plan.tombstones.add(uid=uid, epoch=placement.epoch)
         else:
-            _add_instance(plan, state, instance, placement, networks)
+            _add_instance(plan, state, instance, placement, needs)
     for uid, tombstone in tombstones_on(state, node):
         plan.tombstones.add(uid=uid, epoch=tombstone.message.epoch)
     for stray in strays:
         elsewhere = state.placement_of(stray.uid)
         if elsewhere is not None and elsewhere.message.node != node:
             plan.tombstones.add(uid=stray.uid, epoch=elsewhere.message.epoch - 1)
-    for uid in sorted(networks):
-        _add_network(plan, state, networks[uid])
+    mtu = guest_mtu(state)
+    for uid in sorted(needs.networks):
+        _add_network(plan, state, needs.networks[uid], mtu)
+    for uid in sorted(needs.groups):
+        _add_group(plan, state, needs.groups[uid])
     return plan
 
 
@@ -59,12 +85,20 @@ def plan_version(state: State) -> agent_pb2.PlanVersion:
     )
 
 
+def guest_mtu(state: State) -> int:
+    """What every guest may send in one frame: the same on all nodes, since a guest may go to any."""
+    underlays = state.underlays.values()
+    smallest = min((underlay.mtu for underlay in underlays), default=UNDERLAY_MTU_DEFAULT)
+    versions = {ip_address(underlay.address).version for underlay in underlays} or {4}
+    return smallest - max(TUNNEL_BYTES[version] for version in versions)
+
+
 def _add_instance(
     plan: agent_pb2.NodePlan,
     state: State,
     instance: instance_pb2.Instance,
     placement: store_pb2.PlacementRecord,
-    networks: dict[str, network_pb2.Network],
+    needs: _Needs,
 ) -> None:
     meta, spec = instance.meta, instance.spec
     planned = plan.instances.add(
@@ -88,24 +122,75 @@ def _add_instance(
         network = state.find(keys.NETWORKS, meta.project, attachment.network)
         if port is None or network is None:
             continue
-        networks[network.message.meta.uid] = network.message
-        planned.ports.add(
-            uid=port.meta.uid,
-            network_uid=network.message.meta.uid,
-            mac=port.spec.mac,
-            addresses=[fixed.address for fixed in port.spec.addresses],
-        )
+        needs.networks[network.message.meta.uid] = network.message
+        _add_port(planned, state, port, network.message.meta.uid, needs)
 
 
-def _add_network(plan: agent_pb2.NodePlan, state: State, network: network_pb2.Network) -> None:
+def _add_port(
+    planned: agent_pb2.PlannedInstance, state: State, port: port_pb2.Port, network_uid: str, needs: _Needs
+) -> None:
+    groups = [state.find(keys.SECURITY_GROUPS, port.meta.project, name) for name in port.spec.security_groups]
+    found = [group.message for group in groups if group is not None]
+    needs.groups.update((group.meta.uid, group) for group in found)
+    planned.ports.add(
+        uid=port.meta.uid,
+        network_uid=network_uid,
+        mac=port.spec.mac,
+        addresses=addresses_of(state, port),
+        security_group_uids=[group.meta.uid for group in found],
+        allowed_pairs=[
+            agent_pb2.PlannedAddressPair(cidr=pair.cidr, mac=pair.mac) for pair in port.spec.allowed_pairs
+        ],
+        ingress_bps=port.spec.ingress_bps,
+        egress_bps=port.spec.egress_bps,
+    )
+
+
+def _add_network(
+    plan: agent_pb2.NodePlan, state: State, network: network_pb2.Network, guest_mtu_bytes: int
+) -> None:
     planned = plan.networks.add(
         uid=network.meta.uid,
         vni=network.status.vni,
         name=network.meta.name,
         outbound_nat=network.spec.outbound_nat,
+        mtu=guest_mtu_bytes,
     )
-    for _, row in subnets_of(state, network.meta.project, network.meta.name):
+    for row in state.subnets_of(network.meta.project, network.meta.name):
         spec = row.message.spec
         planned.subnets.add(
             uid=row.message.meta.uid, cidr=spec.cidr, gateway=spec.gateway, dns_servers=spec.dns_servers
         )
+
+
+def _add_group(plan: agent_pb2.NodePlan, state: State, group: securitygroup_pb2.SecurityGroup) -> None:
+    planned = plan.security_groups.add(uid=group.meta.uid)
+    for rule in group.spec.rules:
+        planned.rules.extend(_planned_rules(state, group.meta.project, rule))
+
+
+def _planned_rules(
+    state: State, project: str, rule: securitygroup_pb2.SecurityRule
+) -> Iterator[agent_pb2.PlannedRule]:
+    """One for each IP version. A rule whose remote group is gone allows nobody, so it has none."""
+    remote_uid = ""
+    if rule.remote_group:
+        remote = state.find(keys.SECURITY_GROUPS, project, rule.remote_group)
+        if remote is None:
+            return
+        remote_uid = remote.message.meta.uid
+    for version in (rule.ip_version,) if rule.ip_version else (4, 6):
+        planned = agent_pb2.PlannedRule(
+            id=f"{rule.id}-{version}",
+            egress=rule.direction == securitygroup_pb2.TRAFFIC_DIRECTION_EGRESS,
+            ip_version=version,
+            protocol=protocol_number(rule.protocol, version) or 0,
+            port_min=rule.port_min,
+            port_max=rule.port_max,
+            remote_cidr=rule.remote_cidr,
+            remote_group_uid=remote_uid,
+        )
+        for name in ("icmp_type", "icmp_code"):
+            if rule.HasField(name):
+                setattr(planned, name, getattr(rule, name))
+        yield planned

@@ -22,6 +22,7 @@ from controller.admit.common import Context
 from controller.admit.offers import check_hello
 from controller.commit import Change, Committer
 from controller.fleet import READY
+from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
 from controller.state import Changed, State, Stored
@@ -58,6 +59,8 @@ class Session:
     acted_on: agent_pb2.PlanVersion = field(default_factory=agent_pb2.PlanVersion)
     outbox: list[agent_pb2.ControllerMessage] = field(default_factory=list)
     plan_due: bool = True
+    directory: Directory = field(default_factory=Directory)
+    directory_due: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     answers: dict[str, asyncio.Future[agent_pb2.AgentReply]] = field(default_factory=dict)
 
@@ -67,6 +70,10 @@ class Session:
 
     def want_plan(self) -> None:
         self.plan_due = True
+        self.wake.set()
+
+    def want_directory(self) -> None:
+        self.directory_due = True
         self.wake.set()
 
 
@@ -87,6 +94,7 @@ class Sessions:
         self._rng = rng
         self._on_facts = on_facts  # called with the uid of every instance with news
         self._sessions: dict[str, Session] = {}
+        self._told: Told[Session] = Told()
         self._last_heard: dict[str, float] = {}
         self._leading_since = clock.monotonic()
 
@@ -159,6 +167,7 @@ class Sessions:
         for answer in session.answers.values():
             if not answer.done():
                 answer.set_exception(UnavailableError(f"node {session.node} went away before it answered"))
+        self._told.drop(session.nonce, session.directory)
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
 
@@ -183,13 +192,25 @@ class Sessions:
         while True:
             await session.wake.wait()
             session.wake.clear()
-            await asyncio.sleep(PAUSE_S if session.plan_due and not session.outbox else 0)
+            due = session.plan_due or session.directory_due
+            await asyncio.sleep(PAUSE_S if due and not session.outbox else 0)
             while session.outbox:
                 await session.end.send(session.outbox.pop(0))
-            if session.plan_due:
-                session.plan_due = False
-                plan = compile_plan(self._state, session.node, session.nonce, session.strays.values())
-                await session.end.send(agent_pb2.ControllerMessage(plan=plan))
+            if session.plan_due or session.directory_due:
+                for message in self._take_plan(session):
+                    await session.end.send(message)
+
+    def _take_plan(self, session: Session) -> list[agent_pb2.ControllerMessage]:
+        """The directory first, since the plan may need it. No await, so both are of one State."""
+        plan = None
+        if session.plan_due:
+            plan = compile_plan(self._state, session.node, session.nonce, session.strays.values())
+        session.plan_due = session.directory_due = False
+        self._told.drop(session.nonce, session.directory)
+        changes = list(take_changes(self._state, session.node, plan, session.directory))
+        self._told.add(session.nonce, session.directory, session)
+        messages = [agent_pb2.ControllerMessage(directory=change) for change in changes]
+        return messages if plan is None else [*messages, agent_pb2.ControllerMessage(plan=plan)]
 
     async def _receive(self, session: Session) -> None:
         while True:
@@ -240,6 +261,15 @@ class Sessions:
         for node in sorted(_concerned_nodes(self._state, changed)):
             session = self._sessions.get(node)
             if session is not None:
+                session.want_plan()
+        for port in changed_ports(self._state, changed):
+            for session in sorted(self._told.about(port), key=lambda session: session.node):
+                session.directory.note(port)
+                session.want_directory()
+        if underlay_changed(changed):
+            for session in self._sessions.values():
+                self._told.drop(session.nonce, session.directory)
+                session.directory.forget()
                 session.want_plan()
 
     # --- liveness --------------------------------------------------------------------------------
@@ -359,6 +389,7 @@ def _ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node
         status.CopyFrom(row.message)
     status.capacity.CopyFrom(hello.capacity)
     status.agent_version, status.address = hello.agent_version, hello.address
+    status.underlay_address, status.underlay_mtu = hello.underlay_address, hello.underlay_mtu
     status.virt_type, status.boot_id = hello.virt_type, hello.boot_id
     for name in ("capabilities", "numa_cells", "devices"):
         status.ClearField(name)
@@ -406,12 +437,15 @@ def _concerned_nodes(state: State, changed: Changed) -> set[str]:
         return {parts[0]}
     if table is keys.INSTANCES:
         return _nodes_of(state, [row.message.meta.uid])
-    if table in (keys.NETWORKS, keys.SUBNETS):
-        name = parts[1] if table is keys.NETWORKS else row.message.spec.network
-        ports = state.rows(keys.PORTS, parts[0]).values()
-        owners = {port.message.spec.instance for port in ports if port.message.spec.network == name}
-        found = [state.find(keys.INSTANCES, parts[0], owner) for owner in owners]
-        return _nodes_of(state, [instance.message.meta.uid for instance in found if instance])
+    if table is keys.PORTS:
+        node = state.places.node_of(row.message)
+        return set() if node is None else {node}
+    if table is keys.NETWORKS:
+        return set(state.places.of_network(*parts))
+    if table is keys.SUBNETS:
+        return set(state.places.of_network(parts[0], row.message.spec.network))
+    if table is keys.SECURITY_GROUPS:
+        return set(state.places.of_group(*parts))
     return set()
 
 

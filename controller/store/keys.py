@@ -20,6 +20,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    securitygroup_pb2,
     store_pb2,
     subnet_pb2,
 )
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 PREFIX: Final = b"/cumulet/"
-
 _ROOT: Final = PREFIX[:-1].decode()
+
 
 @dataclass(frozen=True, slots=True, eq=False)  # there is one of each: compared and hashed by identity
 class Table:
@@ -79,6 +80,9 @@ SUBNETS: Final = Table("subnets", ("project", "name"), subnet_pb2.Subnet, API, "
 PORTS: Final = Table("ports", ("project", "name"), port_pb2.Port, API, "meta and spec; with its instance")
 PLACEMENT_GROUPS: Final = Table(
     "placement-groups", ("project", "name"), placementgroup_pb2.PlacementGroup, API, "meta and spec"
+)
+SECURITY_GROUPS: Final = Table(
+    "security-groups", ("project", "name"), securitygroup_pb2.SecurityGroup, API, "meta and spec"
 )
 INSTANCES: Final = Table("instances", ("project", "name"), instance_pb2.Instance, API, "meta and spec")
 OPERATIONS: Final = Table(
@@ -157,6 +161,7 @@ TABLES: Final = (
     SUBNETS,
     PORTS,
     PLACEMENT_GROUPS,
+    SECURITY_GROUPS,
     INSTANCES,
     OPERATIONS,
     ADDRESSES,

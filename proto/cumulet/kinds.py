@@ -44,6 +44,9 @@ class Shape(StrEnum):
     TAINTS = "taints"  # KEY[=VALUE][:EFFECT], may be repeated
     TOLERATIONS = "tolerations"  # KEY[=VALUE], may be repeated
     PREFERENCES = "preferences"  # KEY=VALUE[:WEIGHT], may be repeated
+    RULES = "rules"  # DIRECTION PROTOCOL[:PORTS] [REMOTE], may be repeated
+    ADDRESS_PAIRS = "address-pairs"  # CIDR[@MAC], may be repeated
+    RATE = "rate"  # 10Mbit; the field is in bits per second
     DEVICES = "devices"  # MODEL[,MODEL][:COUNT|:SHARE], may be repeated
 
 
@@ -344,6 +347,13 @@ INSTANCE: Final = _kind(
             fixed=True,
         ),
         Flag(
+            "security-group",
+            "spec.security_groups",
+            "Security group of its ports. Default: the project's group default. May be repeated.",
+            Shape.WORDS,
+            fixed=True,
+        ),
+        Flag(
             "lifetime",
             "spec.expected_lifetime_s",
             "How long it is expected to live, as in 12h; kept, no policy uses it yet.",
@@ -392,8 +402,44 @@ PORT: Final = _kind(
     Column("INSTANCE", "spec.instance"),
     Column("MAC", "spec.mac"),
     Column("ADDRESSES", "status.addresses"),
+    Column("SECURITY_GROUPS", "spec.security_groups", wide_only=True),
     Column("NODE", "status.node", wide_only=True),
-    verbs=frozenset({"list", "get", "watch"}),
+    verbs=frozenset({"list", "get", "update", "watch"}),
+    flags=(
+        Flag(
+            "security-group",
+            "spec.security_groups",
+            "Security group that it is in, instead of those before. May be repeated.",
+            Shape.WORDS,
+        ),
+        Flag(
+            "allow-address",
+            "spec.allowed_pairs",
+            "What it may use besides its own addresses, as 10.0.0.5 or 10.0.0.5@02:00:00:00:00:05. "
+            "May be repeated.",
+            Shape.ADDRESS_PAIRS,
+        ),
+        Flag("ingress-rate", "spec.ingress_bps", "Limit towards the instance; 0 is none.", Shape.RATE),
+        Flag("egress-rate", "spec.egress_bps", "Limit from the instance; 0 is none.", Shape.RATE),
+    ),
+)
+SECURITY_GROUP: Final = _kind(
+    "SecurityGroup",
+    "security-group",
+    True,
+    Column("PORTS", "status.ports"),
+    Column("RULES", "spec.rules"),
+    Column("DESCRIPTION", "spec.description", wide_only=True),
+    flags=(
+        Flag(
+            "rule",
+            "spec.rules",
+            'What it allows, as "in tcp:22 10.0.0.0/8", "in any group:web", "out any". May be repeated.',
+            Shape.RULES,
+        ),
+        _DESCRIPTION,
+    ),
+    example='--rule "in tcp:22 0.0.0.0/0" --rule "out any"',
 )
 PLACEMENT_GROUP: Final = _kind(
     "PlacementGroup",
@@ -459,6 +505,7 @@ KINDS: Final = (
     KEY_PAIR,
     INSTANCE,
     PLACEMENT_GROUP,
+    SECURITY_GROUP,
     NETWORK,
     SUBNET,
     PORT,

@@ -1,4 +1,4 @@
-"""Sizes, durations and fractions as people write them: `512MiB`, `12h`, `0.25`, and sizes back.
+"""Sizes, durations, fractions and rates as people write them: `512MiB`, `12h`, `0.25`, `10Mbit`, and back.
 
 **Pure**: exact arithmetic; a size that is no whole number of the wanted unit is refused.
 
@@ -21,6 +21,10 @@ _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-zA-Z]*)", re.ASCII)
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"([0-9]{1,12})([smhdw]?)", re.ASCII)
 _FRACTION: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
+
+
+_BITS: Final = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_RATE: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?) ?([a-z]*)", re.ASCII | re.IGNORECASE)
 
 
 class SizeError(ValueError):
@@ -54,6 +58,27 @@ def parse_seconds(text: str) -> int:
         raise SizeError(f"{text[:SIZE_CHARS_MAX]!r} is not a duration: write it like 90s, 12h or 30d")
     number, unit = match.groups()
     return int(number) * _SECONDS[unit or "s"]
+
+
+def parse_bps(text: str) -> int:
+    """`10Mbit` -> 10000000 bits per second; decimal units as in tc and on network cards. Raises SizeError."""
+    match = _RATE.fullmatch(text.strip())
+    factor = None if match is None else _BITS.get(match[2].lower())
+    if match is None or factor is None:
+        raise SizeError(f"{text[:SIZE_CHARS_MAX]!r} is not a rate: write it like 500kbit, 10Mbit or 1Gbit")
+    rate = Fraction(match[1]) * factor
+    if rate.denominator != 1:
+        raise SizeError(f"{text!r} is not a whole number of bits per second")
+    return rate.numerator
+
+
+def render_bps(rate_bps: int) -> str:
+    """10000000 -> `10Mbit`: the largest unit that divides it; `parse_bps` reads it back."""
+    for unit in ("Gbit", "Mbit", "kbit"):
+        factor = _BITS[unit.lower()]
+        if rate_bps and rate_bps % factor == 0:
+            return f"{rate_bps // factor}{unit}"
+    return f"{rate_bps}bit"
 
 
 def parse_milli(text: str) -> int:

@@ -903,6 +903,7 @@ class ControllerMessage(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     HEARTBEAT_ACK_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -913,6 +914,8 @@ class ControllerMessage(_message.Message):
     def request(self) -> Global___AgentRequest: ...
     @_builtins.property
     def heartbeat_ack(self) -> Global___HeartbeatAck: ...
+    @_builtins.property
+    def directory(self) -> Global___DirectoryChange: ...
     def __init__(
         self,
         *,
@@ -921,16 +924,131 @@ class ControllerMessage(_message.Message):
         plan: Global___NodePlan | None = ...,
         request: Global___AgentRequest | None = ...,
         heartbeat_ack: Global___HeartbeatAck | None = ...,
+        directory: Global___DirectoryChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "plan", b"plan", "redirect", b"redirect", "request", b"request", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "plan", b"plan", "redirect", b"redirect", "request", b"request", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "plan", b"plan", "redirect", b"redirect", "request", b"request", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "heartbeat_ack", b"heartbeat_ack", "kind", b"kind", "plan", b"plan", "redirect", b"redirect", "request", b"request", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "redirect", "plan", "request", "heartbeat_ack"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "redirect", "plan", "request", "heartbeat_ack", "directory"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___ControllerMessage: _TypeAlias = ControllerMessage  # noqa: Y015
+
+@_typing.final
+class DirectoryChange(_message.Message):
+    """What a node needs to know of ports elsewhere, apart from its plan: one port among thousands is one entry.
+    Sent before the plan that needs it; what a session was told holds until its end.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkDirectory]: ...
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupDirectory]: ...
+    def __init__(
+        self,
+        *,
+        networks: _abc.Iterable[Global___NetworkDirectory] | None = ...,
+        groups: _abc.Iterable[Global___GroupDirectory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "networks", b"networks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectoryChange: _TypeAlias = DirectoryChange  # noqa: Y015
+
+@_typing.final
+class NetworkDirectory(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_UID_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    GONE_PORT_UIDS_FIELD_NUMBER: _builtins.int
+    network_uid: _builtins.str
+    full: _builtins.bool
+    """True: what is not listed is not there."""
+    @_builtins.property
+    def put(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRemotePort]: ...
+    @_builtins.property
+    def gone_port_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        network_uid: _builtins.str = ...,
+        full: _builtins.bool = ...,
+        put: _abc.Iterable[Global___PlannedRemotePort] | None = ...,
+        gone_port_uids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "gone_port_uids", b"gone_port_uids", "network_uid", b"network_uid", "put", b"put"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkDirectory: _TypeAlias = NetworkDirectory  # noqa: Y015
+
+@_typing.final
+class GroupDirectory(_message.Message):
+    """Addresses of a security group's members, for rules that refer to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_UID_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    GONE_PORT_UIDS_FIELD_NUMBER: _builtins.int
+    group_uid: _builtins.str
+    full: _builtins.bool
+    @_builtins.property
+    def put(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedMember]: ...
+    @_builtins.property
+    def gone_port_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        group_uid: _builtins.str = ...,
+        full: _builtins.bool = ...,
+        put: _abc.Iterable[Global___PlannedMember] | None = ...,
+        gone_port_uids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "gone_port_uids", b"gone_port_uids", "group_uid", b"group_uid", "put", b"put"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupDirectory: _TypeAlias = GroupDirectory  # noqa: Y015
+
+@_typing.final
+class PlannedMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_UID_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    port_uid: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        port_uid: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "port_uid", b"port_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedMember: _TypeAlias = PlannedMember  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):

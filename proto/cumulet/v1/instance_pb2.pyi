@@ -156,6 +156,7 @@ class InstanceSpec(_message.Message):
     PLACEMENT_GROUPS_FIELD_NUMBER: _builtins.int
     EXPECTED_LIFETIME_S_FIELD_NUMBER: _builtins.int
     GANG_FIELD_NUMBER: _builtins.int
+    SECURITY_GROUPS_FIELD_NUMBER: _builtins.int
     flavor: _builtins.str
     """Names. Flavor and image are resolved at creation into `resources` and `image_files`."""
     image: _builtins.str
@@ -216,6 +217,10 @@ class InstanceSpec(_message.Message):
     def gang(self) -> _placement_pb2.Gang:
         """Placed with the gang's other members, or not at all."""
 
+    @_builtins.property
+    def security_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Security groups of its ports at creation; none: the project's group "default". Changed at the ports."""
+
     def __init__(
         self,
         *,
@@ -242,10 +247,11 @@ class InstanceSpec(_message.Message):
         placement_groups: _abc.Iterable[_builtins.str] | None = ...,
         expected_lifetime_s: _builtins.int = ...,
         gang: _placement_pb2.Gang | None = ...,
+        security_groups: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gang", b"gang", "image_files", b"image_files", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_keys", b"authorized_keys", "boots", b"boots", "capabilities", b"capabilities", "deletion_protection", b"deletion_protection", "devices", b"devices", "expected_lifetime_s", b"expected_lifetime_s", "flavor", b"flavor", "gang", b"gang", "image", b"image", "image_files", b"image_files", "key_pairs", b"key_pairs", "networks", b"networks", "node_selector", b"node_selector", "numa_cells", b"numa_cells", "placement_groups", b"placement_groups", "power", b"power", "power_forced", b"power_forced", "preferences", b"preferences", "resources", b"resources", "security_level", b"security_level", "stop_timeout_s", b"stop_timeout_s", "tolerations", b"tolerations", "user_data", b"user_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized_keys", b"authorized_keys", "boots", b"boots", "capabilities", b"capabilities", "deletion_protection", b"deletion_protection", "devices", b"devices", "expected_lifetime_s", b"expected_lifetime_s", "flavor", b"flavor", "gang", b"gang", "image", b"image", "image_files", b"image_files", "key_pairs", b"key_pairs", "networks", b"networks", "node_selector", b"node_selector", "numa_cells", b"numa_cells", "placement_groups", b"placement_groups", "power", b"power", "power_forced", b"power_forced", "preferences", b"preferences", "resources", b"resources", "security_groups", b"security_groups", "security_level", b"security_level", "stop_timeout_s", b"stop_timeout_s", "tolerations", b"tolerations", "user_data", b"user_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

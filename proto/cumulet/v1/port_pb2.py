@@ -23,33 +23,38 @@ _sym_db = _symbol_database.Default()
 
 
 from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63umulet/v1/port.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\"r\n\x04Port\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.PortSpec\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.cumulet.v1.PortStatus\"g\n\x08PortSpec\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12+\n\taddresses\x18\x04 \x03(\x0b\x32\x18.cumulet.v1.FixedAddress\"/\n\x0c\x46ixedAddress\x12\x0e\n\x06subnet\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"X\n\nPortStatus\x12)\n\nconditions\x18\x01 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\"/\n\x0eGetPortRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\\\n\x10ListPortsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"_\n\x11ListPortsResponse\x12\x1f\n\x05ports\x18\x01 \x03(\x0b\x32\x10.cumulet.v1.Port\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"M\n\x11WatchPortsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"d\n\nPortChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1e\n\x04port\x18\x03 \x01(\x0b\x32\x10.cumulet.v1.Port2\xd7\x01\n\x0bPortService\x12\x37\n\x07GetPort\x12\x1a.cumulet.v1.GetPortRequest\x1a\x10.cumulet.v1.Port\x12H\n\tListPorts\x12\x1c.cumulet.v1.ListPortsRequest\x1a\x1d.cumulet.v1.ListPortsResponse\x12\x45\n\nWatchPorts\x12\x1d.cumulet.v1.WatchPortsRequest\x1a\x16.cumulet.v1.PortChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63umulet/v1/port.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"r\n\x04Port\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.PortSpec\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.cumulet.v1.PortStatus\"\xd9\x01\n\x08PortSpec\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12+\n\taddresses\x18\x04 \x03(\x0b\x32\x18.cumulet.v1.FixedAddress\x12\x17\n\x0fsecurity_groups\x18\x05 \x03(\t\x12.\n\rallowed_pairs\x18\x06 \x03(\x0b\x32\x17.cumulet.v1.AddressPair\x12\x13\n\x0bingress_bps\x18\x07 \x01(\x03\x12\x12\n\negress_bps\x18\x08 \x01(\x03\"(\n\x0b\x41\x64\x64ressPair\x12\x0c\n\x04\x63idr\x18\x01 \x01(\t\x12\x0b\n\x03mac\x18\x02 \x01(\t\"/\n\x0c\x46ixedAddress\x12\x0e\n\x06subnet\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"X\n\nPortStatus\x12)\n\nconditions\x18\x01 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\"/\n\x0eGetPortRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\\\n\x10ListPortsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"_\n\x11ListPortsResponse\x12\x1f\n\x05ports\x18\x01 \x03(\x0b\x32\x10.cumulet.v1.Port\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8f\x01\n\x11UpdatePortRequest\x12\x1e\n\x04port\x18\x02 \x01(\x0b\x32\x10.cumulet.v1.Port\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"M\n\x11WatchPortsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"d\n\nPortChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1e\n\x04port\x18\x03 \x01(\x0b\x32\x10.cumulet.v1.Port2\x96\x02\n\x0bPortService\x12\x37\n\x07GetPort\x12\x1a.cumulet.v1.GetPortRequest\x1a\x10.cumulet.v1.Port\x12H\n\tListPorts\x12\x1c.cumulet.v1.ListPortsRequest\x1a\x1d.cumulet.v1.ListPortsResponse\x12=\n\nUpdatePort\x12\x1d.cumulet.v1.UpdatePortRequest\x1a\x10.cumulet.v1.Port\x12\x45\n\nWatchPorts\x12\x1d.cumulet.v1.WatchPortsRequest\x1a\x16.cumulet.v1.PortChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cumulet.v1.port_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PORT']._serialized_start=60
-  _globals['_PORT']._serialized_end=174
-  _globals['_PORTSPEC']._serialized_start=176
-  _globals['_PORTSPEC']._serialized_end=279
-  _globals['_FIXEDADDRESS']._serialized_start=281
-  _globals['_FIXEDADDRESS']._serialized_end=328
-  _globals['_PORTSTATUS']._serialized_start=330
-  _globals['_PORTSTATUS']._serialized_end=418
-  _globals['_GETPORTREQUEST']._serialized_start=420
-  _globals['_GETPORTREQUEST']._serialized_end=467
-  _globals['_LISTPORTSREQUEST']._serialized_start=469
-  _globals['_LISTPORTSREQUEST']._serialized_end=561
-  _globals['_LISTPORTSRESPONSE']._serialized_start=563
-  _globals['_LISTPORTSRESPONSE']._serialized_end=658
-  _globals['_WATCHPORTSREQUEST']._serialized_start=660
-  _globals['_WATCHPORTSREQUEST']._serialized_end=737
-  _globals['_PORTCHANGE']._serialized_start=739
-  _globals['_PORTCHANGE']._serialized_end=839
-  _globals['_PORTSERVICE']._serialized_start=842
-  _globals['_PORTSERVICE']._serialized_end=1057
+  _globals['_PORT']._serialized_start=94
+  _globals['_PORT']._serialized_end=208
+  _globals['_PORTSPEC']._serialized_start=211
+  _globals['_PORTSPEC']._serialized_end=428
+  _globals['_ADDRESSPAIR']._serialized_start=430
+  _globals['_ADDRESSPAIR']._serialized_end=470
+  _globals['_FIXEDADDRESS']._serialized_start=472
+  _globals['_FIXEDADDRESS']._serialized_end=519
+  _globals['_PORTSTATUS']._serialized_start=521
+  _globals['_PORTSTATUS']._serialized_end=609
+  _globals['_GETPORTREQUEST']._serialized_start=611
+  _globals['_GETPORTREQUEST']._serialized_end=658
+  _globals['_LISTPORTSREQUEST']._serialized_start=660
+  _globals['_LISTPORTSREQUEST']._serialized_end=752
+  _globals['_LISTPORTSRESPONSE']._serialized_start=754
+  _globals['_LISTPORTSRESPONSE']._serialized_end=849
+  _globals['_UPDATEPORTREQUEST']._serialized_start=852
+  _globals['_UPDATEPORTREQUEST']._serialized_end=995
+  _globals['_WATCHPORTSREQUEST']._serialized_start=997
+  _globals['_WATCHPORTSREQUEST']._serialized_end=1074
+  _globals['_PORTCHANGE']._serialized_start=1076
+  _globals['_PORTCHANGE']._serialized_end=1176
+  _globals['_PORTSERVICE']._serialized_start=1179
+  _globals['_PORTSERVICE']._serialized_end=1457
 # @@protoc_insertion_point(module_scope)

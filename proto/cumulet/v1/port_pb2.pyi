@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from cumulet.v1 import meta_pb2 as _meta_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -57,13 +58,28 @@ class PortSpec(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     MAC_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    SECURITY_GROUPS_FIELD_NUMBER: _builtins.int
+    ALLOWED_PAIRS_FIELD_NUMBER: _builtins.int
+    INGRESS_BPS_FIELD_NUMBER: _builtins.int
+    EGRESS_BPS_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """Names, in the same project."""
     instance: _builtins.str
     """The instance that owns the port."""
     mac: _builtins.str
+    ingress_bps: _builtins.int
+    """Limits in bits per second towards the instance and from it; 0: none."""
+    egress_bps: _builtins.int
     @_builtins.property
     def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___FixedAddress]: ...
+    @_builtins.property
+    def security_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of security groups of the project. None: nothing but its node's DHCP, DNS and metadata gets through."""
+
+    @_builtins.property
+    def allowed_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddressPair]:
+        """What it may use besides its own addresses, such as an address shared by several instances."""
+
     def __init__(
         self,
         *,
@@ -71,14 +87,42 @@ class PortSpec(_message.Message):
         instance: _builtins.str = ...,
         mac: _builtins.str = ...,
         addresses: _abc.Iterable[Global___FixedAddress] | None = ...,
+        security_groups: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_pairs: _abc.Iterable[Global___AddressPair] | None = ...,
+        ingress_bps: _builtins.int = ...,
+        egress_bps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "instance", b"instance", "mac", b"mac", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "allowed_pairs", b"allowed_pairs", "egress_bps", b"egress_bps", "ingress_bps", b"ingress_bps", "instance", b"instance", "mac", b"mac", "network", b"network", "security_groups", b"security_groups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PortSpec: _TypeAlias = PortSpec  # noqa: Y015
+
+@_typing.final
+class AddressPair(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIDR_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    cidr: _builtins.str
+    """A range, or a single address."""
+    mac: _builtins.str
+    """Empty: the port's own MAC."""
+    def __init__(
+        self,
+        *,
+        cidr: _builtins.str = ...,
+        mac: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "mac", b"mac"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressPair: _TypeAlias = AddressPair  # noqa: Y015
 
 @_typing.final
 class FixedAddress(_message.Message):
@@ -207,6 +251,36 @@ class ListPortsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPortsResponse: _TypeAlias = ListPortsResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePortRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    @_builtins.property
+    def port(self) -> Global___Port: ...
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask: ...
+    def __init__(
+        self,
+        *,
+        port: Global___Port | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePortRequest: _TypeAlias = UpdatePortRequest  # noqa: Y015
 
 @_typing.final
 class WatchPortsRequest(_message.Message):

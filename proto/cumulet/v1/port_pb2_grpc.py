@@ -44,6 +44,11 @@ class PortServiceStub:
                 request_serializer=cumulet_dot_v1_dot_port__pb2.ListPortsRequest.SerializeToString,
                 response_deserializer=cumulet_dot_v1_dot_port__pb2.ListPortsResponse.FromString,
                 _registered_method=True)
+        self.UpdatePort = channel.unary_unary(
+                '/cumulet.v1.PortService/UpdatePort',
+                request_serializer=cumulet_dot_v1_dot_port__pb2.UpdatePortRequest.SerializeToString,
+                response_deserializer=cumulet_dot_v1_dot_port__pb2.Port.FromString,
+                _registered_method=True)
         self.WatchPorts = channel.unary_stream(
                 '/cumulet.v1.PortService/WatchPorts',
                 request_serializer=cumulet_dot_v1_dot_port__pb2.WatchPortsRequest.SerializeToString,
@@ -61,6 +66,12 @@ class PortServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPorts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePort(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +95,11 @@ def add_PortServiceServicer_to_server(servicer, server):
                     servicer.ListPorts,
                     request_deserializer=cumulet_dot_v1_dot_port__pb2.ListPortsRequest.FromString,
                     response_serializer=cumulet_dot_v1_dot_port__pb2.ListPortsResponse.SerializeToString,
+            ),
+            'UpdatePort': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePort,
+                    request_deserializer=cumulet_dot_v1_dot_port__pb2.UpdatePortRequest.FromString,
+                    response_serializer=cumulet_dot_v1_dot_port__pb2.Port.SerializeToString,
             ),
             'WatchPorts': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPorts,
@@ -145,6 +161,33 @@ class PortService:
             '/cumulet.v1.PortService/ListPorts',
             cumulet_dot_v1_dot_port__pb2.ListPortsRequest.SerializeToString,
             cumulet_dot_v1_dot_port__pb2.ListPortsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cumulet.v1.PortService/UpdatePort',
+            cumulet_dot_v1_dot_port__pb2.UpdatePortRequest.SerializeToString,
+            cumulet_dot_v1_dot_port__pb2.Port.FromString,
             options,
             channel_credentials,
             insecure,

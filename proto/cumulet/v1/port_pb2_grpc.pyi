@@ -33,6 +33,7 @@ class PortServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PortServiceAsyncStub: ...
     GetPort: _grpc.UnaryUnaryMultiCallable[_port_pb2.GetPortRequest, _port_pb2.Port]
     ListPorts: _grpc.UnaryUnaryMultiCallable[_port_pb2.ListPortsRequest, _port_pb2.ListPortsResponse]
+    UpdatePort: _grpc.UnaryUnaryMultiCallable[_port_pb2.UpdatePortRequest, _port_pb2.Port]
     WatchPorts: _grpc.UnaryStreamMultiCallable[_port_pb2.WatchPortsRequest, _port_pb2.PortChange]
 
 @_typing.type_check_only
@@ -40,6 +41,7 @@ class PortServiceAsyncStub(PortServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPort: _aio.UnaryUnaryMultiCallable[_port_pb2.GetPortRequest, _port_pb2.Port]  # type: ignore[assignment]
     ListPorts: _aio.UnaryUnaryMultiCallable[_port_pb2.ListPortsRequest, _port_pb2.ListPortsResponse]  # type: ignore[assignment]
+    UpdatePort: _aio.UnaryUnaryMultiCallable[_port_pb2.UpdatePortRequest, _port_pb2.Port]  # type: ignore[assignment]
     WatchPorts: _aio.UnaryStreamMultiCallable[_port_pb2.WatchPortsRequest, _port_pb2.PortChange]  # type: ignore[assignment]
 
 class PortServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -56,6 +58,13 @@ class PortServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _port_pb2.ListPortsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_port_pb2.ListPortsResponse, _abc.Awaitable[_port_pb2.ListPortsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdatePort(
+        self,
+        request: _port_pb2.UpdatePortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_port_pb2.Port, _abc.Awaitable[_port_pb2.Port]]: ...
 
     @_abc_1.abstractmethod
     def WatchPorts(
