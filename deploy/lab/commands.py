@@ -10,15 +10,17 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from deploy.lab.layout import DEFAULT_NAME, Settings
+from deploy.lab.layout import DEFAULT_NAME, LABS_DIR, Settings
 
 if TYPE_CHECKING:
     from deploy.lab.lab import Lab
 
+Place = tuple[Path, str]  # where labs are, and the name of this one
 _DEFAULTS = Settings()
 _peer = click.option("--peer", default="", help="Only between the machine and this one. [default: everybody]")
 _direction = click.option(
@@ -34,14 +36,22 @@ _machine = click.argument("machine")
 
 @click.group()
 @click.option("--name", envvar="CUMULET_LAB_NAME", default=DEFAULT_NAME, show_default=True, help="Which lab.")
+@click.option(
+    "--labs-dir",
+    envvar="CUMULET_LABS",
+    default=LABS_DIR,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where labs keep their state.",
+)
 @click.pass_context
-def lab(ctx: click.Context, name: str) -> None:
+def lab(ctx: click.Context, name: str, labs_dir: Path) -> None:
     """A cloud of several nodes on this machine, and faults in it at will.
 
     Each node has namespaces of its own with libvirt and an agent. `control` has etcd and the controller,
     `fabric` is the switch of the underlay, `outside` plays the external world.
     """
-    ctx.obj = name
+    ctx.obj = (labs_dir, name)
 
 
 @lab.command()
@@ -53,20 +63,22 @@ def lab(ctx: click.Context, name: str) -> None:
     "--guest-image/--no-guest-image", default=True, help="Build and register the small guest image."
 )
 @click.pass_obj
-def up(name: str, nodes: int, underlay: str, outside: str, mtu: int, guest_image: bool) -> None:
-    """Start the lab, or make sure that it is healthy; again with more nodes, add them."""
+def up(place: Place, nodes: int, underlay: str, outside: str, mtu: int, guest_image: bool) -> None:
+    """Start the lab, or make sure that it is healthy.
+
+    Again with more nodes, it adds those."""
     from deploy.local.progress import Progress
 
-    with _opened(name) as found:
+    with _opened(place) as found:
         settings = Settings(nodes, underlay, outside, mtu)
-        found.up(settings, Progress(), guest_image=guest_image, context=name)
+        found.up(settings, Progress(), guest_image=guest_image, context=place[1])
 
 
 @lab.command()
 @click.pass_obj
-def down(name: str) -> None:
-    """End the lab and remove every trace of it, instances and their disks included."""
-    with _opened(name) as found:
+def down(place: Place) -> None:
+    """End the lab and remove every trace of it."""
+    with _opened(place) as found:
         found.down()
         click.echo(f"{found.state_dir} is gone", err=True)
 
@@ -74,11 +86,13 @@ def down(name: str) -> None:
 @lab.command()
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Format.")
 @click.pass_obj
-def status(name: str, output: str) -> None:
-    """Show machines and faults; exit code 1 when something is not healthy."""
+def status(place: Place, output: str) -> None:
+    """Show machines and faults.
+
+    The exit code is 1 when a machine is not healthy or a fault is set."""
     from deploy.lab.status import observe_status, render_status
 
-    with _opened(name) as found:
+    with _opened(place) as found:
         rows = observe_status(found)
     click.echo(json.dumps([row.to_json() for row in rows]) if output == "json" else render_status(rows))
     sys.exit(0 if all(row.healthy and not row.faults for row in rows) else 1)
@@ -89,9 +103,9 @@ def status(name: str, output: str) -> None:
 @_peer
 @_direction
 @click.pass_obj
-def cut(name: str, machine: str, peer: str, direction: str) -> None:
+def cut(place: Place, machine: str, peer: str, direction: str) -> None:
     """Drop every frame from and to a machine; its link stays up."""
-    with _opened(name) as found:
+    with _opened(place) as found:
         found.cut(machine, peer, direction)
 
 
@@ -101,18 +115,18 @@ def cut(name: str, machine: str, peer: str, direction: str) -> None:
 @_peer
 @_direction
 @click.pass_obj
-def loss(name: str, machine: str, ratio: float, peer: str, direction: str) -> None:
+def loss(place: Place, machine: str, ratio: float, peer: str, direction: str) -> None:
     """Drop a part of the frames at random, such as 0.05 of them. 0 mends."""
-    with _opened(name) as found:
+    with _opened(place) as found:
         found.lose(machine, ratio, peer, direction)
 
 
 @lab.command()
 @click.argument("machine", default="")
 @click.pass_obj
-def heal(name: str, machine: str) -> None:
+def heal(place: Place, machine: str) -> None:
     """Mend cuts and losses of a machine, or all of them."""
-    with _opened(name) as found:
+    with _opened(place) as found:
         found.heal(machine)
 
 
@@ -120,9 +134,12 @@ def heal(name: str, machine: str) -> None:
 @_machine
 @click.argument("service", default="")
 @click.pass_obj
-def kill(name: str, machine: str, service: str) -> None:
-    """Cut a machine's power, or kill -9 one service of it, such as `agent`."""
-    with _opened(name) as found:
+def kill(place: Place, machine: str, service: str) -> None:
+    """Cut a machine's power, or kill -9 one service.
+
+    Services of a node: virtlogd, libvirtd, agent; of control: etcd, controller. They are started again.
+    """
+    with _opened(place) as found:
         if service:
             found.kill_service(machine, service)
         else:
@@ -132,9 +149,9 @@ def kill(name: str, machine: str, service: str) -> None:
 @lab.command()
 @_machine
 @click.pass_obj
-def start(name: str, machine: str) -> None:
+def start(place: Place, machine: str) -> None:
     """Start a machine that was killed."""
-    with _opened(name) as found:
+    with _opened(place) as found:
         found.start(machine)
 
 
@@ -142,17 +159,19 @@ def start(name: str, machine: str) -> None:
 @_machine
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
-def execute(name: str, machine: str, words: tuple[str, ...]) -> None:
-    """Run a command in a machine's namespaces, as in: exec n1 virsh list."""
+def execute(place: Place, machine: str, words: tuple[str, ...]) -> None:
+    """Run a command in a machine's namespaces.
+
+    For example: cumulet lab exec n1 virsh list --all"""
     from deploy.local.environment import with_sbin
 
-    with _opened(name) as found:
+    with _opened(place) as found:
         argv = found.enter_argv(machine, words)
     os.execvpe(argv[0], argv, with_sbin(os.environ))
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[Lab]:
+def _opened(place: Place) -> Iterator[Lab]:
     """The lab; an error of ours is told and ends the process."""
     from deploy.lab.lab import Lab
     from deploy.lab.layout import lab_dir
@@ -160,7 +179,7 @@ def _opened(name: str) -> Iterator[Lab]:
     from deploy.local.progress import Progress
 
     try:
-        yield Lab(lab_dir(name))
+        yield Lab(lab_dir(*place))
     except SetupError as err:
         Progress().failure(err)
         sys.exit(1)

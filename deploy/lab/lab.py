@@ -125,6 +125,10 @@ class Lab:
         """Output of a command in a machine's namespaces. Raises SetupError with its complaint."""
         return namespaces.run_in(namespaces.find_machine(self.layout, name), argv, stdin)
 
+    def call(self, name: str, argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """The same for a command that may fail."""
+        return namespaces.call_in(namespaces.find_machine(self.layout, name), argv, stdin)
+
     def enter_argv(self, name: str, argv: Sequence[str]) -> list[str]:
         """The command line that runs another one in a machine's namespaces."""
         return namespaces.enter_argv(namespaces.find_machine(self.layout, name), argv)

@@ -145,11 +145,11 @@ def enter_argv(running: Running, argv: Sequence[str], entered: Sequence[str] = N
     return ["nsenter", f"--target={running.first.pid}", *entered, "--", *argv]
 
 
-def run_in(
+def call_in(
     running: Running, argv: Sequence[str], stdin: str = "", entered: Sequence[str] = NAMESPACES
-) -> str:
-    """Output of a command inside. Raises SetupError with its complaint when it fails."""
-    done = subprocess.run(
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command inside, whatever its exit code."""
+    return subprocess.run(
         enter_argv(running, argv, entered),
         input=stdin,
         env=with_sbin(os.environ),
@@ -158,12 +158,16 @@ def run_in(
         timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
+
+
+def run_in(
+    running: Running, argv: Sequence[str], stdin: str = "", entered: Sequence[str] = NAMESPACES
+) -> str:
+    """Output of a command inside. Raises SetupError with its complaint when it fails."""
+    done = call_in(running, argv, stdin, entered)
     if done.returncode != 0:
-        raise SetupError(
-            f"{' '.join(argv)}: exit {done.returncode}",
-            "see what it says",
-            done.stderr.splitlines()[-LOG_LINES:],
-        )
+        said = (done.stdout + done.stderr).splitlines()[-LOG_LINES:]
+        raise SetupError(f"{' '.join(argv)}: exit {done.returncode}", "see what it says", said)
     return done.stdout
 
 
