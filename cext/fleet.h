@@ -8,10 +8,7 @@
 #ifndef CUMULET_FLEET_H
 #define CUMULET_FLEET_H
 
-#include <stdbool.h>
-#include <stdlib.h>
-
-#include "scan.h"
+#include "crowd.h"
 
 #define NONE UINT32_MAX
 
@@ -22,6 +19,7 @@ enum {
     CELL_SHIFT = UNIT_BITS - 14,
     SUM_BITS = 35,
     PLACES_MAX = 3, /* resources of a potential */
+    MASKS_MAX = 16, /* of a question: one for each placement group, and one of nodes by name */
     POOL_CLASSES = 32
 };
 #define UNIT_TOP (1 << UNIT_BITS)
@@ -32,8 +30,9 @@ enum {
 #define SHAPES_MAX (UINT32_C(1) << 24) /* likewise */
 #define ATTRS_MAX (UINT32_C(1) << 20)
 #define CSETS_MAX (UINT32_C(1) << 20)
+#define EMPTY_BIT (1 << 24) /* beside a class's attr, with a crowd: nothing runs on its nodes */
 
-typedef enum { NORM_LINF, NORM_L1, NORM_L2, NORM_WORST, NORM_DOT, NORM_POTENTIAL } Norm;
+typedef enum { NORM_LINF, NORM_L1, NORM_L2, NORM_WORST, NORM_DOT, NORM_POTENTIAL, NORM_SLOTS } Norm;
 
 /* Results of operations that can fail; nothing was changed. */
 typedef enum { DONE = 0, NO_MEMORY = -2, NOT_A_NODE = -3, OVERFLOWS = -4 } Outcome;
@@ -57,7 +56,8 @@ typedef struct {
 typedef struct {
     uint64_t hash;
     int32_t cset;
-    uint32_t lane; /* NONE: has no list */
+    uint32_t kind;    /* of the crowd that is counted here; NONE: none is */
+    uint32_t lane[2]; /* while the crowd is not idle, and while it is; NONE: has no list */
 } Shape;
 
 enum {
@@ -80,6 +80,7 @@ typedef struct {
     int16_t bound; /* a cell: no class before the bound keeps more of a resource */
     uint8_t first, count;
     uint8_t built;
+    uint8_t idle;    /* which lane of its shape it is */
     uint8_t bounded; /* 0: the list has every class that fits */
     uint8_t used;    /* for the clock that picks which shape leaves */
     Entry entries[LIST_ROOM];
@@ -105,6 +106,13 @@ typedef struct {
     int64_t potential_size[PLACES_MAX];
     int32_t potential_rows;
     int32_t *potential;
+    /* slots: the crowd, and what a node has when nothing runs on it */
+    Crowd *crowd;          /* NULL but for NORM_SLOTS */
+    bool counts;           /* the crowd is that of this fleet's nodes, and its own */
+    uint64_t seen_version; /* of the crowd's table, by the lists */
+    int64_t *size;         /* [slot][width] */
+    double *worth;         /* [class]: of what is free, by the table of that version */
+    uint64_t *worth_version;
     /* nodes */
     Node *nodes;
     uint32_t slots, slots_room, node_count;
@@ -123,7 +131,7 @@ typedef struct {
     uint64_t *table; /* open addressing: high half = tag of the hash, low half = class + 1; 0 = empty */
     uint64_t table_mask;
     uint64_t *pool[POOL_CLASSES]; /* heaps that are free, by size; each points to the next */
-    uint8_t *eligible; /* [cset][attrs_room] */
+    uint8_t *eligible; /* [cset][attrs_room]: 0 = may not go there, else 1 + steps of an extension */
     uint32_t csets_room, attrs_room;
     /* shapes */
     Shape *shapes;
@@ -144,6 +152,9 @@ typedef struct {
     /* searches over nodes */
     uint32_t *stamp; /* [slots_room]: == epoch where a node is excluded */
     uint32_t epoch;
+    const uint64_t *masks[MASKS_MAX]; /* a bit that is set in one of them excludes, too */
+    uint32_t mask_count;              /* 0 but while such a question is answered */
+    const uint32_t *mask_bit;         /* [slot]: its bit; NULL: the slot is */
     uint64_t *frontier;
     size_t frontier_room;
     const Filters *filters;
@@ -381,7 +392,9 @@ static inline bool reserve_class(Fleet *f)
         return false;
     if (!GROW(f, f->classes, have, room, sizeof(Class)) || !GROW(f, f->free, have, room, width * 8) ||
         !GROW(f, f->units, have, room, width * 4) || !GROW(f, f->cells, have, room, width * 2) ||
-        !GROW(f, f->idle, have, room, sizeof(uint32_t))) {
+        !GROW(f, f->idle, have, room, sizeof(uint32_t)) ||
+        (f->crowd && (!GROW(f, f->worth, have, room, sizeof(double)) ||
+                      !GROW(f, f->worth_version, have, room, sizeof(uint64_t))))) {
         free(table);
         return false;
     }
@@ -429,6 +442,8 @@ static inline uint32_t make_class(Fleet *f, const int64_t *amounts, int32_t attr
         f->units[base + (size_t)r] = unit_of(f, r, amounts[r]);
         cell[r * LANES] = attr < 0 ? -1 : (int16_t)(f->units[base + (size_t)r] >> CELL_SHIFT);
     }
+    if (f->crowd)
+        f->worth_version[cls] = 0;
     log_class(f, cls);
     enter_class(f, cls);
     f->classes_alive++;

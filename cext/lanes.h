@@ -1,4 +1,4 @@
-/* The filter of scan.h, compiled once for each instruction set; included by scan.h only.
+/* What scan.h declares, compiled once for each instruction set; included by scan.h only.
  *
  * FILTER(x) gives a function its name for the set, SIGNS(v) is a mask with bit 2i+1 = sign of lane i.
  *
@@ -50,4 +50,30 @@ static int64_t FILTER(read_blocks)(const Lanes *cells, size_t count)
     }
     a |= b | c | d;
     return SIGNS(a);
+}
+
+/* Amounts of the rows of the table, none negative and none above 2^40, so that all is exact: a quotient of
+ * doubles below 2^52 is never rounded up to a whole number, and 2^52 is where whole numbers begin. */
+static double FILTER(worth)(const Typical *typical, const double *amounts)
+{
+    double total[8] = {0};
+    for (int32_t first = 0; first < typical->count; first += 8) {
+        double fit[8];
+        for (int i = 0; i < 8; i++)
+            fit[i] = TYPICAL_SPARE;
+        for (int32_t r = 0; r < typical->rows; r++)
+            for (int i = 0; i < 8; i++) {
+                double each = amounts[r] / typical->demand[r][first + i] + typical->spare[r][first + i];
+                fit[i] = each < fit[i] ? each : fit[i];
+            }
+        for (int i = 0; i < 8; i++) {
+            double whole = fit[i] + 0x1p52 - 0x1p52;
+            whole -= whole > fit[i] ? 1.0 : 0.0;
+            total[i] += whole * typical->weight[first + i];
+        }
+    }
+    double sum = 0;
+    for (int i = 0; i < 8; i++)
+        sum += total[i];
+    return sum;
 }

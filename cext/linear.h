@@ -5,10 +5,14 @@
 #ifndef CUMULET_LINEAR_H
 #define CUMULET_LINEAR_H
 
+#include "replay.h"
 #include "setup_fleet.h"
 
 static inline void flat_amounts(Fleet *g, uint32_t slot, const int64_t *amounts)
 {
+    g->classes[slot].attr = marked(g, g->classes[slot].attr, amounts, size_of(g, slot));
+    if (g->crowd)
+        g->worth_version[slot] = 0;
     size_t base = (size_t)slot * (size_t)g->width;
     int16_t *cell = cell_of(g, g->cells, slot, 0);
     for (int32_t r = 0; r < g->width; r++) {
@@ -18,6 +22,29 @@ static inline void flat_amounts(Fleet *g, uint32_t slot, const int64_t *amounts)
     }
 }
 
+static inline void *copied(const void *block, size_t bytes)
+{
+    void *copy = malloc(bytes + 1);
+    if (copy && bytes)
+        memcpy(copy, block, bytes);
+    return copy;
+}
+
+/* A crowd of the copy's own, which counts on from here. */
+static inline bool flat_crowd(const Fleet *f, Fleet *g, uint32_t room)
+{
+    g->crowd = NULL, g->worth = NULL, g->worth_version = NULL;
+    if (!f->crowd)
+        return true;
+    g->crowd = copied(f->crowd, sizeof *f->crowd);
+    if (!g->crowd)
+        return false;
+    g->crowd->kinds = copied(f->crowd->kinds, f->crowd->kind_count * sizeof(Kind));
+    g->crowd->demand = copied(f->crowd->demand, f->crowd->kind_count * (size_t)f->crowd->width * 8);
+    return g->crowd->kinds && g->crowd->demand && GROW(g, g->worth, 0, room + 1, sizeof(double)) &&
+           GROW(g, g->worth_version, 0, room + 1, sizeof(uint64_t));
+}
+
 /* A copy in which class i is slot i alone; it shares what does not change. False: no memory. */
 static inline bool flat_copy(const Fleet *f, Fleet *g)
 {
@@ -25,10 +52,10 @@ static inline bool flat_copy(const Fleet *f, Fleet *g)
     uint32_t room = (f->slots + LANES - 1) / LANES * LANES;
     size_t width = (size_t)f->width;
     g->nodes = NULL, g->classes = NULL, g->free = NULL, g->units = NULL, g->cells = NULL;
-    g->stamp = NULL, g->frontier = NULL, g->frontier_room = 0, g->epoch = 0;
+    g->stamp = NULL, g->frontier = NULL, g->frontier_room = 0, g->epoch = 0, g->lanes = 0;
     g->classes_top = g->slots = f->slots;
     g->slots_room = room;
-    if (!GROW(g, g->nodes, 0, room + 1, sizeof(Node)) || !GROW(g, g->classes, 0, room + 1, sizeof(Class)) ||
+    if (!flat_crowd(f, g, room) || !GROW(g, g->nodes, 0, room + 1, sizeof(Node)) || !GROW(g, g->classes, 0, room + 1, sizeof(Class)) ||
         !GROW(g, g->free, 0, room + 1, width * 8) || !GROW(g, g->units, 0, room + 1, width * 4) ||
         !GROW(g, g->cells, 0, room + LANES, width * 2) || !GROW(g, g->stamp, 0, room + 1, 4) ||
         !reserve_frontier(g, 1))
@@ -48,9 +75,11 @@ static inline bool flat_copy(const Fleet *f, Fleet *g)
 
 static inline void flat_free(Fleet *g)
 {
-    void *blocks[] = {g->nodes, g->classes, g->free, g->units, g->cells, g->stamp, g->frontier};
+    void *blocks[] = {g->nodes, g->classes,  g->free,  g->units,        g->cells,
+                      g->stamp, g->frontier, g->worth, g->worth_version};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         free(blocks[i]);
+    crowd_free(g->crowd);
 }
 
 static inline void flat_shift(Fleet *g, uint32_t slot, uint32_t shape, int sign)
@@ -59,10 +88,13 @@ static inline void flat_shift(Fleet *g, uint32_t slot, uint32_t shape, int sign)
     const int64_t *demand = g->demand + (size_t)shape * (size_t)g->width;
     for (int32_t r = 0; r < g->width; r++) /* what was taken is given back: cannot overflow */
         after[r] = sign > 0 ? free_of(g, slot)[r] + demand[r] : free_of(g, slot)[r] - demand[r];
+    count_node(g, slot, -1);
     flat_amounts(g, slot, after);
+    count_node(g, slot, 1);
+    count_shape(g, shape, -sign);
 }
 
-/* As replay(), but the fleet stays as it is; `at` begins with -1 everywhere. */
+/* As replay_events(), but the fleet stays as it is; `at` begins with -1 everywhere. */
 static inline Outcome replay_linear(const Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of,
                                     int32_t *at, int32_t *load, Replayed *result)
 {
@@ -96,7 +128,7 @@ static inline Outcome replay_linear(const Fleet *f, const int32_t *events, size_
 }
 
 /* ns for `rounds` decisions by scan over shapes first.., and for as many reads of the same cells. */
-static inline Outcome time_scans(Fleet *f, uint32_t shape_count, uint32_t rounds, int64_t *scan_ns, int64_t *read_ns)
+static inline Outcome scan_times(Fleet *f, uint32_t shape_count, uint32_t rounds, int64_t *scan_ns, int64_t *read_ns)
 {
     int64_t start = now_ns();
     for (uint32_t i = 0; i < rounds; i++)

@@ -28,19 +28,64 @@ static inline void leave(Fleet *f, uint32_t slot)
             forget_list(f, lane);
 }
 
+/* ---- the crowd ------------------------------------------------------------------------------------------ */
+
+/* The attr of a class with those amounts, with what is known of its nodes: `size` is what they have in all. */
+static inline int32_t marked(const Fleet *f, int32_t attr, const int64_t *amounts, const int64_t *size)
+{
+    if (!f->crowd || attr < 0)
+        return attr;
+    attr &= ~EMPTY_BIT;
+    return equal_amounts(amounts, size, f->width) ? attr | EMPTY_BIT : attr;
+}
+
+static inline const int64_t *size_of(const Fleet *f, uint32_t slot)
+{
+    return f->crowd ? f->size + (size_t)slot * (size_t)f->width : NULL;
+}
+
+/* A node that is there joins the crowd (sign 1) or leaves it; only nodes in use count. */
+static inline void count_node(Fleet *f, uint32_t slot, int sign)
+{
+    if (!f->counts)
+        return;
+    uint32_t cls = f->nodes[slot].cls;
+    int32_t attr = f->classes[cls].attr;
+    if (attr < 0 || attr & EMPTY_BIT)
+        return;
+    const int64_t *left = free_of(f, cls), *size = size_of(f, slot);
+    for (int32_t r = 0; r < f->width; r++) {
+        f->crowd->left[r] += sign > 0 ? (__int128)left[r] : -(__int128)left[r];
+        f->crowd->size[r] += sign > 0 ? (__int128)size[r] : -(__int128)size[r];
+    }
+}
+
+/* An instance of a shape has come (1) or gone (-1). */
+static inline void count_shape(Fleet *f, uint32_t shape, int change)
+{
+    if (f->counts)
+        count_kind(f->crowd, f->shapes[shape].kind, change);
+}
+
+/* ---- nodes and classes ------------------------------------------------------------------------------------ */
+
 /* Put a node, which is or is not there yet, into the class of its new state. */
 static inline Outcome move(Fleet *f, uint32_t slot, const int64_t *amounts, int32_t attr, uint64_t hash)
 {
+    attr = marked(f, attr, amounts, size_of(f, slot));
     uint32_t cls = find_class(f, amounts, attr, hash);
     if (cls == NONE ? !reserve_class(f) : cls != f->nodes[slot].cls && !reserve_member(f, &f->classes[cls]))
         return NO_MEMORY;
     if (cls != NONE && cls == f->nodes[slot].cls)
         return DONE;
-    if (f->nodes[slot].cls != NONE)
+    if (f->nodes[slot].cls != NONE) {
+        count_node(f, slot, -1);
         leave(f, slot);
+    }
     if (cls == NONE)
         cls = make_class(f, amounts, attr, hash);
     add_member(f, cls, slot);
+    count_node(f, slot, 1);
     return DONE;
 }
 
@@ -95,8 +140,10 @@ static inline Outcome shift_shape(Fleet *f, uint32_t slot, uint32_t shape, int s
     if (!reserve_change(f, false))
         return NO_MEMORY;
     Outcome outcome = shift(f, slot, f->demand + (size_t)shape * (size_t)f->width, f->shapes[shape].hash, sign);
-    if (outcome == DONE)
+    if (outcome == DONE) {
         record(f, slot, sign < 0 ? (int32_t)shape : ~(int32_t)shape);
+        count_shape(f, shape, -sign);
+    }
     return outcome;
 }
 
@@ -164,6 +211,8 @@ static inline Outcome undo(Fleet *f, size_t count)
         }
         if (outcome != DONE)
             return outcome;
+        if (change.shape != JOURNAL_STATE)
+            count_shape(f, shape, change.shape >= 0 ? -1 : 1);
         f->change_count--;
     }
     return DONE;
@@ -184,7 +233,8 @@ static inline bool reserve_slot(Fleet *f, uint32_t slot)
         uint32_t have = f->slots_room, room = have ? have : 64;
         while (room <= slot)
             room *= 2;
-        if (!GROW(f, f->nodes, have, room, sizeof(Node)) || !GROW(f, f->stamp, have, room, sizeof(uint32_t)))
+        if (!GROW(f, f->nodes, have, room, sizeof(Node)) || !GROW(f, f->stamp, have, room, sizeof(uint32_t)) ||
+            (f->crowd && !GROW(f, f->size, have, room, (size_t)f->width * 8)))
             return false;
         for (uint32_t i = have; i < room; i++)
             f->nodes[i].cls = NONE;
@@ -193,22 +243,28 @@ static inline bool reserve_slot(Fleet *f, uint32_t slot)
     return true;
 }
 
-/* A node's whole state; its slot is below SLOTS_MAX, attr is known or -1. */
-static inline Outcome set_node(Fleet *f, uint32_t slot, const int64_t *amounts, int32_t attr, uint64_t rank)
+/* A node's whole state; its slot is below SLOTS_MAX, attr is known or -1. `size`: what it has when nothing runs
+ * on it; not looked at without a crowd. */
+static inline Outcome set_node(Fleet *f, uint32_t slot, const int64_t *amounts, int32_t attr, uint64_t rank,
+                               const int64_t *size)
 {
     uint64_t hash = hash_of(f, amounts);
-    uint32_t cls = find_class(f, amounts, attr, hash);
+    uint32_t cls = find_class(f, amounts, marked(f, attr, amounts, size), hash);
     if (!reserve_slot(f, slot) || (cls == NONE ? !reserve_class(f) : !reserve_member(f, &f->classes[cls])))
         return NO_MEMORY;
     Node *node = &f->nodes[slot];
-    if (node->cls == NONE)
+    if (node->cls == NONE) {
         f->node_count++;
-    else if (node->rank != rank || node->cls != cls)
+    } else if (node->rank != rank || node->cls != cls || f->crowd) {
+        count_node(f, slot, -1);
         leave(f, slot);
-    else
+    } else {
         return DONE;
+    }
     node->cls = NONE;
     node->rank = rank;
+    if (f->crowd)
+        memcpy(f->size + (size_t)slot * (size_t)f->width, size, (size_t)f->width * 8);
     if (slot >= f->slots)
         f->slots = slot + 1;
     return move(f, slot, amounts, attr, hash); /* cannot fail: there is room */
@@ -218,6 +274,7 @@ static inline Outcome remove_node(Fleet *f, uint32_t slot)
 {
     if (!is_node(f, slot))
         return NOT_A_NODE;
+    count_node(f, slot, -1);
     leave(f, slot);
     f->nodes[slot].cls = NONE;
     f->node_count--;

@@ -77,7 +77,7 @@ static inline void count_used(Replayed *result, int32_t *load, int64_t slot, int
 /* events: x >= 0 places instance x of shape shape_of[x], ~x releases it (nothing if it was not placed).
  * at: each instance's slot or -1, before and after. load: instances of each slot. ticks_of (a cost for
  * each event) and used_after may be NULL. The arrays were checked. */
-static inline Outcome replay(Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of, int32_t *at,
+static inline Outcome replay_events(Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of, int32_t *at,
                              int32_t *load, uint32_t *ticks_of, int32_t *used_after, Replayed *result)
 {
     uint64_t last = ticks_of ? ticks() : 0;

@@ -23,13 +23,27 @@ typedef uint32_t NextBlock(const Lanes *cells, uint32_t block, uint32_t stop, co
                            int32_t scored, int32_t width, int16_t bound, uint32_t *left);
 typedef int64_t ReadBlocks(const Lanes *cells, size_t count);
 
+/* Typical shapes: what room is worth is the sum of weight * how many of each fit, alone. See crowd.h. */
+enum { TYPICAL_MAX = 32 };
+#define TYPICAL_SPARE 0x1p50 /* how many fit into a row that is not asked for: more than into any other */
+typedef struct {
+    int32_t count; /* a multiple of 8; the rest have no weight */
+    int32_t rows;  /* that some shape asks for */
+    int32_t row[64];
+    double weight[TYPICAL_MAX];
+    double demand[64][TYPICAL_MAX]; /* 1 where nothing is asked for */
+    double spare[64][TYPICAL_MAX];  /* 0, or TYPICAL_SPARE where nothing is asked for */
+} Typical;
+typedef double Worth(const Typical *typical, const double *amounts);
+
 typedef struct {
     const char *name;
     NextBlock *next_block;
     ReadBlocks *read_blocks;
+    Worth *worth;
 } Filters;
 
-#define FILTERS_OF(SET) {#SET, next_block_##SET, read_blocks_##SET}
+#define FILTERS_OF(SET) {#SET, next_block_##SET, read_blocks_##SET, worth_##SET}
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -56,6 +56,15 @@ static inline uint32_t next_member(Fleet *f, size_t *count)
     return slot;
 }
 
+static inline bool is_excluded(const Fleet *f, uint32_t slot)
+{
+    uint32_t bit = f->mask_bit ? f->mask_bit[slot] : slot;
+    for (uint32_t i = 0; i < f->mask_count; i++)
+        if (f->masks[i][bit / 64] >> bit % 64 & 1)
+            return true;
+    return f->stamp[slot] == f->epoch;
+}
+
 /* -1: all are excluded. The frontier has room for one visit more than there are excluded nodes. */
 static inline int64_t first_not_excluded(Fleet *f, uint32_t cls)
 {
@@ -64,7 +73,7 @@ static inline int64_t first_not_excluded(Fleet *f, uint32_t cls)
     push_frontier(f, &count, members(c)[0]);
     while (count) {
         uint32_t slot = next_member(f, &count);
-        if (f->stamp[slot] != f->epoch)
+        if (!is_excluded(f, slot))
             return slot;
     }
     return -1;
@@ -118,12 +127,14 @@ static inline int64_t scan_one(Fleet *f, uint32_t shape)
 {
     if (!reserve_frontier(f, 1))
         return NO_MEMORY;
+    refresh(f);
     exclude(f, NULL, 0);
     return scan_not_excluded(f, shape);
 }
 
 static inline int64_t best_node(Fleet *f, uint32_t shape)
 {
+    refresh(f);
     uint32_t lane = lane_of(f, shape);
     if (lane == NONE)
         return NO_MEMORY;
@@ -160,8 +171,9 @@ static inline int64_t listed_not_excluded(Fleet *f, const List *list, uint8_t at
 /* The best node but for the given ones (numbers that are no slots are ignored); -1; NO_MEMORY. */
 static inline int64_t best_excluding(Fleet *f, uint32_t shape, const int32_t *slots, size_t count)
 {
+    refresh(f);
     uint32_t lane = lane_of(f, shape);
-    if (lane == NONE || !reserve_frontier(f, count + 1))
+    if (lane == NONE || !reserve_frontier(f, (f->mask_count ? f->node_count : count) + 1))
         return NO_MEMORY;
     exclude(f, slots, count);
     if (!ready_list(f, lane))
@@ -175,10 +187,23 @@ static inline int64_t best_excluding(Fleet *f, uint32_t shape, const int32_t *sl
     return list->bounded ? scan_not_excluded(f, shape) : -1;
 }
 
+/* The best node that no mask excludes. `mask_bit`: see Fleet. -1; NO_MEMORY. */
+static inline int64_t best_unmasked(Fleet *f, uint32_t shape, const uint64_t **masks, uint32_t count,
+                                    const uint32_t *mask_bit)
+{
+    memcpy(f->masks, masks, count * sizeof *masks);
+    f->mask_count = count;
+    f->mask_bit = mask_bit;
+    int64_t slot = best_excluding(f, shape, NULL, 0);
+    f->mask_count = 0;
+    return slot;
+}
+
 /* ---- among some nodes -------------------------------------------------------------------------------------- */
 
-static inline int64_t best_among(const Fleet *f, uint32_t shape, const int32_t *slots, size_t count)
+static inline int64_t best_among(Fleet *f, uint32_t shape, const int32_t *slots, size_t count)
 {
+    refresh(f);
     int64_t best = -1;
     uint64_t best_key = UINT64_MAX;
     for (size_t i = 0; i < count; i++) {
@@ -242,6 +267,7 @@ static inline uint32_t rank_classes(const Fleet *f, uint32_t shape, uint32_t cou
 static inline int64_t rank_nodes(Fleet *f, uint32_t shape, uint32_t count, int32_t *slots, uint64_t *keys)
 {
     Entry ranked[RANKED_MAX];
+    refresh(f);
     uint32_t classes = rank_classes(f, shape, count, ranked), found = 0;
     if (!reserve_frontier(f, 2 * (size_t)count))
         return NO_MEMORY;

@@ -2,7 +2,7 @@
 #ifndef CUMULET_SETUP_FLEET_H
 #define CUMULET_SETUP_FLEET_H
 
-#include "replay.h"
+#include "search.h"
 
 static inline int32_t padded(int32_t rows)
 {
@@ -25,16 +25,38 @@ static inline void fleet_free(Fleet *f)
     void *blocks[] = {f->potential, f->nodes,  f->classes, f->free,       f->units,      f->cells,
                       f->idle,      f->table,  f->eligible, f->shapes,    f->demand,     f->need,
                       f->want,      f->lists,  f->bound_free, f->log_cells, f->log_classes, f->changes,
-                      f->states,    f->stamp,  f->frontier};
+                      f->states,    f->stamp,  f->frontier,  f->size,      f->worth,      f->worth_version};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         free(blocks[i]);
+    if (f->counts)
+        crowd_free(f->crowd);
     free(f);
 }
 
-/* The caller's resource r has multiplier[r] >= 1 and shift[r] < 64, and counts in scores if scored[r]. */
-static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const uint8_t *shift, const uint8_t *scored,
-                               Norm norm, uint32_t lanes_max)
+/* A crowd of the fleet's own; largest[row] in internal order. False: no memory. */
+static inline bool own_crowd(Fleet *f, const int64_t *largest)
 {
+    Crowd *c = calloc(1, sizeof *c);
+    if (!c)
+        return false;
+    f->crowd = c;
+    f->counts = true;
+    f->bytes += sizeof *c;
+    c->rows = f->rows;
+    c->width = f->width;
+    memcpy(c->place, f->place, (size_t)f->rows * sizeof *f->place);
+    for (int32_t row = 0; row < f->width; row++)
+        c->largest[row] = largest[row] < AMOUNT_MAX ? largest[row] : AMOUNT_MAX;
+    return true;
+}
+
+/* The caller's resource r has multiplier[r] >= 1 and shift[r] < 64, and counts in scores if scored[r]. For
+ * NORM_SLOTS either largest[r] is the most that a node has, or the crowd is another fleet's, which has the same
+ * resources before others and outlives this one. */
+static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const uint8_t *shift, const uint8_t *scored,
+                               Norm norm, uint32_t lanes_max, const int64_t *largest, Crowd *crowd)
+{
+    int64_t most[64] = {0};
     Fleet *f = calloc(1, sizeof *f);
     if (!f)
         return NULL;
@@ -54,6 +76,12 @@ static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const u
         f->place[r] = row;
         f->multiplier[row] = multiplier[r];
         f->shift[row] = shift[r];
+        most[row] = largest ? largest[r] : 0;
+    }
+    f->crowd = crowd;
+    if (largest && !own_crowd(f, most)) {
+        free(f);
+        return NULL;
     }
     for (int32_t row = 0; row < f->width; row++) { /* splitmix64; odd, so that no difference is lost */
         uint64_t z = state += UINT64_C(0x9E3779B97F4A7C15);
@@ -71,8 +99,9 @@ static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const u
 
 /* ---- shapes --------------------------------------------------------------------------------------------- */
 
-/* A new shape's id, or NO_MEMORY. Amounts in internal order, none negative; the set of constraints is known. */
-static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset)
+/* A new shape's id, or NO_MEMORY. Amounts in internal order, none negative; the set of constraints is known.
+ * `kind`: the demand's, where the fleet counts. */
+static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset, uint32_t kind)
 {
     size_t width = (size_t)f->width;
     if (f->shape_count == f->shapes_room) {
@@ -83,7 +112,7 @@ static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset)
         f->shapes_room = room;
     }
     uint32_t shape = f->shape_count++;
-    f->shapes[shape] = (Shape){hash_of(f, demand), cset, NONE};
+    f->shapes[shape] = (Shape){hash_of(f, demand), cset, kind, {NONE, NONE}};
     for (int32_t r = 0; r < f->width; r++) {
         size_t at = shape * width + (size_t)r;
         f->demand[at] = demand[r];
@@ -118,7 +147,8 @@ static inline bool reserve_eligible(Fleet *f, uint32_t csets, uint32_t attrs)
     return true;
 }
 
-static inline bool set_eligible(Fleet *f, uint32_t cset, uint32_t attr, bool eligible)
+/* 0: may not go there, else 1 + steps of an extension. */
+static inline bool set_eligible(Fleet *f, uint32_t cset, uint32_t attr, uint8_t eligible)
 {
     if (!reserve_eligible(f, cset + 1, attr + 1))
         return false;

@@ -10,9 +10,11 @@
 
 /* ---- the order of classes for a shape ---------------------------------------------------------------- */
 
-static inline bool is_eligible(const Fleet *f, int32_t cset, int32_t attr)
+/* 0: may not go there; else 1 + steps. A closed class's attr stays beyond all others without the bit. */
+static inline uint8_t is_eligible(const Fleet *f, int32_t cset, int32_t attr)
 {
-    return (uint32_t)attr < f->attrs_room && f->eligible[(size_t)cset * f->attrs_room + (uint32_t)attr];
+    uint32_t plain = (uint32_t)attr & ~(uint32_t)EMPTY_BIT;
+    return plain < f->attrs_room ? f->eligible[(size_t)cset * f->attrs_room + plain] : 0;
 }
 
 static inline bool fits(const Fleet *f, uint32_t cls, uint32_t shape)
@@ -34,6 +36,36 @@ static inline int64_t potential_at(const Fleet *f, const int64_t *have, const in
         index = index * f->potential_size[i] + (step < f->potential_size[i] ? step : f->potential_size[i] - 1);
     }
     return f->potential[index];
+}
+
+static inline double class_worth(const Fleet *f, uint32_t cls)
+{
+    if (f->worth_version[cls] != f->crowd->version) {
+        f->worth[cls] = worth_of(f->crowd, f->filters, free_of(f, cls), NULL);
+        f->worth_version[cls] = f->crowd->version;
+    }
+    return f->worth[cls];
+}
+
+/* What is lost of the room in a class that fits: refresh() was called. */
+static inline uint64_t room_lost(const Fleet *f, uint32_t cls, uint32_t shape)
+{
+    const int64_t *demand = f->demand + (size_t)shape * (size_t)f->width;
+    return (uint64_t)(class_worth(f, cls) - worth_of(f->crowd, f->filters, free_of(f, cls), demand));
+}
+
+static inline int lean_shift(const Fleet *f)
+{
+    return UNIT_BITS - POTENTIAL_BITS + (f->crowd->idle ? LEAN_SHIFT_IDLE : LEAN_SHIFT);
+}
+
+/* Nodes in use come first, then the score, then what is left. */
+static inline uint64_t slots_key(const Fleet *f, uint32_t cls, uint32_t shape, int32_t most, uint64_t sum)
+{
+    int32_t attr = f->classes[cls].attr;
+    uint64_t steps = is_eligible(f, f->shapes[shape].cset, attr) - 1u;
+    uint64_t score = room_lost(f, cls, shape) + ((uint64_t)most >> lean_shift(f)) + (steps << STEP_SHIFT);
+    return (uint64_t)(attr & EMPTY_BIT ? 1 : 0) << (SCORE_BITS + SUM_BITS) | score << SUM_BITS | sum;
 }
 
 /* The smaller the better. The class fits. All terms are 0..UNIT_TOP, so that no sum leaves 64 bits. */
@@ -63,6 +95,8 @@ static inline uint64_t key_of(const Fleet *f, uint32_t cls, uint32_t shape)
         for (int32_t r = 0; r < f->scored; r++)
             product += (uint64_t)have[r] * (uint64_t)want[r];
         return (UINT64_C(1) << 63) - product;
+    case NORM_SLOTS:
+        return slots_key(f, cls, shape, most, sum);
     case NORM_POTENTIAL:
         break;
     }
@@ -105,6 +139,8 @@ static inline int64_t largest_term(const Fleet *f, uint64_t key)
         term = key;
     else if (f->norm == NORM_L2)
         term = (uint64_t)__builtin_sqrt((double)key) + 1; /* rounding is far below 1 */
+    else if (f->norm == NORM_SLOTS)
+        term = ((key >> SUM_BITS) + 1) << lean_shift(f);
     return term < UNIT_TOP ? (int64_t)term : UNIT_TOP;
 }
 
@@ -270,6 +306,19 @@ static inline void forget_list(Fleet *f, uint32_t lane)
     f->lists[lane].built = 0;
 }
 
+/* Keys are those of the state as it is now. To be called before any question. */
+static inline void refresh(Fleet *f)
+{
+    if (!f->crowd)
+        return;
+    refresh_crowd(f->crowd);
+    if (f->seen_version == f->crowd->version)
+        return;
+    f->seen_version = f->crowd->version;
+    for (uint32_t lane = 0; lane < f->lanes; lane++)
+        forget_list(f, lane);
+}
+
 /* ---- lanes ------------------------------------------------------------------------------------------- */
 
 static inline bool reserve_lane(Fleet *f)
@@ -291,7 +340,7 @@ static inline uint32_t vacate_lane(Fleet *f)
         uint32_t lane = f->clock;
         f->clock = lane + 1 < f->lanes ? lane + 1 : 0;
         if (!f->lists[lane].used) {
-            f->shapes[f->lists[lane].shape].lane = NONE;
+            f->shapes[f->lists[lane].shape].lane[f->lists[lane].idle] = NONE;
             return lane;
         }
         f->lists[lane].used = 0;
@@ -301,7 +350,8 @@ static inline uint32_t vacate_lane(Fleet *f)
 /* NONE: no memory. */
 static inline uint32_t lane_of(Fleet *f, uint32_t shape)
 {
-    uint32_t lane = f->shapes[shape].lane;
+    uint8_t idle = f->crowd && f->crowd->idle;
+    uint32_t lane = f->shapes[shape].lane[idle];
     if (lane != NONE)
         return lane;
     if (f->lanes == f->lanes_max)
@@ -310,8 +360,9 @@ static inline uint32_t lane_of(Fleet *f, uint32_t shape)
         lane = f->lanes++;
     else
         return NONE;
-    f->shapes[shape].lane = lane;
+    f->shapes[shape].lane[idle] = lane;
     f->lists[lane].shape = shape;
+    f->lists[lane].idle = idle;
     forget_list(f, lane);
     return lane;
 }

@@ -15,7 +15,7 @@ from controller.state import State
 from controller.store import keys
 from cumulet.convert import resources_from
 from cumulet.errors import NoCapacityError
-from cumulet.resources import ZERO
+from cumulet.resources import ZERO, Resources
 from cumulet.v1 import flavor_pb2, instance_pb2, operation_pb2
 from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
@@ -43,7 +43,7 @@ def explain_placement(state: State, instance: instance_pb2.Instance, policy: Pol
     """The verdict on every node (at most NODES_SHOWN), one sentence, and what to try."""
     placement = state.placement_of(instance.meta.uid)
     current = placement.message.node if placement else ""
-    view = _without(build_view(state), current, instance)
+    view = _without(build_view(state, policy), current, instance)
     request = build_request(instance)
     answer = explain(view, request, policy, _options(state, instance, request))
     occupancy = Occupancy.of(view)
@@ -67,7 +67,7 @@ def foretell_placement(
     Raises NoCapacityError with the reasons: a dry run of what cannot be placed has failed.
     """
     request = build_request(instance)
-    answer = explain(build_view(state), request, policy, _options(state, instance, request))
+    answer = explain(build_view(state, policy), request, policy, _options(state, instance, request))
     if isinstance(answer, Rejection):
         refused = f"instance {instance.meta.name} fits nowhere: {answer.advice()}"
         raise NoCapacityError(refused, hints=_hints(answer))
@@ -99,10 +99,15 @@ def _without(view: View, node: str, instance: instance_pb2.Instance) -> View:
         if found.name != node:
             return found
         left = found.allocated - own if own.fits_in(found.allocated) else ZERO
-        others = tuple(one for one in found.residents if one.request.uid != instance.meta.uid)
-        return replace(found, allocated=left, residents=others)
+        residents = tuple(one for one in found.residents if one.request.uid != instance.meta.uid)
+        others = found.others if len(residents) < len(found.residents) else _one_less(found.others, own)
+        return replace(found, allocated=left, residents=residents, others=others)
 
     return View(view.revision, tuple(give_back(found) for found in view.nodes), view.groups)
+
+
+def _one_less(kinds: tuple[tuple[Resources, int], ...], own: Resources) -> tuple[tuple[Resources, int], ...]:
+    return tuple((held, count - (held == own)) for held, count in kinds)
 
 
 def _verdict(
@@ -123,6 +128,7 @@ def _rank(verdicts: list[instance_pb2.NodeVerdict], candidates: tuple[Candidate,
         verdict = by_node[candidate.node]
         verdict.rank = rank
         verdict.score_terms.update({term.resource: term.share for term in candidate.terms})
+        verdict.score_terms.update(dict(candidate.parts))
 
 
 def says_the_same(told: str | None, text: str) -> bool:

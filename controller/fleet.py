@@ -13,6 +13,7 @@ from controller.scheduling import (
     capabilities_of,
     device_of,
     group_name,
+    others_of,
     residents_of,
     taint_of,
     wanted_capabilities,
@@ -53,9 +54,9 @@ def allocatable(spec: node_pb2.NodeSpec, capacity: Resources) -> Resources:
     return derive_allocatable(capacity, resources_from(spec.reserved), ratios(spec))
 
 
-def build_view(state: State) -> View:
-    """All nodes as they are at the state's revision."""
-    nodes = tuple(node_view(state, row) for row in state.rows(keys.NODES).values())
+def build_view(state: State, policy: Policy) -> View:
+    """All nodes as they are at the state's revision, with all that the policy looks at."""
+    nodes = tuple(node_view(state, row, counts=policy.counts) for row in state.rows(keys.NODES).values())
     return View(state.revision, nodes, build_groups(state))
 
 
@@ -101,7 +102,8 @@ class FleetView:
     def look(self, name: str) -> NodeView | None:
         """One node as it is now."""
         row = self._state.find(keys.NODES, name)
-        return node_view(self._state, row, self._assumed.get(name, _NONE).values()) if row else None
+        assumed = self._assumed.get(name, _NONE).values()
+        return node_view(self._state, row, assumed, self._policy.counts) if row else None
 
     def fleet(self) -> Fleet:
         """All nodes as they are now. It changes with the next call."""
@@ -120,10 +122,14 @@ class FleetView:
         return self._fleet
 
 
-def node_view(state: State, row: Stored, assumed: Collection[Stored] = ()) -> NodeView:
-    """A node with what is placed there and what is assumed to be."""
+def node_view(state: State, row: Stored, assumed: Collection[Stored] = (), counts: bool = False) -> NodeView:
+    """A node with what is placed there and what is assumed to be.
+
+    `counts`: with what the instances hold that are no residents, too.
+    """
     name = row.message.meta.name
     status_row = state.find(keys.NODE_STATUS, name)
+    there = (*state.placements_on(name).values(), *assumed)
     return build_node(
         row.message,
         status_row.message if status_row else None,
@@ -132,7 +138,8 @@ def node_view(state: State, row: Stored, assumed: Collection[Stored] = ()) -> No
         else Resources.total(
             (state.allocated_on(name), *(resources_from(one.message.resources) for one in assumed))
         ),
-        tuple(residents_of((*state.placements_on(name).values(), *assumed))),
+        tuple(residents_of(there)),
+        others_of(there) if counts else (),
     )
 
 
@@ -141,6 +148,7 @@ def build_node(
     status: node_pb2.NodeStatus | None,
     allocated: Resources,
     residents: tuple[Resident, ...],
+    others: tuple[tuple[Resources, int], ...] = (),
 ) -> NodeView:
     """A node with what is on it."""
     ready = find_condition(status.conditions, READY) if status else None
@@ -162,6 +170,7 @@ def build_node(
         cells=tuple(Cell(cell.vcpu, cell.memory_mib) for cell in status.numa_cells) if status else (),
         devices=tuple(map(device_of, status.devices)) if status else (),
         residents=residents,
+        others=others,
         idle_watts=node.spec.idle_watts,
         full_watts=node.spec.full_watts,
         cost_milli=node.spec.cost_milli,

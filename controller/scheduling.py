@@ -13,7 +13,7 @@ from typing import Final
 from controller.state import State, Stored
 from controller.store import keys
 from cumulet.convert import resources_from
-from cumulet.resources import ZERO
+from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2
 from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import Effect, NodeView, Request, Resident, Taint
@@ -113,8 +113,18 @@ def residents_of(placements: Iterable[Stored]) -> Iterator[Resident]:
     """Those that hold more than amounts, from what their placements say: instances may be gone already."""
     for row in placements:
         record: store_pb2.PlacementRecord = row.message
-        if record.groups or record.numa_cells or record.devices:
+        if _is_resident(record):
             yield Resident(placed_request(record), choice_of(record))
+
+
+def others_of(placements: Iterable[Stored]) -> tuple[tuple[Resources, int], ...]:
+    """What those hold that are no residents, and how many hold it."""
+    held = (resources_from(row.message.resources) for row in placements if not _is_resident(row.message))
+    return tuple(Counter(held).items())
+
+
+def _is_resident(record: store_pb2.PlacementRecord) -> bool:
+    return bool(record.groups or record.numa_cells or record.devices)
 
 
 def placed_request(record: store_pb2.PlacementRecord) -> Request:

@@ -10,6 +10,7 @@ scored as any other, and of equal nodes the one with the fuller cells wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
@@ -18,7 +19,17 @@ from cumulet.resources import Resources
 from scheduler.topology import Cell, part
 
 BINS_MAX: Final = 16_384  # of one node: 16 cells, 8 at once are 12,870
-Node = tuple[Sequence[int], Sequence[Cell], int, int]  # free amounts, cells' room, attribute, rank
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node with cells as it is now: amounts in the order of the index, the cells' room."""
+
+    free: Sequence[int]
+    size: Sequence[int]
+    cells: Sequence[Cell]
+    attribute: int
+    rank: int
 
 
 class CellSets:
@@ -72,14 +83,14 @@ class Bins:
                 self.index.remove_node(bin_)
                 self._vacant.append(bin_)
             return
-        free, cells, attribute, rank = node
-        sets = list(combinations(cells, self.count))
+        sets = list(combinations(node.cells, self.count))
         bins = self._of_slot.setdefault(slot, [])
         while len(bins) < len(sets):
             bins.append(self._new_bin(slot))
         for number, (bin_, chosen) in enumerate(zip(bins, sets, strict=True)):
             least = [min(cell.vcpu for cell in chosen), min(cell.memory_mib for cell in chosen)]
-            self.index.set_node(bin_, [*free, *least], attribute, rank & ~(BINS_MAX - 1) | number)
+            rank = node.rank & ~(BINS_MAX - 1) | number
+            self.index.set_node(bin_, [*node.free, *least], node.attribute, rank, [*node.size, *least])
 
     def _new_bin(self, slot: int) -> int:
         if self._vacant:

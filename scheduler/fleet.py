@@ -24,8 +24,8 @@ from scheduler.cellsets import Bins, CellSets, Node
 from scheduler.columns import Columns
 from scheduler.group import Occupancy, PlacementGroup, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
-from scheduler.policy import PACK, Order, Policy
-from scheduler.reference import Scale
+from scheduler.policy import PACK, Norm, Order, Policy
+from scheduler.reference import Scale, Scoring
 from scheduler.topology import NOTHING, Choice
 
 NAMES_MAX: Final = 54  # resources of a fleet; the index has 56 rows, and two are for NUMA cells
@@ -161,6 +161,7 @@ class Fleet:
     def _learn(self, slot: int, node: NodeView) -> None:
         for resident in node.residents:
             self.occupancy.enter(resident.request.groups, node)
+        self._count(node, +1)
         for name, amount in node.allocatable.as_dict().items():
             sizes = self._sizes.setdefault(name, Counter())
             sizes[amount] += 1
@@ -182,6 +183,7 @@ class Fleet:
         node = self.node(slot)
         for resident in node.residents:
             self.occupancy.leave(resident.request.groups, node)
+        self._count(node, -1)
         for name, amount in node.allocatable.as_dict().items():
             sizes = self._sizes[name]
             sizes[amount] -= 1
@@ -233,17 +235,30 @@ class Fleet:
         largest = {name: self.largest(name) for name in self.names}
         axes = Axes.of(self.names, largest, self.policy)
         self.index = axes.index()
-        self.cellsets = CellSets(axes.with_cells, self._look)
+        self.cellsets = CellSets(lambda: axes.with_cells(self.index), self._look)
         self._allowed: list[tuple[int, int]] = []  # pairs of constraint and attribute
         self._attributes = self._attributes.renewed(self._allow)
         self._shapes: dict[tuple[Resources, int], int] = {}
+        self._kinds: dict[Resources, int] = {}
         self._stale = False
         for slot, found in enumerate(self._nodes):
             if found is not None:
                 self._put(slot, found)
+                self._count(found, +1)
 
     def _put(self, slot: int, node: NodeView) -> None:
-        self.index.set_node(slot, self.row(node.free()), self._attribute(node), self._ranks[slot])
+        size = self.row(node.allocatable.as_dict()) if self.policy.counts else None
+        self.index.set_node(slot, self.row(node.free()), self._attribute(node), self._ranks[slot], size)
+
+    def _count(self, node: NodeView, sign: int) -> None:
+        """What runs on the node has come or gone, where the policy asks what is typical."""
+        if not self.policy.counts or self._stale:
+            return  # an index that is made anew counts them all
+        for resources, count in node.kinds().items():
+            kind = self._kinds.get(resources)
+            if kind is None:
+                kind = self._kinds[resources] = self.index.add_kind(self.row(resources.as_dict()))
+            self.index.count(kind, sign * count)
 
     def row(self, amounts: dict[str, int]) -> list[int]:
         """Amounts in the order of `names`."""
@@ -265,8 +280,8 @@ class Fleet:
         room = self.rooms.get(slot)
         if room is None or not room.cells:
             return None
-        free = self.index.free_at(slot)
-        return free, room.cells, self.index.attr_at(slot), self._ranks[slot]
+        free, size = self.index.free_at(slot), self.row(room.node.allocatable.as_dict())
+        return Node(free, size, room.cells, self.index.attr_at(slot), self._ranks[slot])
 
     def bins(self, count: int) -> Bins:
         """The nodes' sets of so many cells."""
@@ -372,6 +387,7 @@ class Axes:
     scales: tuple[Scale, ...]
     scored: tuple[bool, ...]
     norm: str
+    largest: tuple[int, ...]
 
     @classmethod
     def of(cls, names: Sequence[str], largest: dict[str, int], policy: Policy) -> Self:
@@ -383,18 +399,30 @@ class Axes:
             Scale.of(largest[name], weights[name] / heaviest) if scores else Scale(1, 0)
             for name, scores in zip(names, scored, strict=True)
         )
-        return cls(tuple(names), scales, scored, policy.norm.value)
+        return cls(tuple(names), scales, scored, policy.norm.value, tuple(largest[name] for name in names))
+
+    @property
+    def scoring(self) -> Scoring:
+        """The specification of how an index with these rows compares nodes."""
+        return Scoring(self.scales, self.scored, self.norm, largest=self.largest)
 
     def index(self) -> FleetIndex:
         """An empty index with these rows."""
         multipliers = [scale.multiplier for scale in self.scales]
-        return FleetIndex(multipliers, [scale.shift for scale in self.scales], self.scored, self.norm)
+        largest = self.largest if self.norm == Norm.SLOTS else None
+        return FleetIndex(
+            multipliers, [scale.shift for scale in self.scales], self.scored, self.norm, largest=largest
+        )
 
-    def with_cells(self) -> FleetIndex:
-        """An empty index with two more rows that must fit and do not score: a cell's vcpu and memory."""
+    def with_cells(self, whole: FleetIndex) -> FleetIndex:
+        """An empty index with two more rows that must fit and do not score: a cell's vcpu and memory.
+
+        `whole` is that of the nodes: what is typical is asked of it, where the norm wants to know.
+        """
         multipliers = [*(scale.multiplier for scale in self.scales), 1, 1]
         shifts = [*(scale.shift for scale in self.scales), 0, 0]
-        return FleetIndex(multipliers, shifts, (*self.scored, False, False), self.norm)
+        crowd_of = whole if self.norm == Norm.SLOTS else None
+        return FleetIndex(multipliers, shifts, (*self.scored, False, False), self.norm, crowd_of=crowd_of)
 
 
 def rank(name: str) -> int:

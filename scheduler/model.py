@@ -9,14 +9,15 @@ at that revision, so there is no second book that could disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cumulet.resources import ZERO, Resources
 from scheduler.group import PlacementGroup
@@ -44,6 +45,8 @@ PREFERENCES_MAX: Final = 8  # of a request; who wants more has not decided what 
 PREFERENCE_WEIGHT_MAX: Final = 100
 GROUPS_MAX: Final = 8  # of a request
 GANG_SIZE_MAX: Final = 40  # a gang is committed in one etcd transaction of at most 128 writes
+T = TypeVar("T")
+Slot = tuple[Callable[[Any], Any], Callable[[Any, Any], None]]  # how a field is read and written
 _EMPTY: Final[Mapping[str, str]] = MappingProxyType({})  # shared: a million requests have no selector
 
 
@@ -191,6 +194,13 @@ class Request:
         if self.lifetime_s is not None and self.lifetime_s < 0:
             raise RequestError(f"instance {self.name}: lifetime_s is {self.lifetime_s}, must not be negative")
 
+    def named(self, uid: str, name: str) -> Request:
+        """The same for another instance. What was checked once is not checked again."""
+        made = _copied(self, _REQUEST_SLOTS)
+        object.__setattr__(made, "uid", uid)
+        object.__setattr__(made, "name", name)
+        return made
+
     def constraints(self) -> Hashable:
         """What filters look at but resources, groups and topology: equal constraints, equal eligibility."""
         return (
@@ -217,7 +227,8 @@ class NodeView:
 
     `schedulable` is false on a cordoned node; `cordon_reason` is the operator's word for it and
     `not_ready_reason` says why `ready` is false. `allocated` counts every instance on the node;
-    `residents` need only be those with groups, cells or devices (drains and what-ifs want all).
+    `residents` need only be those with groups, cells or devices (drains and what-ifs want all);
+    `others`: what the other instances hold, and how many hold it, for policies that ask what is typical.
     `dedicated_to`: projects that have the node for themselves; empty means everyone.
     Power in watts at no load and at full load, 0 where it is not known; `cost_milli` is the price of an
     hour in thousandths.
@@ -241,6 +252,7 @@ class NodeView:
     cells: tuple[Cell, ...] = ()
     devices: tuple[Device, ...] = ()
     residents: tuple[Resident, ...] = ()
+    others: tuple[tuple[Resources, int], ...] = ()
     idle_watts: int = 0
     full_watts: int = 0
     cost_milli: int = 0
@@ -260,12 +272,42 @@ class NodeView:
         object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
         object.__setattr__(self, "allocation_ratio", MappingProxyType(dict(self.allocation_ratio)))
 
+    def kinds(self) -> Counter[Resources]:
+        """What the instances on the node hold, and how many hold it."""
+        counts = Counter(resident.request.resources for resident in self.residents)
+        for resources, count in self.others:
+            counts[resources] += count
+        return counts
+
+    def holding(self, allocated: Resources, residents: tuple[Resident, ...]) -> NodeView:
+        """The same node with other instances on it. What was checked and derived once stays as it is."""
+        made = _copied(self, _NODE_SLOTS)
+        object.__setattr__(made, "allocated", allocated)
+        object.__setattr__(made, "residents", residents)
+        return made
+
     def free(self) -> dict[str, int]:
         """Allocatable less allocated per resource, negative where the node is overcommitted."""
         left = self.allocatable.as_dict()
         for name, amount in self.allocated.as_dict().items():
             left[name] = left.get(name, 0) - amount
         return left
+
+
+def _slots(kind: type) -> tuple[Slot, ...]:
+    return tuple((getattr(kind, one.name).__get__, getattr(kind, one.name).__set__) for one in fields(kind))
+
+
+def _copied(value: T, slots: tuple[Slot, ...]) -> T:
+    """The same value once more: a third of what `dataclasses.replace` costs, as nothing is checked."""
+    made = object.__new__(type(value))
+    for get, put in slots:
+        put(made, get(value))
+    return made
+
+
+_REQUEST_SLOTS: Final = _slots(Request)
+_NODE_SLOTS: Final = _slots(NodeView)
 
 
 def _check_topology(node: NodeView) -> None:
@@ -433,17 +475,22 @@ class ScoreTerm:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that fits, with its score in shares, and what soft constraints say against it."""
+    """A node that fits, with its score in shares, and what soft constraints say against it.
+
+    `parts`: what the score adds up, where it is more than the terms.
+    """
 
     node: str
     score: float
     terms: tuple[ScoreTerm, ...]
     penalty: int = 0
+    parts: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
         terms = ", ".join(f"{term.resource} {term.left} left ({term.share:.3f})" for term in self.terms)
+        parts = "".join(f"{name} {value:.3f}, " for name, value in self.parts)
         against = f", penalty {self.penalty}" if self.penalty else ""
-        return f"{self.node}: score {self.score:.3f} of {terms}{against}"
+        return f"{self.node}: score {self.score:.3f} of {parts}{terms}{against}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@
 
 The norms are those of the index (`cext.index`): of what stays free on a node, in shares of the fleet's
 largest node, `linf` looks at the largest share, `l1` at the sum, `l2` at the sum of squares and `dot` at
-how well it points the way of what is asked for; `worst` is linf the other way round. The tier is
-compared before the score.
+how well it points the way of what is asked for; `worst` is linf the other way round. `slots` looks at how
+much room for what is typical is lost (`scheduler.packing`). The tier is compared before the score.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Norm(StrEnum):
     L2 = "l2"
     WORST = "worst"
     DOT = "dot"
+    SLOTS = "slots"
 
 
 class Order(StrEnum):
@@ -61,6 +62,11 @@ class Policy:
                 )
         if len({resource for resource, _ in self.weights}) < len(self.weights):
             raise PolicyError(f"policy {self.name}: weights name a resource twice")
+
+    @property
+    def counts(self) -> bool:
+        """Whether it matters what runs on the nodes, not only how much."""
+        return self.norm is Norm.SLOTS
 
     def weight(self, resource: str) -> float:
         return dict(self.weights).get(resource, WEIGHT_DEFAULT)
@@ -91,6 +97,7 @@ _POLICIES: Final = (
     Policy("pack-l1", Norm.L1, _DISK, summary="fill nodes: the least sum of free shares"),
     Policy("pack-l2", Norm.L2, _DISK, summary="fill nodes: the least sum of squares of free shares"),
     Policy("dot-product", Norm.DOT, _DISK, summary="match the shape of what is free with what is asked for"),
+    Policy("slots", Norm.SLOTS, _DISK, summary="keep the room that typical instances need, empty nodes last"),
     Policy("spread", Norm.WORST, _DISK, summary="the emptiest node first"),
     Policy("energy", Norm.LINF, _DISK, Order.ENERGY, "nodes in use first, then those that draw less a vcpu"),
     Policy("cost", Norm.LINF, _DISK, Order.COST, "the cheapest node first"),

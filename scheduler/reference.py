@@ -9,17 +9,29 @@ Packing, 2011. A rise of a potential as score: Weng et al., USENIX ATC 2023, for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
+
+from scheduler.packing import (
+    LEAN_SHIFT,
+    LEAN_SHIFT_IDLE,
+    POTENTIAL,
+    SCORE_BITS,
+    PackingTable,
+    build_table,
+    is_idle,
+)
 
 UNIT_TOP: Final = 1 << 28
 SUM_BITS: Final = 35  # a sum of the unit forms of 56 resources
 SUM_TOP: Final = (1 << SUM_BITS) - 1
 SHIFT_MAX: Final = 63
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-NORMS: Final = ("linf", "l1", "l2", "worst", "dot", "potential")
+NORMS: Final = ("linf", "l1", "l2", "worst", "dot", "potential", "slots")
+STEP: Final = POTENTIAL // 16  # of a score, for each step of an extension
 
 Order = tuple[int, tuple[int, ...], int]
 
@@ -61,16 +73,38 @@ class Potential:
 
 
 @dataclass(frozen=True, slots=True)
+class Crowd:
+    """What all nodes say together, for the norm `slots`: what is typical, and if there is room to spare."""
+
+    table: PackingTable
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Scoring:
-    """How nodes are compared; `scored` resources have terms, the others must only fit."""
+    """How nodes are compared; `scored` resources have terms, the others must only fit.
+
+    `largest`: the most that a node has of each resource, for the norm `slots`.
+    """
 
     scales: tuple[Scale, ...]
     scored: tuple[bool, ...]
     norm: str = "linf"
     potential: Potential | None = None
+    largest: tuple[int, ...] = ()
 
-    def key(self, free: Sequence[int], demand: Sequence[int]) -> int:
-        """The smaller the better. The demand fits, so that no term is negative."""
+    def key(
+        self,
+        free: Sequence[int],
+        demand: Sequence[int],
+        crowd: Crowd | None = None,
+        empty: bool = False,
+        steps: int = 0,
+    ) -> int:
+        """The smaller the better. The demand fits, so that no term is negative.
+
+        The norm `slots` wants the crowd, whether nothing runs on the node, and steps of an extension.
+        """
         terms, product = [], 0
         for have, want, scale, scored in zip(free, demand, self.scales, self.scored, strict=True):
             if scored:
@@ -88,6 +122,11 @@ class Scoring:
                 return (UNIT_TOP - most) << SUM_BITS | (SUM_TOP - total)
             case "dot":
                 return (1 << 63) - product
+            case "slots":
+                assert crowd is not None
+                lean = POTENTIAL >> (LEAN_SHIFT_IDLE if crowd.idle else LEAN_SHIFT)
+                score = crowd.table.loss(free, demand) + most * lean // UNIT_TOP + steps * STEP
+                return (empty << SCORE_BITS | score) << SUM_BITS | total
         assert self.potential is not None
         after = [have - want for have, want in zip(free, demand, strict=True)]
         rise = self.potential.at(after) - self.potential.at(free)
@@ -101,11 +140,19 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`attr`: what it is but for its amounts, -1 = takes nothing; `rank`: canonical order of equals."""
+    """`attr`: what it is but for its amounts, -1 = takes nothing; `rank`: canonical order of equals.
+
+    `size`: what it has when nothing runs on it.
+    """
 
     free: tuple[int, ...]
     attr: int
     rank: int
+    size: tuple[int, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return self.free == self.size
 
 
 @dataclass(slots=True)
@@ -115,26 +162,28 @@ class ReferenceIndex:
     scoring: Scoring
     nodes: dict[int, Node] = field(default_factory=dict)
     shapes: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
-    eligible: set[tuple[int, int]] = field(default_factory=set)
+    eligible: dict[tuple[int, int], int] = field(default_factory=dict)  # steps, where it is
+    counts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of what runs, by demand
 
     # ---- state
 
-    def set_node(self, slot: int, free: Sequence[int], attr: int, rank: int) -> None:
-        self.nodes[slot] = Node(tuple(free), attr, rank)
+    def set_node(
+        self, slot: int, free: Sequence[int], attr: int, rank: int, size: Sequence[int] = ()
+    ) -> None:
+        self.nodes[slot] = Node(tuple(free), attr, rank, tuple(size))
 
     def remove_node(self, slot: int) -> None:
         self._node(slot)
         del self.nodes[slot]
 
     def set_attr(self, slot: int, attr: int) -> None:
-        node = self._node(slot)
-        self.nodes[slot] = Node(node.free, attr, node.rank)
+        self.nodes[slot] = replace(self._node(slot), attr=attr)
 
-    def set_eligible(self, cset: int, attr: int, eligible: bool) -> None:
+    def set_eligible(self, cset: int, attr: int, eligible: bool, steps: int = 0) -> None:
         if eligible:
-            self.eligible.add((cset, attr))
+            self.eligible[cset, attr] = steps
         else:
-            self.eligible.discard((cset, attr))
+            self.eligible.pop((cset, attr), None)
 
     def add_shape(self, demand: Sequence[int], cset: int = 0) -> int:
         shape = (tuple(demand), cset)
@@ -150,13 +199,18 @@ class ReferenceIndex:
     def give(self, slot: int, amounts: Sequence[int]) -> None:
         self._change(slot, amounts)
 
+    def count(self, demand: Sequence[int], change: int) -> None:
+        self.counts[tuple(demand)] += change
+
     def release(self, slot: int, shape: int) -> None:
         self.give(slot, self.shapes[shape][0])
+        self.count(self.shapes[shape][0], -1)
 
     def place(self, shape: int) -> int:
         slot = self.best(shape)
         if slot >= 0:
             self.take(slot, self.shapes[shape][0])
+            self.count(self.shapes[shape][0], 1)
         return slot
 
     def _node(self, slot: int) -> Node:
@@ -169,9 +223,14 @@ class ReferenceIndex:
         free = tuple(have + amount for have, amount in zip(node.free, amounts, strict=True))
         if not all(INT64_MIN <= amount <= INT64_MAX for amount in free):
             raise ValueError(f"slot {slot}: what is free would leave 64 bits")
-        self.nodes[slot] = Node(free, node.attr, node.rank)
+        self.nodes[slot] = replace(node, free=free)
 
     # ---- questions
+
+    def crowd(self) -> Crowd:
+        """As it is now."""
+        used = [(node.free, node.size) for node in self.nodes.values() if node.attr >= 0 and not node.empty]
+        return Crowd(build_table(self.scoring.largest, self.counts), is_idle(used))
 
     def fits(self, shape: int, slot: int) -> bool:
         """A resource that is not asked for does not matter, even where it is overcommitted."""
@@ -186,7 +245,9 @@ class ReferenceIndex:
         node = self._node(slot)
         if not self.fits(shape, slot):
             return None
-        score = self.scoring.key(node.free, self.shapes[shape][0])
+        demand, cset = self.shapes[shape]
+        crowd = self.crowd() if self.scoring.norm == "slots" else None
+        score = self.scoring.key(node.free, demand, crowd, node.empty, self.eligible[cset, node.attr])
         return score, self.scoring.ordered(node.free), node.rank
 
     def rank(self, shape: int, count: int) -> list[tuple[int, int]]:

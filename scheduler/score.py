@@ -14,10 +14,13 @@ import numpy as np
 from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
 from scheduler.model import Candidate, Explanation, Request, ScoreTerm
+from scheduler.packing import POTENTIAL, SCORE_BITS
 from scheduler.policy import Norm
 from scheduler.preference import group_penalty, node_penalty
+from scheduler.reference import SUM_BITS
 from scheduler.verdict import fits
 
+EMPTY_SHOWN: Final = (1 << SCORE_BITS) / POTENTIAL  # an empty node's part of a score: more than any other
 RUNNERS_UP_MAX: Final = 3  # more is noise for a person; the count of fitting nodes says the rest
 
 
@@ -72,8 +75,23 @@ def candidate(fleet: Fleet, request: Request, slot: int) -> Candidate:
         share = max(left, 0) * fleet.policy.weight(name) / most if most else 0.0
         terms.append(ScoreTerm(name, left, share))
     terms.sort(key=lambda term: -term.share)
+    node, against = fleet.node(slot).name, penalty(fleet, request, slot)
+    if fleet.policy.norm is Norm.SLOTS:
+        parts = _slots_parts(fleet, request, slot)
+        return Candidate(node, sum(value for _, value in parts), tuple(terms), against, parts)
     score = _score(fleet.policy.norm, terms, [demand.get(term.resource, 0) for term in terms], fleet)
-    return Candidate(fleet.node(slot).name, score, tuple(terms), penalty(fleet, request, slot))
+    return Candidate(node, score, tuple(terms), against)
+
+
+def _slots_parts(fleet: Fleet, request: Request, slot: int) -> tuple[tuple[str, float], ...]:
+    """What the norm `slots` adds up, as the index has it, in parts of an empty node's room."""
+    shape = next(shape for _, shape in _shapes(fleet, request, slot))
+    key, lost = fleet.index.key(shape, slot), fleet.index.room_lost(shape, slot)
+    if key is None or lost is None:
+        raise AssertionError(f"node {fleet.node(slot).name} fits and does not")
+    empty, score = divmod(key[0] >> SUM_BITS, 1 << SCORE_BITS)
+    parts = (("room_lost", lost / POTENTIAL), ("largest_share_left", (score - lost) / POTENTIAL))
+    return (*parts, ("opens_empty_node", EMPTY_SHOWN)) if empty else parts
 
 
 def _score(norm: Norm, terms: list[ScoreTerm], wants: list[int], fleet: Fleet) -> float:

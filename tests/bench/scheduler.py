@@ -40,7 +40,7 @@ def main() -> None:
     durable.measure(suite, DURABLE)
     trace = scheduler_azure.read_trace(scheduler_azure.TRACE)
     for copies in (1,) if quick else (1, 10, 100):
-        scheduler_azure.measure(suite, trace, CAPACITY, NODES, FAILING, copies)
+        scheduler_azure.measure_policies(suite, trace, CAPACITY, NODES, FAILING, copies)
     scheduler_vbp.measure(suite, every=20 if quick else 1)
 
 

@@ -11,27 +11,23 @@ import csv
 import gzip
 import os
 import sys
-import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cext.replay import Replay
-from scheduler.packing import EMPTY_LAST, IDLE, LEAN, LEAN_IDLE, POTENTIAL, build_table, is_refresh
+from cext import measure
+from cumulet.resources import Resources
+from scheduler.fleet import Fleet
+from scheduler.model import NodeView, Request, View
+from scheduler.policy import policy_named
 from tests.bench.report import Suite
 
 DATA = Path(os.environ.get("CUMULET_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 TRACE = DATA / "azure-v1" / "azure_v1_dev_decoded.csv.gz"
 MIB_PER_GB = 1024
-HOUR_S = 3600
-STAYS_S = 30 * 86_400  # what a hint says of an instance that outlives the trace
-EXTENSION = POTENTIAL // 64  # cost of each hour by which an instance would outlive its node
-EXTENSION_OFF = 0.93  # of the fleet's vcpu: above it only packing counts
-BASELINE = "best_fit_linf"
-RULES = {BASELINE: "linf", "best_fit_l2": "l2", "first_fit": "first", "slots": "slots"}
+POLICIES = {"best_fit_linf": "pack", "best_fit_l2": "pack-l2", "": "slots"}  # suffix of the figures: policy
 
 Ints = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int32]
@@ -45,20 +41,17 @@ class Trace:
     at_s: Ints
     shape_of: Indices
     demands: Ints
-    start_hour: Ints
-    end_hour: Ints
     last_arrival_s: int
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a replay showed: ratios to the bound, percent of the first resource at the first failure."""
+    """What a replay showed: ratios to the bound, and its counts."""
 
     peak: float
     average: float
     average_last: float
-    rejected: int
-    seconds: float
+    replay: measure.Replay
 
 
 def read_trace(path: Path) -> Trace:
@@ -73,14 +66,11 @@ def read_trace(path: Path) -> Trace:
     wanted = [(int(row["vcpu"]), int(float(row["mem_gb"]) * MIB_PER_GB)) for row in rows]
     demands, shape_of = np.unique(np.array(wanted, dtype=np.int64), axis=0, return_inverse=True)
     events, at_s = _in_order(arrival, duration, stays)
-    end = arrival + np.where(stays, STAYS_S, duration)
     return Trace(
         events,
         at_s,
         shape_of.astype(np.int32).ravel(),
         np.ascontiguousarray(demands),
-        arrival // HOUR_S,
-        -(-end // HOUR_S),
         int(arrival.max()),
     )
 
@@ -106,97 +96,77 @@ def lower_bound(trace: Trace, capacity: Ints, copies: int) -> Ints:
     return bound
 
 
-class Run:
-    """One replay; the mix of shapes is learned from what has arrived. Changed in place by `advance`."""
-
-    def __init__(self, trace: Trace, capacity: Ints, nodes: int, copies: int, rule: str, hint: bool) -> None:
-        self.trace, self.capacity, self.rule = trace, capacity, rule
-        self.fleet = Replay(capacity, trace.demands, nodes, rule, rule == "linf")
-        self.node_of = np.full((len(trace.shape_of), copies), -1, dtype=np.int32)
-        # Without the hint the replay is not given the ends at all.
-        self.ends = (trace.start_hour, trace.end_hour) if hint else (None, None)
-        self.in_use = np.zeros(len(trace.events), dtype=np.int32)
-        if hint:
-            self.fleet.set_extension(EXTENSION, int(EXTENSION_OFF * nodes * int(capacity[0])))
-
-    def advance(self, stop_at_failure: bool) -> int:
-        """All events, or until the first failure. Returns how many were applied."""
-        arrivals = np.flatnonzero(self.trace.events >= 0)
-        stops = [int(arrivals[n - 1]) + 1 for n in range(1, len(arrivals) + 1) if is_refresh(n)]
-        if self.rule != "slots":
-            stops = []
-        done = 0
-        for stop in [*stops, len(self.trace.events)]:
-            part = slice(done, stop)
-            done += self.fleet.run(
-                self.trace.events[part],
-                self.trace.shape_of,
-                self.node_of,
-                self.in_use[part],
-                stop_at_failure,
-                *self.ends,
-            )
-            if done < stop:
-                break
-            if stops:
-                self._learn(stop)
-        return done
-
-    def _learn(self, stop: int) -> None:
-        seen = self.trace.events[:stop]
-        counts = np.bincount(self.trace.shape_of[seen[seen >= 0]], minlength=len(self.trace.demands))
-        mix = Counter(dict(zip(map(tuple, self.trace.demands.tolist()), counts.tolist(), strict=True)))
-        table = build_table(self.capacity.tolist(), mix)
-        self.fleet.set_slots(
-            np.array([shape.demand for shape in table.typical], dtype=np.int64).reshape(-1, 2),
-            np.array([shape.weight for shape in table.typical], dtype=np.int64),
-            LEAN,
-            EMPTY_LAST,
-            LEAN_IDLE,
-            IDLE,
-        )
+def open_fleet(trace: Trace, capacity: Ints, nodes: int, policy: str) -> tuple[Fleet, Indices]:
+    """An empty fleet under a policy, and the index's shape for each of the trace's."""
+    whole = Resources(int(capacity[0]), int(capacity[1]))
+    view = View(1, tuple(NodeView(f"n{number}", whole) for number in range(nodes)))
+    fleet = Fleet.of(view, policy_named(policy))
+    requests = [Request("u", "default", "i", Resources(int(vcpu), int(mib))) for vcpu, mib in trace.demands]
+    fleet.prepare(requests)
+    shapes = [fleet.shape(request, fleet.levels(request)[0].constraint) for request in requests]
+    return fleet, np.array(shapes, dtype=np.int32)
 
 
-def replay(trace: Trace, capacity: Ints, nodes: int, copies: int, rule: str, hint: bool = False) -> Outcome:
-    """The whole trace; a request that fits nowhere is dropped and counted."""
-    began = time.perf_counter()
-    run = Run(trace, capacity, nodes, copies, rule, hint)
-    run.advance(stop_at_failure=False)
-    seconds = time.perf_counter() - began
+def replay(
+    trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str
+) -> tuple[measure.Replay, Indices]:
+    """The whole trace, each instance `copies` times, and the nodes in use after each of the trace's events.
+
+    What fits nowhere is dropped and counted.
+    """
+    fleet, shapes = open_fleet(trace, capacity, nodes, policy)
+    ahead = np.arange(copies, dtype=np.int32)
+    which = np.where(trace.events >= 0, trace.events, ~trace.events)
+    each = (which[:, None] * copies + ahead).astype(np.int32)
+    events = np.where(trace.events[:, None] >= 0, each, ~each).ravel()
+    shape_of = np.repeat(shapes[trace.shape_of], copies)
+    used = np.empty(len(events), dtype=np.int32)
+    seen = measure.replay(fleet.index, events, shape_of, np.full(len(shape_of), -1, np.int32), used=used)
+    return seen, used[copies - 1 :: copies]
+
+
+def outcome(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str) -> Outcome:
+    """Ratios over the time of the whole trace."""
+    seen, in_use = replay(trace, capacity, nodes, copies, policy)
     bound = lower_bound(trace, capacity, copies)
     lasts_s = np.maximum(np.minimum(np.append(trace.at_s[1:], 0), trace.last_arrival_s) - trace.at_s, 0)
     last = trace.at_s >= trace.at_s[0] + (trace.last_arrival_s - trace.at_s[0]) // 4
-    never_left = np.zeros(len(trace.shape_of), dtype=bool)
-    never_left[trace.events[trace.events >= 0]] = True
-    never_left[~trace.events[trace.events < 0]] = False
     return Outcome(
-        float(run.in_use.max() / bound.max()),
-        float((run.in_use * lasts_s).sum() / (bound * lasts_s).sum()),
-        float((run.in_use * lasts_s)[last].sum() / (bound * lasts_s)[last].sum()),
-        int((run.node_of[never_left] < 0).sum()),  # of those that stay to the end
-        seconds,
+        float(in_use.max() / bound.max()),
+        float((in_use * lasts_s).sum() / (bound * lasts_s).sum()),
+        float((in_use * lasts_s)[last].sum() / (bound * lasts_s)[last].sum()),
+        seen,
     )
 
 
-def first_failure(trace: Trace, capacity: Ints, nodes: int, copies: int, rule: str, hint: bool) -> float:
+def first_failure(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str) -> float:
     """Percent of the fleet's vcpu that is allocated when a request first fits nowhere; 100 if none does."""
-    run = Run(trace, capacity, nodes, copies, rule, hint)
-    if run.advance(stop_at_failure=True) == len(trace.events):
+    seen, _ = replay(trace, capacity, nodes, copies, policy)
+    if seen.first_failure < 0:
         return 100.0
-    return 100.0 * int(run.fleet.allocated_amounts()[0]) / (nodes * int(capacity[0]))
+    event, copy = divmod(seen.first_failure, copies)
+    sign = np.where(trace.events >= 0, 1, -1)
+    which = np.where(trace.events >= 0, trace.events, ~trace.events)
+    vcpu = trace.demands[trace.shape_of[which], 0] * sign
+    placed = int(vcpu[:event].sum()) * copies + int(vcpu[event]) * copy
+    return 100.0 * placed / (nodes * int(capacity[0]))
 
 
-def measure(suite: Suite, trace: Trace, capacity: Ints, count: int, failing: int, copies: int) -> None:
+def measure_policies(
+    suite: Suite, trace: Trace, capacity: Ints, count: int, failing: int, copies: int
+) -> None:
     bound = int(lower_bound(trace, capacity, copies).max())
-    for name, rule, hint in [*((n, r, False) for n, r in RULES.items()), ("slots", "slots", True)]:
-        if hint and copies > 1:
-            continue  # with ends nearly every node is a class of its own: too slow for large fleets
-        suffix = f"_{name}" if name != "slots" else ""
-        context: dict[str, object] = {"policy": name, "copies": copies, "bound": bound}
-        if hint:
-            context["hint"] = "perfect"
-        seen = replay(trace, capacity, count * copies, copies, rule, hint)
-        context |= {"replay_s": round(seen.seconds, 2), "rejected_of_staying": seen.rejected}
+    for name, policy in POLICIES.items():
+        suffix = f"_{name}" if name else ""
+        seen = outcome(trace, capacity, count * copies, copies, policy)
+        context: dict[str, object] = {
+            "policy": policy,
+            "copies": copies,
+            "bound": bound,
+            "replay_s": round(seen.replay.elapsed_ns / 1e9, 2),
+            "failed": seen.replay.failed,
+            "decision_hash": f"{seen.replay.decision_hash:016x}",
+        }
         suite.figure(f"azure_peak_over_bound{suffix}", seen.peak, "ratio", nodes=count * copies, **context)
         suite.figure(
             f"azure_average_over_bound{suffix}",
@@ -205,7 +175,7 @@ def measure(suite: Suite, trace: Trace, capacity: Ints, count: int, failing: int
             last_three_quarters=round(seen.average_last, 4),
             **context,
         )
-        failure = first_failure(trace, capacity, failing * copies, copies, rule, hint)
+        failure = first_failure(trace, capacity, failing * copies, copies, policy)
         suite.figure(f"azure_first_failure{suffix}", failure, "percent", nodes=failing * copies, **context)
 
 
@@ -222,7 +192,7 @@ def main() -> None:
     trace = read_trace(arguments.trace)
     suite = Suite("scheduler-azure")
     for copies in arguments.copies:
-        measure(suite, trace, capacity, arguments.count, arguments.failing, copies)
+        measure_policies(suite, trace, capacity, arguments.count, arguments.failing, copies)
 
 
 if __name__ == "__main__":

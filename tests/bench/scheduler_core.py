@@ -21,7 +21,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cext.index import FleetIndex, Replay
+from cext import measure
+from cext.index import FleetIndex
+from cext.measure import Replay
 from scheduler.reference import Scale
 from tests.bench.report import Suite
 
@@ -111,7 +113,12 @@ def independent_fleet(nodes: int) -> FleetIndex:
 def replay(
     index: FleetIndex, events: Ints, shape_of: Ints, ns: npt.NDArray[np.float32] | None = None
 ) -> Replay:
-    return index.replay(events, shape_of, np.full(len(shape_of), -1, np.int32), ns=ns)
+    return measure.replay(index, events, shape_of, np.full(len(shape_of), -1, np.int32), ns=ns)
+
+
+def by_scan(index: FleetIndex, events: Ints, shape_of: Ints) -> Replay:
+    """Every node judged for every decision: the oracle."""
+    return measure.replay(index, events, shape_of, np.full(len(shape_of), -1, np.int32), linear=True)
 
 
 def decisions(index: FleetIndex, events: Ints, shape_of: Ints) -> tuple[Replay, dict[str, float]]:
@@ -137,7 +144,7 @@ def scan_speed() -> tuple[float, float]:
     index.set_nodes(free, np.zeros(len(free), np.int32), np.arange(len(free), dtype=np.uint64))
     for demand in rng.integers(0, 1_200, (64, 8)).tolist():
         index.add_shape(demand)
-    scan_ns, read_ns = index.time_scans(2_000)
+    scan_ns, read_ns = measure.time_scans(index, 2_000)
     return scan_ns / SCAN_NODES, read_ns / SCAN_NODES
 
 
@@ -175,9 +182,7 @@ def report_decisions(
 def report_azure(suite: Suite, trace: Trace, copies: int = 10) -> None:
     events, shape_of = trace.copies(copies)
     nodes = NODES_BY_COPY * copies
-    linear = azure_fleet(trace, nodes).replay(
-        events, shape_of, np.full(len(shape_of), -1, np.int32), linear=True
-    )
+    linear = by_scan(azure_fleet(trace, nodes), events, shape_of)
     runs = [decisions(azure_fleet(trace, nodes), events, shape_of) for _ in range(RUNS)]
     report_decisions(suite, runs, linear, nodes=nodes, shapes=len(trace.flavors))
 
@@ -194,9 +199,7 @@ def independent_events(trace: Trace, copies: int = 10) -> tuple[Ints, Ints]:
 def report_independent(suite: Suite, trace: Trace, copies: int = 10) -> None:
     events, shape_of = independent_events(trace, copies)
     nodes = NODES_BY_COPY * copies
-    linear = independent_fleet(nodes).replay(
-        events, shape_of, np.full(len(shape_of), -1, np.int32), linear=True
-    )
+    linear = by_scan(independent_fleet(nodes), events, shape_of)
     runs = [decisions(independent_fleet(nodes), events, shape_of) for _ in range(RUNS)]
     report_decisions(suite, runs, linear, nodes=nodes, shapes=SHAPES)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +26,9 @@ from scheduler.model import (
     View,
 )
 from scheduler.plan import explain, plan
-from scheduler.policy import PACK, PolicyError, policy_named
+from scheduler.policy import BY_NAME, PACK, Norm, Order, Policy, PolicyError, policy_named
 from scheduler.reasons import Cordoned, LabelMismatch, NotEnough, NotReady
-from tests.unit.scheduler.fleets import batches, node, request, views
+from tests.unit.scheduler.fleets import batches, node, request, rich_views, views
 
 seeds = st.integers(0, 2**32)
 
@@ -50,26 +51,33 @@ def test_a_plan_does_not_depend_on_the_order_of_nodes(
 
 
 @settings(deadline=None)
-@given(views(), batches(), seeds)
+@given(rich_views(), batches(), seeds, st.sampled_from(list(BY_NAME.values())))
 def test_explaining_beforehand_tells_the_first_decision(
-    view: View, batch: tuple[Request, ...], seed: int
+    view: View, batch: tuple[Request, ...], seed: int, policy: Policy
 ) -> None:
     for wanted in batch[:1]:
-        decided = plan(view, (wanted,), PACK, random.Random(seed))
-        told = explain(view, wanted, PACK)
+        decided = plan(view, (wanted,), policy, random.Random(seed))
+        told = explain(view, wanted, policy)
         if isinstance(told, Rejection):
             assert decided.rejections == (told,)
         else:
             assert decided.placements[0].node == told.winner.node
-            _check_explanation(told)
+            _check_explanation(told, policy)
 
 
-def _check_explanation(explanation: Explanation) -> None:
+def _check_explanation(explanation: Explanation, policy: Policy) -> None:
     ranked = [explanation.winner, *explanation.runners_up]
-    assert [c.score for c in ranked] == sorted(c.score for c in ranked)
     assert len(ranked) == min(explanation.fitting_count, 4)
+    tiers = policy.order is not Order.NONE or any(candidate.penalty for candidate in ranked)
+    if policy.norm in (Norm.LINF, Norm.L1, Norm.L2, Norm.SLOTS) and not tiers:
+        scores = [candidate.score for candidate in ranked]
+        assert all(before <= after + 1e-6 for before, after in pairwise(scores))
     for candidate in ranked:
-        assert candidate.score == max(0.0, *(term.share for term in candidate.terms))
+        if policy.norm is Norm.LINF:
+            assert candidate.score == max(0.0, *(term.share for term in candidate.terms))
+        if policy.norm is Norm.SLOTS:
+            assert candidate.score == sum(value for _, value in candidate.parts)
+            assert {name for name, _ in candidate.parts} >= {"room_lost", "largest_share_left"}
 
 
 @settings(deadline=None)
@@ -215,6 +223,16 @@ def test_reasons_are_sentences() -> None:
         "memory_mib 1024 is wanted, -5 is free",
     ]
     assert LabelMismatch("zone", "b", "a").kind == "label:zone"
+
+
+def test_an_explanation_by_slots_names_what_its_score_adds_up() -> None:
+    small = request("r", vcpu=2, memory_mib=2048)
+    nodes = (node("n1"), node("n2", others=((small.resources, 2),), allocated=Resources(4, 4096)))
+    told = explain(View(1, nodes), request("u"), policy_named("slots"))
+    assert str(told) == (
+        "2 of 2 nodes fit, slots prefers n2: score 0.344 of room_lost 0.250, largest_share_left 0.094,"
+        " vcpu 3 left (0.375), memory_mib 3072 left (0.375), disk_gib 100 left (0.062)"
+    )
 
 
 def test_an_explanation_is_a_sentence() -> None:

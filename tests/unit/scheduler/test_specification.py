@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -17,10 +18,11 @@ from scheduler.check import check_plan
 from scheduler.fleet import Axes, Fleet, rank
 from scheduler.group import PlacementGroup, Rule, Scope
 from scheduler.model import Gang, NodeView, Placement, Preference, Request, View
+from scheduler.packing import build_table, is_idle
 from scheduler.plan import plan, plan_on
 from scheduler.policy import BY_NAME, PACK, Policy
 from scheduler.preference import group_penalty, node_penalty
-from scheduler.reference import Scoring
+from scheduler.reference import Crowd
 from scheduler.resident import resident_of
 from scheduler.situation import Situation
 from scheduler.topology import Cell, part
@@ -39,15 +41,32 @@ class Specification:
         fleet.prepare(requests)
         self.names = fleet.names
         axes = Axes.of(fleet.names, {name: fleet.largest(name) for name in fleet.names}, policy)
-        self.scoring = Scoring(axes.scales, axes.scored, axes.norm)
+        self.scoring = axes.scoring
+        self.counts: Counter[tuple[int, ...]] = Counter()
+        for each in view.nodes:
+            for held, count in each.kinds().items():
+                self.counts[self._row(held.as_dict())] += count
 
     def decide(self, wanted: Request) -> Placement | None:
         fitting = [name for name in self.situation.rooms if not self.situation.reasons(name, wanted)]
         if not fitting:
             return None
-        return self.situation.enter(wanted, min(fitting, key=lambda name: self.key(name, wanted)))
+        crowd = self._crowd()
+        placed = self.situation.enter(wanted, min(fitting, key=lambda name: self.key(name, wanted, crowd)))
+        self.counts[self._row(wanted.resources.as_dict())] += 1
+        return placed
 
-    def key(self, name: str, wanted: Request) -> tuple[object, ...]:
+    def _row(self, amounts: dict[str, int]) -> tuple[int, ...]:
+        return tuple(amounts.get(one, 0) for one in self.names)
+
+    def _crowd(self) -> Crowd:
+        """What runs on nodes that take instances, all of them judged anew."""
+        rooms = [room for room in self.situation.rooms.values() if room.node.schedulable and room.node.ready]
+        pairs = [(self._row(room.free), self._row(room.node.allocatable.as_dict())) for room in rooms]
+        used = [(free, size) for free, size in pairs if free != size]
+        return Crowd(build_table(self.scoring.largest or self._row({}), self.counts), is_idle(used))
+
+    def key(self, name: str, wanted: Request, crowd: Crowd) -> tuple[object, ...]:
         room = self.situation.rooms[name]
         free = [room.free.get(one, 0) for one in self.names]
         demand = [wanted.resources.get(one) for one in self.names]
@@ -56,7 +75,7 @@ class Specification:
         return (
             penalty,
             self.policy.tier(room.node, used),
-            self.scoring.key(free, demand),
+            self.scoring.key(free, demand, crowd, empty=not used),
             self.scoring.ordered(free),
             self._fullest_cells(name, wanted),
             rank(name),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -41,7 +42,10 @@ class Setting:
         potential = (
             Potential((0,), (max(1, self.largest // 6),), POTENTIAL) if self.norm == "potential" else None
         )
-        return Scoring(scales, scored, self.norm, potential)
+        return Scoring(scales, scored, self.norm, potential, self.most() if self.norm == "slots" else ())
+
+    def most(self) -> Amounts:
+        return tuple(max(1, self.largest >> (r % 2)) for r in range(self.rows))
 
     def amounts(self, choice: int, lowest: int, highest: int) -> Amounts:
         """Decoded from one number, resource by resource."""
@@ -60,6 +64,7 @@ def index_of(setting: Setting) -> FleetIndex:
         norm=scoring.norm,
         potential=(found.resources, found.steps, found.values) if found else None,
         lanes_max=setting.lanes_max,
+        largest=scoring.largest or None,
     )
     index.filters = setting.filters
     return index
@@ -76,7 +81,7 @@ class Pair:
     index: FleetIndex = field(init=False)
     reference: ReferenceIndex = field(init=False)
     placed: list[tuple[int, int]] = field(default_factory=list)
-    marks: list[tuple[dict[int, Node], list[tuple[int, int]]]] = field(default_factory=list)
+    marks: list[tuple[dict[int, Node], Counter[Amounts], list[tuple[int, int]]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.index = index_of(self.setting)
@@ -102,7 +107,8 @@ class Pair:
         lowest = INT64_MIN if self.setting.largest == INT64_MAX else -1
         free = self.setting.amounts(choice, lowest, self.setting.largest)
         attr = choice % (ATTRS + 1) - 1
-        self.both(lambda side: side.set_node(slot, free, attr, rank_of(slot)))
+        size = free if choice % 3 == 0 else self.setting.amounts(choice // 5, 0, self.setting.largest)
+        self.both(lambda side: side.set_node(slot, free, attr, rank_of(slot), size))
 
     def remove_node(self, slot: int, _: int) -> None:
         self.both(lambda side: side.remove_node(slot))
@@ -111,7 +117,16 @@ class Pair:
         self.both(lambda side: side.set_attr(slot, choice % (ATTRS + 1) - 1))
 
     def set_eligible(self, slot: int, choice: int) -> None:
-        self.both(lambda side: side.set_eligible(slot % CSETS, choice % ATTRS, choice % 5 > 1))
+        allowed, steps = choice % 5 > 1, choice % 7 % 3
+        self.both(lambda side: side.set_eligible(slot % CSETS, choice % ATTRS, allowed, steps))
+
+    def count(self, slot: int, choice: int) -> None:
+        """Instances of a demand that no shape need have come or gone."""
+        if self.setting.norm == "slots":
+            demand = self.setting.amounts(choice, 0, max(1, self.setting.largest // 2))
+            change = (1, -1, 15, 16, 300)[slot % 5]
+            self.index.count(self.index.add_kind(demand), change)
+            self.reference.count(demand, change)
 
     def add_shape(self, slot: int, choice: int) -> None:
         if len(self.reference.shapes) < SHAPES:
@@ -142,14 +157,14 @@ class Pair:
 
     def mark(self, _: int, __: int) -> None:
         assert self.index.mark() == len(self.marks)
-        self.marks.append((dict(self.reference.nodes), list(self.placed)))
+        reference = self.reference
+        self.marks.append((dict(reference.nodes), reference.counts.copy(), list(self.placed)))
 
     def rollback(self, _: int, choice: int) -> None:
         if self.marks:
             which = choice % len(self.marks)
             self.index.rollback(which)
-            nodes, self.placed = self.marks[which]
-            self.reference.nodes = nodes
+            self.reference.nodes, self.reference.counts, self.placed = self.marks[which]
             del self.marks[which:]
 
     def keep(self, _: int, choice: int) -> None:
@@ -189,14 +204,20 @@ class Pair:
         for shape in self.reference.shapes:
             index.add_shape(*shape)
         for slot, node in sorted(self.reference.nodes.items(), reverse=True):
-            index.set_nodes(
-                np.array([node.free], np.int64),
-                np.array([node.attr], np.int32),
-                np.array([node.rank], np.uint64),
-                slot,
-            )
-        for cset, attr in sorted(self.reference.eligible):
-            index.set_eligible(cset, attr, True)
+            if node.empty or self.setting.norm != "slots":
+                index.set_nodes(
+                    np.array([node.free], np.int64),
+                    np.array([node.attr], np.int32),
+                    np.array([node.rank], np.uint64),
+                    slot,
+                )
+            else:
+                index.set_node(slot, node.free, node.attr, node.rank, node.size)
+        for (cset, attr), steps in sorted(self.reference.eligible.items()):
+            index.set_eligible(cset, attr, True, steps)
+        if self.setting.norm == "slots":
+            for demand, count in self.reference.counts.items():
+                index.count(index.add_kind(demand), count)
         return index
 
 
@@ -206,6 +227,7 @@ CHANGES: Final[tuple[Callable[[Pair, int, int], None], ...]] = (
     Pair.release,
     Pair.set_node,
     Pair.add_shape,
+    Pair.count,
     Pair.remove_node,
     Pair.set_attr,
     Pair.set_eligible,
@@ -216,4 +238,4 @@ CHANGES: Final[tuple[Callable[[Pair, int, int], None], ...]] = (
     Pair.keep,
 )
 # While a mark is open these are refused by the index (RuntimeError), which has its own test.
-NOT_UNDONE: Final = (Pair.set_node, Pair.remove_node, Pair.set_eligible)
+NOT_UNDONE: Final = (Pair.count, Pair.set_node, Pair.remove_node, Pair.set_eligible)

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cext.index import RANKED_AT_MOST, FleetIndex, usable_filters
+from cext.measure import replay
 from scheduler.reference import INT64_MAX, NORMS, UNIT_TOP, Scale
 from tests.unit.scheduler_index.pair import CHANGES, NOT_UNDONE, SLOTS, Pair, Setting
 
@@ -140,8 +141,8 @@ def test_a_replay_is_the_same_as_calls_and_as_the_linear_scan() -> None:
     events = np.array([x for i in range(900) for x in ([i, ~(i - 250)] if i >= 250 else [i])], np.int32)
     at, at_linear = np.full(900, -1, np.int32), np.full(900, -1, np.int32)
     ns, used = np.zeros(len(events), np.float32), np.zeros(len(events), np.int32)
-    replayed = fleet().replay(events, shape_of, at, ns=ns, used=used)
-    linear = fleet().replay(events, shape_of, at_linear, linear=True)
+    replayed = replay(fleet(), events, shape_of, at, ns=ns, used=used)
+    linear = replay(fleet(), events, shape_of, at_linear, linear=True)
     assert replayed[:-1] == linear[:-1]
     assert at.tolist() == at_linear.tolist()
     assert used.max() == replayed.used_peak == 40
@@ -210,12 +211,12 @@ def test_impossible_calls_are_refused_and_nothing_is_changed() -> None:
         lambda: index.free_at(5),
         lambda: index.rank(0, 0),
         lambda: index.rank(0, RANKED_AT_MOST + 1),
-        lambda: index.replay(one, zero, at),
-        lambda: index.replay(np.array([0, 0], np.int32), zero, at),
-        lambda: index.replay(zero, one, at),
-        lambda: index.replay(zero, zero, np.full(2, -1, np.int32)),
-        lambda: index.replay(zero, zero, np.full(1, 9, np.int32)),
-        lambda: index.replay(zero, zero, at, ns=np.zeros(2, np.float32)),
+        lambda: replay(index, one, zero, at),
+        lambda: replay(index, np.array([0, 0], np.int32), zero, at),
+        lambda: replay(index, zero, one, at),
+        lambda: replay(index, zero, zero, np.full(2, -1, np.int32)),
+        lambda: replay(index, zero, zero, np.full(1, 9, np.int32)),
+        lambda: replay(index, zero, zero, at, ns=np.zeros(2, np.float32)),
     )
     for call in calls:
         with pytest.raises(ValueError):  # noqa: PT011
