@@ -28,7 +28,10 @@ _DAILY = {
     "events": ("cli.events:events", "Show what happened, of all objects or one."),
     "explain": ("cli.explain:explain", "Why an object is as it is, or what a reason or a field means."),
 }
-_CLOUD = {"verify": ("cli.verify:verify", "Compare what is intended with what is really on the nodes.")}
+_CLOUD = {
+    "whatif": ("cli.whatif:whatif", "What would happen if instances came, or nodes failed, joined or went."),
+    "verify": ("cli.verify:verify", "Compare what is intended with what is really on the nodes."),
+}
 _SETUP = {
     "context": ("cli.context_commands:context", "Choose the cloud and the project to speak to."),
     "completion": ("cli.completion:completion", "Print the completion script for bash, zsh or fish."),

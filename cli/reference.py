@@ -26,7 +26,8 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.CONFLICT: "Somebody was faster, the name is taken, or the object's state does not allow it.",
     ExitCode.DENIED: "You may not.",
     ExitCode.TIMED_OUT: "The waiting ended, the work goes on.",
-    ExitCode.NO_CAPACITY: "No node fits. A created instance stays and is placed when one does.",
+    ExitCode.NO_CAPACITY: "No node fits. A created instance stays and is placed when one does. "
+    "With `whatif`: somebody would find no place.",
     ExitCode.UNREACHABLE: "Nobody answers at the endpoint.",
     ExitCode.QUOTA: "The project's quota does not allow it.",
     ExitCode.DETACHED: "You stopped waiting with Ctrl-C, or said no. What was asked for goes on.",

@@ -58,7 +58,7 @@ class WhatIfMethods:
         try:
             async with self._turn:
                 state = await self._state_at(request.revision)
-                asker = _asker(state, request)
+                asker = _asker(self._controller.state, request)  # who asks is of today
                 return await self._answer(copy_tables(state), asker, steps, request.picture)
         finally:
             self._asked -= 1

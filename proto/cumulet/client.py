@@ -40,7 +40,7 @@ from cumulet.names import DEFAULT_PROJECT
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from cumulet.v1 import event_pb2, image_pb2, instance_pb2, operation_pb2, system_pb2
+    from cumulet.v1 import event_pb2, image_pb2, instance_pb2, operation_pb2, system_pb2, whatif_pb2
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes sent, bytes in all
@@ -52,6 +52,7 @@ PAUSE_MAX_S: Final = 2.0
 PAGE_SIZE: Final = 500
 CHUNK_BYTES: Final = 1 << 20  # of an upload; gRPC's own receive limit is 4 MiB
 UPLOAD_TIMEOUT_S: Final = 3600.0
+WHATIF_TIMEOUT_S: Final = 120.0  # the controller answers one at a time, each in at most 30 s
 WAIT_SLICE_S: Final = 60.0  # of one WaitOperation; the server allows 10 minutes
 RECEIVE_BYTES_MAX: Final = 64 << 20  # a page of 500 instances with full user-data is 12 MiB
 _OPTIONS: Final = (
@@ -290,7 +291,7 @@ class Client:
         while True:
             request = _event_request("ListEventsRequest", project or self.project, target)
             request.page_size, request.page_token = page_size, token
-            reply = self._unary("event", "ListEvents", request)
+            reply = self._unary("Event", "ListEvents", request)
             found.extend(reply.events)
             token = reply.next_page_token
             if not token:
@@ -299,21 +300,49 @@ class Client:
     def watch_events(self, target: str = "", *, project: str = "") -> Iterator[event_pb2.Event]:
         """Events as they happen, without an end."""
         request = _event_request("WatchEventsRequest", project or self.project, target)
-        return self._stream("event", "WatchEvents", request)
+        return self._stream("Event", "WatchEvents", request)
 
     def verify(self, node: str = "") -> system_pb2.VerifyResponse:
         """Compare what is intended with what is really on every node, or one."""
         from cumulet.v1 import system_pb2
 
         request = system_pb2.VerifyRequest(node=node)
-        found: system_pb2.VerifyResponse = self._unary("system", "Verify", request)
+        found: system_pb2.VerifyResponse = self._unary("System", "Verify", request)
         return found
 
     def cloud(self) -> system_pb2.GetCloudResponse:
         """The controller's version, its leader, and counts."""
         from cumulet.v1 import system_pb2
 
-        found: system_pb2.GetCloudResponse = self._unary("system", "GetCloud", system_pb2.GetCloudRequest())
+        found: system_pb2.GetCloudResponse = self._unary("System", "GetCloud", system_pb2.GetCloudRequest())
+        return found
+
+    def what_if(
+        self,
+        steps: Sequence[Mapping[str, Any]],
+        *,
+        project: str = "",
+        image: str = "",
+        revision: int = 0,
+        picture: int = 0,
+    ) -> whatif_pb2.WhatIfResponse:
+        """What would happen: the fleet before and after each step. `revision`: 0 is now; nothing is changed.
+
+        Steps are WhatIfStep in JSON, such as `{"drain_node": {"node": "n1"}}`; `picture` is a PictureFormat.
+        Raises NotFoundError for what a step names and the cloud has not.
+        """
+        from google.protobuf import json_format
+
+        from cumulet.v1 import whatif_pb2
+
+        request = whatif_pb2.WhatIfRequest(project=project or self.project, image=image, revision=revision)
+        request.picture = picture  # type: ignore[assignment]  # any number travels; the controller refuses
+        for step in steps:
+            try:
+                json_format.ParseDict(dict(step), request.steps.add())
+            except json_format.ParseError as error:
+                raise InvalidArgumentError(f"this is no step of a what-if: {error}") from error
+        found: whatif_pb2.WhatIfResponse = self._unary("WhatIf", "WhatIf", request, WHATIF_TIMEOUT_S)
         return found
 
     # Calls
@@ -418,11 +447,11 @@ def _kind(kind: Kind | str) -> Kind:
     return found
 
 
-def _service_stub(room: str, channel: grpc.Channel) -> Any:
+def _service_stub(service: str, channel: grpc.Channel) -> Any:
     from importlib import import_module
 
-    module = import_module(f"cumulet.v1.{room}_pb2_grpc")
-    return getattr(module, f"{room.capitalize()}ServiceStub")(channel)
+    module = import_module(f"cumulet.v1.{service.lower()}_pb2_grpc")
+    return getattr(module, f"{service}ServiceStub")(channel)
 
 
 def _event_request(name: str, project: str, target: str) -> Any:

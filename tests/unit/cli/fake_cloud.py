@@ -27,6 +27,7 @@ from cumulet.v1 import (
     meta_pb2,
     operation_pb2,
     system_pb2,
+    whatif_pb2,
 )
 from cumulet.wire_errors import to_status
 
@@ -56,6 +57,7 @@ class FakeCloud:
     explanation: instance_pb2.ExplainInstanceResponse = field(
         default_factory=instance_pb2.ExplainInstanceResponse
     )
+    forecast: whatif_pb2.WhatIfResponse = field(default_factory=whatif_pb2.WhatIfResponse)
     log: bytes = b""
     uploads: list[bytes] = field(default_factory=list)
     revision: int = 10
@@ -239,6 +241,7 @@ class _Dispatch(grpc.GenericRpcHandler):
             "ListEvents": lambda _request: event_pb2.ListEventsResponse(events=cloud.events),
             "WatchEvents": lambda _request: iter(cloud.events),
             "Verify": lambda _request: cloud.verdict,
+            "WhatIf": lambda _request: cloud.forecast,
             "GetCloud": lambda _request: system_pb2.GetCloudResponse(version="0.1.0", leading=True, nodes=1),
         }
         for kind in KINDS:
