@@ -23,7 +23,7 @@ from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.netlink_neighbour import Entry
 
 _NETLINK_ROUTE: Final = 0
-_NETLINK_NETFILTER: Final = 12
+NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270
 _NETLINK_GET_STRICT_CHK: Final = 12  # the kernel filters dumps as asked
 _SO_NETNS_COOKIE: Final = 71
@@ -50,7 +50,7 @@ class Netlink:
     """A netlink conversation. Use as a context manager; not for several threads."""
 
     def __init__(self) -> None:
-        self._socket = _open(_NETLINK_ROUTE)
+        self._socket = open_conversation(_NETLINK_ROUTE)
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -172,14 +172,14 @@ class Netlink:
 
     def _ask(self, kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
         self._sequence += 1
-        return _converse(self._socket, self._sequence, kind, flags, payload)
+        return converse(self._socket, self._sequence, kind, flags, payload)
 
 
 class NeighbourEvents:
     """Every change of the namespace's forwarding entries and neighbours since the last look."""
 
     def __init__(self) -> None:
-        self._socket = _open(_NETLINK_ROUTE)
+        self._socket = open_conversation(_NETLINK_ROUTE)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENTS_BUFFER_BYTES)
         self._socket.bind((0, netlink_neighbour.GROUP_NEIGHBOURS))
         self._socket.setblocking(False)
@@ -213,10 +213,10 @@ def rules_generation() -> tuple[int, int]:
 
     Any change of any table raises the generation; cookies are never used twice while the kernel runs.
     """
-    with contextlib.closing(_open(_NETLINK_NETFILTER)) as conversation:
+    with contextlib.closing(open_conversation(NETLINK_NETFILTER)) as conversation:
         cookie = int.from_bytes(conversation.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
         request = wire.rules_generation_request()
-        answers = list(_converse(conversation, 1, wire.NFT_MSG_GETGEN, wire.F_ACK, request))
+        answers = list(converse(conversation, 1, wire.NFT_MSG_GETGEN, wire.F_ACK, request))
     return cookie, wire.parse_rules_generation(answers[0])
 
 
@@ -234,14 +234,14 @@ def _tap_request(name: str) -> bytes:
     return struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
 
 
-def _open(protocol: int) -> socket.socket:
+def open_conversation(protocol: int) -> socket.socket:
     conversation = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     conversation.settimeout(_ANSWER_TIMEOUT_S)
     conversation.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
     return conversation
 
 
-def _converse(
+def converse(
     conversation: socket.socket, sequence: int, kind: int, flags: int, payload: bytes
 ) -> Iterator[bytes]:
     conversation.send(wire.message(kind, flags, sequence, payload))

@@ -1,0 +1,247 @@
+"""How guests' frames are judged on the node: the static chains, in the host's bridge and inet tables.
+
+**Pure.** The way of a frame:
+
+    bridge prerouting   its sender is who it says (one lookup of link, MAC and address), and marked
+    inet  raw           the connection-tracking zone of its network
+    inet  egress        an established connection passes at once; else the sender's groups judge
+    bridge forward      the mark becomes the receiver's
+    inet  ingress       what `egress` found established passes; else the receiver's groups judge
+
+A mark is our tag in the upper byte and a port's number on this node; two numbers are special. It is the
+sender's until the bridge knows the receiver (`oifname` is known to the bridge family only, conntrack to inet
+only), and zero again when the frame leaves. Default is drop at each step.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent.net import rule_words as words
+from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Json
+
+NUMBER_MAX: Final = 0xFFFFFE
+_TAG: Final = 0x43000000
+_TAG_MASK: Final = 0xFF000000
+OPEN: Final = _TAG  # of a gateway's or a tunnel's link: what it sends or gets is judged at the guest's end
+_KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
+# One guest cannot fill the node's table of connections (nf_conntrack_max is 262,144 on common nodes).
+CONNECTIONS_MAX: Final = 16_384
+
+_ANTI_SPOOF: Final = -350  # before br_netfilter hands the frame to inet, at 0
+_RAW: Final = -300  # before conntrack, at -200
+_EGRESS: Final = -150
+_RECEIVER: Final = -10  # before br_netfilter hands the frame to inet's forward, at -1
+_INGRESS: Final = -5  # after the node's own forward chain, which knows established frames by their mark
+
+_DHCP: Final = 67
+_DHCP_CLIENT: Final = 68
+_DHCPV6: Final = 547
+_DHCPV6_CLIENT: Final = 546
+# ICMPv6 types (RFC 4861, RFC 3810): multicast listeners, and what finds routers and neighbours. Whose address
+# a neighbour message may be about is judged in the bridge by guard_rules.py.
+_SOLICITS: Final = [131, 132, 133, 135, 136, 143]
+_ASKS_WITHOUT_ADDRESS: Final = [133, 135, 143]
+_ADVERTISES: Final = [130, 134, 135, 136]
+_ROUTER_ADVERT, _REDIRECT = 134, 137
+
+
+def mark_of(number: int) -> int:
+    """The mark of the port with this number."""
+    if not 1 <= number < NUMBER_MAX:
+        raise ValueError(f"port number {number} is not between 1 and {NUMBER_MAX - 1}")
+    return _TAG | number
+
+
+def passes_known() -> Json:
+    """For other forward chains: a frame that `egress` found established, in one comparison."""
+    return words.rule("inet", "forward", words.match("==", MARK, _KNOWN), PASS)
+
+
+# -- bridge -----------------------------------------------------------------------------------------------
+
+
+def bridge_rules() -> list[Json]:
+    """The bridge family's table."""
+    return [
+        *words.table("bridge"),
+        words.named_set("bridge", "taps", "ifname"),
+        words.named_map("bridge", "receivers", "ifname", "mark"),
+        *(words.named_map("bridge", *body) for body in _SENDER_MAPS),
+        *(words.named_map("bridge", name, kind, value, ranges=True) for name, kind, value in _PAIR_MAPS),
+        words.chain("bridge", "arp"),
+        words.rule("bridge", "arp", *_sender("arp", "arp", "saddr ip", "senders4", "saddr ether"), PASS),
+        words.rule("bridge", "arp", *_sender("arp", "arp", "saddr ip", "pairs4", "saddr ether"), PASS),
+        words.rule("bridge", "arp", *DROP),
+        words.chain("bridge", "guest"),
+        *(words.rule("bridge", "guest", *statements) for statements in _guest()),
+        words.base_chain("bridge", "prerouting", "filter", "prerouting", _ANTI_SPOOF),
+        # By tap and not by "a port of our bridge": `meta ibrname` is a module that small kernels lack.
+        *(words.rule("bridge", "prerouting", *statements) for statements in _bridge_prerouting()),
+        words.base_chain("bridge", "forward", "filter", "forward", _RECEIVER),
+        *(words.rule("bridge", "forward", *statements) for statements in _bridge_forward()),
+    ]
+
+
+_SENDER_MAPS: Final = (
+    ("senders4", ["ifname", "ether_addr", "ipv4_addr"], "mark"),
+    ("senders6", ["ifname", "ether_addr", "ipv6_addr"], "mark"),
+)
+_PAIR_MAPS: Final = (
+    ("pairs4", ["ifname", "ether_addr", "ipv4_addr"], "mark"),
+    ("pairs6", ["ifname", "ether_addr", "ipv6_addr"], "mark"),
+)
+
+
+def _sender(ethertype: str, protocol: str, field: str, map_name: str, mac: str = "") -> tuple[Json, ...]:
+    """Matches when this link may send with this MAC and address, and marks the frame with the port.
+
+    The type is read from the frame, not from what the kernel took off it: a VLAN tag is another type.
+    """
+    hardware = words.payload("arp", mac) if mac else words.payload("ether", "saddr")
+    found = words.look_up(map_name, IIFNAME, hardware, words.payload(protocol, field))
+    return words.is_field("ether", "type", ethertype), words.set_mark(found)
+
+
+def _bridge_prerouting() -> list[tuple[Json, ...]]:
+    return [
+        (*_sender("ip", "ip", "saddr", "senders4"), PASS),  # nearly every frame: one lookup
+        (words.iifname("@taps"), words.goto("guest")),
+        (words.set_mark(words.look_up("receivers", IIFNAME)), PASS),  # gateways and tunnels
+    ]
+
+
+def _guest() -> list[tuple[Json, ...]]:
+    arp = words.jump("arp")
+    return [
+        (*_sender("ip6", "ip6", "saddr", "senders6"), PASS),
+        (*_sender("arp", "arp", "saddr ip", "senders4"), arp),
+        (*_sender("arp", "arp", "saddr ip", "pairs4"), arp),
+        (*_sender("ip", "ip", "saddr", "pairs4"), PASS),
+        (*_sender("ip6", "ip6", "saddr", "pairs6"), PASS),
+        DROP,
+    ]
+
+
+def _bridge_forward() -> list[tuple[Json, ...]]:
+    return [
+        (words.match("==", MARK, _KNOWN), PASS),
+        (words.set_mark(words.look_up("receivers", {"meta": {"key": "oifname"}})), PASS),
+        # Ours, towards a link that no port is known for; a foreign bridge's frames fit neither.
+        (words.iifname("@taps"), *DROP),
+        (words.set_mark(words.look_up("receivers", IIFNAME)), *DROP),
+    ]
+
+
+# -- inet -------------------------------------------------------------------------------------------------
+
+
+def inet_rules() -> list[Json]:
+    """The part of the inet family's table that judges guests' packets."""
+    return [
+        words.named_map("inet", "zones", "ifname", "verdict"),
+        words.named_set("inet", "gateways4", ["ifname", "ipv4_addr"]),
+        words.named_set("inet", "gateways6", ["ifname", "ipv6_addr"]),
+        *(words.named_map("inet", name, "mark", "verdict") for name in ("egress", "ingress")),
+        *(words.named_set("inet", name, "mark") for name in ("sent_connections", "received_connections")),
+        words.base_chain("inet", "raw", "filter", "prerouting", _RAW),
+        words.rule("inet", "raw", words.vmap("zones", IIFNAME)),
+        words.rule("inet", "raw", words.iifname("@bridges"), *DROP),
+        words.chain("inet", "honest"),
+        *(words.rule("inet", "honest", *statements) for statements in _honest()),
+        words.chain("inet", "services"),
+        *(words.rule("inet", "services", *statements) for statements in _services()),
+        words.base_chain("inet", "egress", "filter", "prerouting", _EGRESS),
+        *(words.rule("inet", "egress", *statements) for statements in _egress()),
+        words.base_chain("inet", "ingress", "filter", "forward", _INGRESS),
+        *(words.rule("inet", "ingress", *statements) for statements in _ingress()),
+    ]
+
+
+def zone_rules(zone: int) -> tuple[str, list[tuple[Json, ...]]]:
+    """The chain of a zone: its name, and its rules. A frame without our mark was never looked at."""
+    number = {"mangle": {"key": {"ct": {"key": "zone"}}, "value": zone}}
+    return f"zone-{zone}", [(_is_not_ours(), *DROP), (number, PASS)]
+
+
+def _is_not_ours() -> Json:
+    return words.match("!=", {"&": [MARK, _TAG_MASK]}, _TAG)
+
+
+def _egress() -> list[tuple[Json, ...]]:
+    return [
+        (_is_not_ours(), PASS),
+        (words.ct_state("established"), words.set_mark(_KNOWN), PASS),
+        (words.match("==", MARK, OPEN), PASS),
+        (words.jump("honest"),),
+        (words.ct_state("related"), words.set_mark(_KNOWN), PASS),
+        (words.jump("services"),),
+        (words.vmap("egress", MARK),),
+        DROP,
+    ]
+
+
+def _honest() -> list[tuple[Json, ...]]:
+    """What no guest may send, whatever its groups say: answers that are its node's to give."""
+    nothing = words.is_field("ip", "saddr", "0.0.0.0")
+    unspecified = words.is_field("ip6", "saddr", "::")
+    asks_dhcp = words.is_field("udp", "dport", _DHCP)
+    icmpv6 = words.payload("icmpv6", "type")
+    of_routers = {"set": ["redirect", "router-advertisement"]}
+    return [
+        (words.ct_state("invalid"), *DROP),
+        (words.match("==", words.payload("udp", "sport"), {"set": [_DHCP, _DHCPV6]}), *DROP),
+        (words.match("==", words.payload("icmp", "type"), of_routers), *DROP),
+        (words.match("==", icmpv6, {"set": [_ROUTER_ADVERT, _REDIRECT]}), *DROP),
+        (unspecified, words.match("==", icmpv6, {"set": _ASKS_WITHOUT_ADDRESS}), *ACCEPT),
+        (unspecified, *DROP),
+        (words.match("==", icmpv6, {"set": _SOLICITS}), *ACCEPT),
+        (nothing, asks_dhcp, *ACCEPT),
+        (nothing, *DROP),
+    ]
+
+
+def _services() -> list[tuple[Json, ...]]:
+    """What a guest may always ask of its own node; and its limit of connections before everything else."""
+    gateway4 = words.match("==", {"concat": [IIFNAME, words.payload("ip", "daddr")]}, "@gateways4")
+    gateway6 = words.match("==", {"concat": [IIFNAME, words.payload("ip6", "daddr")]}, "@gateways6")
+    domain = words.match("==", {"meta": {"key": "l4proto"}}, {"set": ["udp", "tcp"]})
+    asks_name = words.match("==", words.payload("th", "dport"), 53)
+    metadata = words.is_field("ip", "daddr", "169.254.169.254")
+    return [
+        _too_many("sent_connections"),
+        (gateway4, domain, asks_name, *ACCEPT),
+        (gateway6, domain, asks_name, *ACCEPT),
+        (gateway4, words.is_field("udp", "dport", _DHCP), *ACCEPT),
+        (words.is_field("ip", "daddr", "255.255.255.255"), words.is_field("udp", "dport", _DHCP), *ACCEPT),
+        (words.is_field("ip6", "daddr", "ff02::1:2"), words.is_field("udp", "dport", _DHCPV6), *ACCEPT),
+        (gateway4, words.is_field("icmp", "type", "echo-request"), *ACCEPT),
+        (gateway6, words.is_field("icmpv6", "type", "echo-request"), *ACCEPT),
+        (metadata, words.is_field("tcp", "dport", 80), *ACCEPT),
+    ]
+
+
+def _ingress() -> list[tuple[Json, ...]]:
+    clear = words.set_mark(0)
+    icmpv6 = words.payload("icmpv6", "type")
+    udp = words.payload("udp", "sport")
+    return [
+        (words.match("==", MARK, _KNOWN), clear, PASS),
+        (_is_not_ours(), PASS),
+        (words.match("==", MARK, OPEN), clear, PASS),
+        (words.ct_state("established", "related"), clear, PASS),
+        (words.ct_state("invalid"), *DROP),
+        # No guest's: `honest` drops them at their sender.
+        (words.match("==", udp, _DHCP), words.is_field("udp", "dport", _DHCP_CLIENT), clear, *ACCEPT),
+        (words.match("==", udp, _DHCPV6), words.is_field("udp", "dport", _DHCPV6_CLIENT), clear, *ACCEPT),
+        (words.match("==", icmpv6, {"set": _ADVERTISES}), clear, *ACCEPT),
+        _too_many("received_connections"),
+        (words.vmap("ingress", MARK),),
+        DROP,
+    ]
+
+
+def _too_many(set_name: str) -> tuple[Json, ...]:
+    limit = {"ct count": {"val": CONNECTIONS_MAX, "inv": True}}
+    counted = {"set": {"op": "add", "elem": MARK, "set": f"@{set_name}", "stmt": [limit]}}
+    return (counted, COUNTER, {"drop": None})
