@@ -26,7 +26,7 @@ from scheduler.model import (
     View,
 )
 from scheduler.plan import explain, plan
-from scheduler.policy import BY_NAME, PACK, Norm, Order, Policy, PolicyError, policy_named
+from scheduler.policy import BY_NAME, PACK, Norm, Policy, PolicyError, policy_named
 from scheduler.reasons import Cordoned, LabelMismatch, NotEnough, NotReady
 from tests.unit.scheduler.fleets import batches, node, request, rich_views, views
 
@@ -68,12 +68,11 @@ def test_explaining_beforehand_tells_the_first_decision(
 def _check_explanation(explanation: Explanation, policy: Policy) -> None:
     ranked = [explanation.winner, *explanation.runners_up]
     assert len(ranked) == min(explanation.fitting_count, 4)
-    tiers = policy.order is not Order.NONE or any(candidate.penalty for candidate in ranked)
-    if policy.norm in (Norm.LINF, Norm.L1, Norm.L2, Norm.SLOTS) and not tiers:
+    if policy.name in ("pack", "pack-l1", "pack-l2", "slots") and not any(one.penalty for one in ranked):
         scores = [candidate.score for candidate in ranked]
         assert all(before <= after + 1e-6 for before, after in pairwise(scores))
     for candidate in ranked:
-        if policy.norm is Norm.LINF:
+        if policy.name in ("pack", "energy", "cost"):
             assert candidate.score == max(0.0, *(term.share for term in candidate.terms))
         if policy.norm is Norm.SLOTS:
             assert candidate.score == sum(value for _, value in candidate.parts)
