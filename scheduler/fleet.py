@@ -22,6 +22,8 @@ from cumulet.resources import BASE_NAMES, Resources
 from scheduler.attributes import CLOSED, Attributes, Level
 from scheduler.cellsets import Bins, CellSets, Node
 from scheduler.columns import Columns
+from scheduler.gpu import Devices, Look
+from scheduler.gpu_workload import Usage
 from scheduler.group import Occupancy, PlacementGroup, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
 from scheduler.policy import PACK, Norm, Order, Policy
@@ -60,6 +62,7 @@ class Fleet:
         self._columns: Columns | None = None
         self._asked: set[str] = set()  # extended resources that requests have named
         self._attributes = Attributes(policy.tier, self._allow)
+        self._usage = Usage()  # of devices
         self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, in order
         self._stale = True  # the index lacks a resource, or its scale is another
         self._rebuild()
@@ -161,6 +164,7 @@ class Fleet:
     def _learn(self, slot: int, node: NodeView) -> None:
         for resident in node.residents:
             self.occupancy.enter(resident.request.groups, node)
+            self._usage.change(resident.request, resident.choice, +1)
         self._count(node, +1)
         for name, amount in node.allocatable.as_dict().items():
             sizes = self._sizes.setdefault(name, Counter())
@@ -183,6 +187,7 @@ class Fleet:
         node = self.node(slot)
         for resident in node.residents:
             self.occupancy.leave(resident.request.groups, node)
+            self._usage.change(resident.request, resident.choice, -1)
         self._count(node, -1)
         for name, amount in node.allocatable.as_dict().items():
             sizes = self._sizes[name]
@@ -193,7 +198,7 @@ class Fleet:
                     self._largest[name] = max(sizes, default=0)
                     self._stale = True
         self.rooms.pop(slot, None)
-        self.cellsets.touch(slot)
+        self._touch(slot)
         for scope, domains in self._domains.items():
             domain = domain_of(node, scope)
             if domain:
@@ -236,6 +241,9 @@ class Fleet:
         axes = Axes.of(self.names, largest, self.policy)
         self.index = axes.index()
         self.cellsets = CellSets(lambda: axes.with_cells(self.index), self._look)
+        scales = zip(axes.scales, axes.scored, strict=True)
+        self._scales = tuple(scale if scores else None for scale, scores in scales)
+        self.devices = Devices(len(self.names), self.policy.devices, self._usage, self._look_at, self._vector)
         self._allowed: list[tuple[int, int]] = []  # pairs of constraint and attribute
         self._attributes = self._attributes.renewed(self._allow)
         self._shapes: dict[tuple[Resources, int], int] = {}
@@ -249,6 +257,7 @@ class Fleet:
     def _put(self, slot: int, node: NodeView) -> None:
         size = self.row(node.allocatable.as_dict()) if self.policy.counts else None
         self.index.set_node(slot, self.row(node.free()), self._attribute(node), self._ranks[slot], size)
+        self.devices.touch(slot)
 
     def _count(self, node: NodeView, sign: int) -> None:
         """What runs on the node has come or gone, where the policy asks what is typical."""
@@ -274,6 +283,7 @@ class Fleet:
         self._allowed.append((constraint, attribute))
         self.index.set_eligible(constraint, attribute, True)
         self.cellsets.allow(constraint, attribute)
+        self.devices.allow(constraint, attribute)
 
     def _look(self, slot: int) -> Node | None:
         """A node with cells, as the cell sets want it."""
@@ -282,6 +292,22 @@ class Fleet:
             return None
         free, size = self.index.free_at(slot), self.row(room.node.allocatable.as_dict())
         return Node(free, size, room.cells, self.index.attr_at(slot), self._ranks[slot])
+
+    def _look_at(self, slot: int) -> Look | None:
+        """Any node, as the devices want it."""
+        if self._nodes[slot] is None:
+            return None
+        free = self.index.free_at(slot)
+        units = sum(scale.unit(have) for scale, have in zip(self._scales, free, strict=True) if scale)
+        return Look(free, units, self.rooms.get(slot), self.index.attr_at(slot), self._ranks[slot])
+
+    def _vector(self, resources: Resources) -> list[int]:
+        return self.row(resources.as_dict())
+
+    def _touch(self, slot: int) -> None:
+        """What is left on the node has changed: those who follow by themselves are told."""
+        self.cellsets.touch(slot)
+        self.devices.touch(slot)
 
     def bins(self, count: int) -> Bins:
         """The nodes' sets of so many cells."""
@@ -352,13 +378,13 @@ class Fleet:
     def close(self, slot: int) -> None:
         """The node takes nothing until `reopen`."""
         self.index.set_attr(slot, CLOSED)
-        self.cellsets.touch(slot)
+        self._touch(slot)
 
     def reopen(self, slot: int) -> None:
         """The inverse of `close`."""
         self.index.set_attr(slot, self._attribute(self.node(slot)))
         self._note_use(slot)
-        self.cellsets.touch(slot)
+        self._touch(slot)
 
     def _note_use(self, slot: int) -> None:
         """Whether anything runs on the node, where the policy cares."""
@@ -376,7 +402,8 @@ class Fleet:
         room = self.rooms.get(slot)
         if room is not None:
             (room.take_named if enter else room.give_named)(request, seat.choice)
-            self.cellsets.touch(slot)
+        self._usage.change(request, seat.choice, 1 if enter else -1)
+        self._touch(slot)
 
 
 @dataclass(frozen=True, slots=True)

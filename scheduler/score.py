@@ -13,6 +13,7 @@ import numpy as np
 
 from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
+from scheduler.gpu import Found, in_devices
 from scheduler.model import Candidate, Explanation, Request, ScoreTerm
 from scheduler.packing import POTENTIAL, SCORE_BITS
 from scheduler.policy import Norm
@@ -40,10 +41,12 @@ def explain_seat(fleet: Fleet, columns: Columns, request: Request, seat: Seat) -
     )
 
 
-def _order(fleet: Fleet, request: Request, slot: int) -> tuple[int, int, tuple[int, tuple[int, ...], int]]:
-    """What nodes are compared by: penalty, tier, the index's key."""
+def _order(fleet: Fleet, request: Request, slot: int) -> tuple[int, int, tuple[object, ...]]:
+    """What nodes are compared by: penalty, tier, the key of devices or index."""
     node = fleet.node(slot)
     tier, shape = next(_shapes(fleet, request, slot))
+    if fleet.devices.decides():
+        return penalty(fleet, request, slot), tier, fleet.devices.key(request, _found(fleet, request, slot))
     key = fleet.index.key(shape, slot)
     if key is None:
         raise AssertionError(f"node {node.name} fits and does not")
@@ -76,11 +79,32 @@ def candidate(fleet: Fleet, request: Request, slot: int) -> Candidate:
         terms.append(ScoreTerm(name, left, share))
     terms.sort(key=lambda term: -term.share)
     node, against = fleet.node(slot).name, penalty(fleet, request, slot)
+    if fleet.devices.decides():
+        parts = _device_parts(fleet, request, slot)
+        return Candidate(node, sum(value for _, value in parts), tuple(terms), against, parts)
     if fleet.policy.norm is Norm.SLOTS:
         parts = _slots_parts(fleet, request, slot)
         return Candidate(node, sum(value for _, value in parts), tuple(terms), against, parts)
     score = _score(fleet.policy.norm, terms, [demand.get(term.resource, 0) for term in terms], fleet)
     return Candidate(node, score, tuple(terms), against)
+
+
+def _found(fleet: Fleet, request: Request, slot: int) -> Found:
+    found = fleet.devices.at(request, slot)
+    if found is None:
+        raise AssertionError(f"node {fleet.node(slot).name} fits and does not")
+    return found
+
+
+def _device_parts(fleet: Fleet, request: Request, slot: int) -> tuple[tuple[str, float], ...]:
+    """What a placement costs the node's devices, in devices, as the policy weighs it."""
+    loss, weights = fleet.devices.loss(request, _found(fleet, request, slot)), fleet.devices.weights
+    parts = (
+        ("devices_fragmented", weights.fragments * loss.fragments),
+        ("devices_stranded", weights.stranded * loss.stranded),
+        ("shares_worth_lost", weights.worth * loss.worth),
+    )
+    return tuple((name, in_devices(value)) for name, value in parts if value)
 
 
 def _slots_parts(fleet: Fleet, request: Request, slot: int) -> tuple[tuple[str, float], ...]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, groupby
 
 from scheduler.fleet import Fleet, Seat
+from scheduler.gpu import Found
 from scheduler.group import PlacementGroup, Rule
 from scheduler.model import Request
 from scheduler.preference import SOFT_GROUP_PENALTY
@@ -54,11 +55,13 @@ def find_seat(fleet: Fleet, request: Request) -> Seat | None:
         found = [_ask(fleet, request, one.constraint, one.where) for one in group]
         seats = [seat for seat in found if seat is not None]
         if seats:
-            return seats[0] if len(seats) == 1 else min(seats, key=lambda seat: _key(fleet, seat))
+            return seats[0] if len(seats) == 1 else min(seats, key=lambda seat: _key(fleet, request, seat))
     return None
 
 
-def _key(fleet: Fleet, seat: Seat) -> tuple[int, tuple[int, ...], int]:
+def _key(fleet: Fleet, request: Request, seat: Seat) -> tuple[object, ...]:
+    if fleet.devices.decides():
+        return fleet.devices.key(request, Found(seat.slot, seat.choice))
     key = fleet.index.key(seat.shape, seat.slot)
     if key is None:
         raise AssertionError("a seat that was just found does not fit")
@@ -120,8 +123,11 @@ def _within(fleet: Fleet, where: Where, group: PlacementGroup) -> Where:
 
 def _ask(fleet: Fleet, request: Request, constraint: int, where: Where) -> Seat | None:
     shape = fleet.shape(request, constraint)
+    if fleet.devices.decides():
+        found = fleet.devices.find(request, constraint, where.excluded, where.among)
+        return None if found is None else Seat(found.slot, shape, found.choice)
     if request.devices:
-        return _with_devices(fleet, request, shape, where)
+        return _with_devices(fleet, request, constraint, where)
     if request.numa_cells:
         slot = _with_cells(fleet, request, constraint, where)
         return None if slot < 0 else _named(fleet, request, slot, shape)
@@ -141,13 +147,15 @@ def _with_cells(fleet: Fleet, request: Request, constraint: int, where: Where) -
     return bins.best(shape, where.excluded, among)
 
 
-def _with_devices(fleet: Fleet, request: Request, shape: int, where: Where) -> Seat | None:
+def _with_devices(fleet: Fleet, request: Request, constraint: int, where: Where) -> Seat | None:
     """Of the nodes whose devices (and cells) do, the index's best."""
-    able = [
-        slot
-        for slot, room in fleet.rooms.items()
-        if room.devices and where.holds(slot) and room.choose(request) is not None
-    ]
+    able = fleet.devices.able(request, constraint)
+    if able is None:
+        able = [
+            slot for slot, room in fleet.rooms.items() if room.devices and room.choose(request) is not None
+        ]
+    able = [slot for slot in able if where.holds(slot)]
+    shape = fleet.shape(request, constraint)
     slot = fleet.index.best_among(shape, able)
     return None if slot < 0 else _named(fleet, request, slot, shape)
 
