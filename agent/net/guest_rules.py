@@ -27,6 +27,7 @@ OPEN: Final = _TAG  # of a gateway's or a tunnel's link: what it sends or gets i
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 # One guest cannot fill the node's table of connections (nf_conntrack_max is 262,144 on common nodes).
 CONNECTIONS_MAX: Final = 16_384
+ZONE_PREFIX: Final = "zone-"
 
 _ANTI_SPOOF: Final = -350  # before br_netfilter hands the frame to inet, at 0
 _RAW: Final = -300  # before conntrack, at -200
@@ -161,7 +162,7 @@ def inet_rules() -> list[Json]:
 def zone_rules(zone: int) -> tuple[str, list[tuple[Json, ...]]]:
     """The chain of a zone: its name, and its rules. A frame without our mark was never looked at."""
     number = {"mangle": {"key": {"ct": {"key": "zone"}}, "value": zone}}
-    return f"zone-{zone}", [(_is_not_ours(), *DROP), (number, PASS)]
+    return f"{ZONE_PREFIX}{zone}", [(_is_not_ours(), *DROP), (number, PASS)]
 
 
 def _is_not_ours() -> Json:

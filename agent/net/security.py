@@ -14,13 +14,15 @@ from typing import Final
 
 from agent.net import rule_words as words
 from agent.net.driver import GroupIntent, PortIntent, RuleIntent
+from agent.net.guest_rules import ZONE_PREFIX
 from agent.net.rule_words import COUNTER, TABLE, Json
 
 _ICMP: Final = {4: (1, "icmp"), 6: (58, "icmpv6")}
 _FAMILY: Final = {4: "ipv4", 6: "ipv6"}
-_CHAIN_PREFIXES: Final = ("in-", "out-")
-_SET_PREFIXES: Final = ("members4-", "members6-")
-_PORTS_PREFIXES: Final = ("ports-in-", "ports-out-")
+GROUP_PREFIXES: Final = ("in-", "out-")
+MEMBERS_PREFIXES: Final = ("members4-", "members6-")
+PORTS_PREFIXES: Final = ("ports-in-", "ports-out-")
+CHANGING_PREFIXES: Final = (*GROUP_PREFIXES, *MEMBERS_PREFIXES, *PORTS_PREFIXES, ZONE_PREFIX)
 _ACCEPT: Final = "accept"
 
 
@@ -72,7 +74,7 @@ def ports_chains(groups: Iterable[str]) -> list[Json]:
 
 def ports_chains_absent(name: str) -> list[Json]:
     """Nothing leads there any more."""
-    chains = [_chain_body(f"{prefix}{name}") for prefix in _PORTS_PREFIXES]
+    chains = [_chain_body(f"{prefix}{name}") for prefix in PORTS_PREFIXES]
     return [{verb: chain} for verb in ("flush", "delete") for chain in chains]
 
 
@@ -86,7 +88,7 @@ def group_commands(group: GroupIntent, known: ProgrammedGroup, *, keep_rules: bo
     if not keep_rules:
         remotes = dict.fromkeys(rule.remote_group for rule in group.rules if rule.remote_group)
         commands += [one for uid in remotes for one in _group_sets(uid)]
-        commands += [{"flush": _chain_body(f"{prefix}{group.uid}")} for prefix in _CHAIN_PREFIXES]
+        commands += [{"flush": _chain_body(f"{prefix}{group.uid}")} for prefix in GROUP_PREFIXES]
         commands += [compile_rule(group.uid, rule) for rule in group.rules]
     gone = _member_commands("delete", group.uid, known.members - members)
     return [*commands, *gone, *_member_commands("add", group.uid, members - known.members)]
@@ -94,17 +96,17 @@ def group_commands(group: GroupIntent, known: ProgrammedGroup, *, keep_rules: bo
 
 def group_closed(uid: str) -> list[Json]:
     """The group allows nothing and has no members; chains and sets stay for those that refer to them."""
-    chains = [{"flush": _chain_body(f"{prefix}{uid}")} for prefix in _CHAIN_PREFIXES]
-    sets = [{"flush": _set_body(f"{prefix}{uid}")} for prefix in _SET_PREFIXES]
+    chains = [{"flush": _chain_body(f"{prefix}{uid}")} for prefix in GROUP_PREFIXES]
+    sets = [{"flush": _set_body(f"{prefix}{uid}")} for prefix in MEMBERS_PREFIXES]
     return [*_group_chains(uid), *_group_sets(uid), *chains, *sets]
 
 
 def group_chains_absent(uid: str) -> list[Json]:
-    return [{"delete": _chain_body(f"{prefix}{uid}")} for prefix in _CHAIN_PREFIXES]
+    return [{"delete": _chain_body(f"{prefix}{uid}")} for prefix in GROUP_PREFIXES]
 
 
 def group_sets_absent(uid: str) -> list[Json]:
-    return [{"delete": _set_body(f"{prefix}{uid}")} for prefix in _SET_PREFIXES]
+    return [{"delete": _set_body(f"{prefix}{uid}")} for prefix in MEMBERS_PREFIXES]
 
 
 def compile_rule(group_uid: str, rule: RuleIntent) -> Json:
@@ -145,7 +147,7 @@ def _protocol(rule: RuleIntent) -> Iterator[Json]:
 
 
 def _group_chains(uid: str) -> list[Json]:
-    return [words.chain("inet", f"{prefix}{uid}") for prefix in _CHAIN_PREFIXES]
+    return [words.chain("inet", f"{prefix}{uid}") for prefix in GROUP_PREFIXES]
 
 
 def _group_sets(uid: str) -> list[Json]:
@@ -169,14 +171,3 @@ def _chain_body(name: str) -> Json:
 
 def _set_body(name: str) -> Json:
     return {"set": {"family": "inet", "table": TABLE, "name": name}}
-
-
-# -- what the kernel has ----------------------------------------------------------------------------------
-
-
-def is_group_item(item: Json) -> bool:
-    """Whether a listed chain, rule or set comes and goes with groups, ports or networks."""
-    kind, body = next(iter(item.items()))
-    name = body.get("chain", "") if kind == "rule" else body.get("name", "")
-    prefixes = (*_CHAIN_PREFIXES, *_SET_PREFIXES, *_PORTS_PREFIXES, "zone-")
-    return kind in ("chain", "rule", "set") and body.get("family") == "inet" and name.startswith(prefixes)
