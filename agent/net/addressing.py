@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from agent.net import names
+from agent.net.driver import IPAddress, NetworkIntent, has_ipv6
+from cumulet.addresses import SLAAC_PREFIX_LENGTH, link_local_address
 
 UPLINK_RANGE: Final = IPv4Network("100.64.0.0/10")
 HOST_END: Final = IPv4Address("169.254.0.1")  # the host's end of every uplink; link-local, never routed
@@ -46,6 +48,16 @@ class Pair:
 def gateway_pair(uid: str) -> Pair:
     mac = fixed_mac("gateway", uid)
     return Pair("gateway", names.gateway_link_name(uid), GATEWAY_LINK, mac)
+
+
+def gateway_addresses(network: NetworkIntent) -> set[tuple[IPAddress, int]]:
+    """Of the gateway's link, with prefix lengths; the same on every node. Advertisements need a local one."""
+    found: set[tuple[IPAddress, int]] = {
+        (subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets
+    }
+    if has_ipv6(network):
+        found.add((link_local_address(fixed_mac("gateway", network.uid)), SLAAC_PREFIX_LENGTH))
+    return found
 
 
 def uplink_pair(uid: str) -> Pair:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.net.addressing import GATEWAY_LINK
-from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent, has_ipv6
 
 DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
 LEASE_S: Final = 3600  # addresses are fixed: a lease only says that the guest is there
@@ -83,10 +83,6 @@ def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
     for index, subnet in enumerate(network.subnets):
         lines += _subnet_options(f"subnet{index}", subnet, network.mtu)
     return "".join(f"{line}\n" for line in lines)
-
-
-def has_ipv6(network: NetworkIntent) -> bool:
-    return any(subnet.cidr.version == 6 for subnet in network.subnets)
 
 
 def render_hosts(ports: tuple[PortIntent, ...]) -> str:

@@ -154,8 +154,9 @@ class ObservedNet:
     """What of ours is on the host. `taps` by port uid: attached to the right bridge and up.
 
     `leased` are addresses that a DHCP client holds. `items`: (kind, host name, owner uid) of every
-    single thing, for `cumulet verify`. `directories` (by network), `groups` and `routers`: the digest of
-    what is programmed; one that is edited or incomplete has another digest than every intent.
+    single thing, for `cumulet verify`. `directories` (by network; compare with `digest_of_directory`),
+    `groups` and `routers`: the digest of what is programmed; one that is edited or incomplete has another
+    digest than every intent.
     """
 
     networks: dict[str, ObservedNetwork]
@@ -182,17 +183,31 @@ class Net(Protocol):
 
     async def ensure_network_absent(self, uid: str) -> None: ...
 
+    async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
+        """Exactly these ports of the network are on other nodes. What did not change is not touched.
+
+        The network must be there.
+        """
+
+    async def ensure_group(self, group: GroupIntent) -> None:
+        """In one transaction. A change of members touches the difference of the set only.
+
+        What a removed rule alone allowed ends, established connections too.
+        """
+
+    async def ensure_group_absent(self, uid: str) -> None:
+        """Ports that are still in it lose what it allowed."""
+
     async def close(self) -> None: ...
+
+
+def has_ipv6(network: NetworkIntent) -> bool:
+    return any(subnet.cidr.version == 6 for subnet in network.subnets)
 
 
 def digest_of(intent: NetworkIntent | RouterIntent) -> str:
     """A short digest of the intent that an observed network or router is compared by."""
     return hashlib.sha256(repr(intent).encode()).hexdigest()[:16]
-
-
-def digest_of_directory(remotes: Iterable[RemotePort]) -> str:
-    """Independent of order."""
-    return _digest_of_parts(repr(remote) for remote in remotes)
 
 
 def digest_of_group(group: GroupIntent) -> str:

@@ -12,11 +12,28 @@ from typing import Literal
 
 from agent.errors import DriverError
 from agent.net import names
-from agent.net.driver import NetworkIntent, ObservedNet, ObservedNetwork, PortIntent, digest_of
-from agent.net.intent_check import check_network, check_port
+from agent.net.directory import digest_of_directory
+from agent.net.driver import (
+    GroupIntent,
+    NetworkIntent,
+    ObservedNet,
+    ObservedNetwork,
+    PortIntent,
+    RemotePort,
+    digest_of,
+    digest_of_group,
+)
+from agent.net.intent_check import check_directory, check_network, check_port
 
 Method = Literal[
-    "observe_net", "ensure_network", "ensure_port", "ensure_port_absent", "ensure_network_absent"
+    "observe_net",
+    "ensure_network",
+    "ensure_port",
+    "ensure_port_absent",
+    "ensure_network_absent",
+    "ensure_directory",
+    "ensure_group",
+    "ensure_group_absent",
 ]
 Moment = Literal["before", "after"]  # the effect has not happened, or has and its answer was lost
 
@@ -26,6 +43,7 @@ class _Network:
     intent: NetworkIntent
     digest: str
     complete: bool = True
+    remotes: frozenset[RemotePort] = frozenset()
 
 
 @dataclass(slots=True)
@@ -45,6 +63,7 @@ class FakeHost:
     auto_lease: bool = False
     _networks: dict[str, _Network] = field(default_factory=dict)
     _taps: dict[str, _Tap] = field(default_factory=dict)
+    _groups: dict[str, GroupIntent] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)  # ports whose guest has asked DHCP
     _faults: dict[Method, list[tuple[Moment, DriverError]]] = field(default_factory=dict)
 
@@ -73,6 +92,11 @@ class FakeHost:
         if network_uid in self._networks:
             self._networks[network_uid].complete = False
 
+    def lose_entry(self, network_uid: str) -> None:
+        """Somebody deleted what leads to one of the network's remote ports."""
+        network = self._networks[network_uid]
+        network.remotes -= {min(network.remotes)}
+
     def lose_network(self, network_uid: str) -> None:
         """Bridge and namespace are gone; its taps hang in the air."""
         if self._networks.pop(network_uid, None):
@@ -83,6 +107,7 @@ class FakeHost:
     def reboot(self) -> None:
         """Nothing of a kernel outlives a reboot."""
         self._networks.clear()
+        self._groups.clear()
         self._taps.clear()
         self._asked.clear()
 
@@ -123,7 +148,11 @@ class FakeNet:
             },
             taps={uid: tap.up for uid, tap in host._taps.items()},
             leased=host._leased(),
+            directories={
+                uid: digest_of_directory(network.remotes) for uid, network in host._networks.items()
+            },
             items=tuple(_items(host)),
+            groups={uid: digest_of_group(group) for uid, group in host._groups.items()},
         )
         host._take_fault("observe_net", "after")
         return observed
@@ -134,7 +163,8 @@ class FakeNet:
         host._take_fault("ensure_network", "before")
         known = host._networks.get(network.uid)
         if known is None or not known.complete or known.intent != network:
-            host._networks[network.uid] = _Network(network, digest_of(network))
+            remotes = known.remotes if known is not None else frozenset()
+            host._networks[network.uid] = _Network(network, digest_of(network), True, remotes)
             host._silence_foreign_taps(network)
         host._take_fault("ensure_network", "after")
 
@@ -162,6 +192,29 @@ class FakeNet:
         self.host.lose_network(uid)
         self.host._take_fault("ensure_network_absent", "after")
 
+    async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
+        check_directory(network_uid, remotes)
+        host = self.host
+        host._take_fault("ensure_directory", "before")
+        network = host._networks.get(network_uid)
+        if network is None:
+            raise DriverError(
+                "NetworkMissing",
+                f"directory: network {network_uid} is not on this node; ensure the network first",
+            )
+        network.remotes = remotes
+        host._take_fault("ensure_directory", "after")
+
+    async def ensure_group(self, group: GroupIntent) -> None:
+        self.host._take_fault("ensure_group", "before")
+        self.host._groups[group.uid] = group
+        self.host._take_fault("ensure_group", "after")
+
+    async def ensure_group_absent(self, uid: str) -> None:
+        self.host._take_fault("ensure_group_absent", "before")
+        self.host._groups.pop(uid, None)
+        self.host._take_fault("ensure_group_absent", "after")
+
     async def close(self) -> None:
         """Nothing is held: the world belongs to the host."""
 
@@ -172,6 +225,7 @@ def _items(host: FakeHost) -> list[tuple[str, str, str]]:
         for uid in sorted(host._networks)
         for item in (
             ("bridge", names.bridge_name(uid), uid),
+            ("tunnel", names.tunnel_name(uid), uid),
             ("veth", names.gateway_link_name(uid), uid),
             ("veth", names.uplink_name(uid), uid),
             ("namespace", names.namespace_name(uid), uid),

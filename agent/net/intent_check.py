@@ -7,11 +7,12 @@ that: a refused intent touches nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from agent.errors import DriverError
 from agent.net.addressing import VNI_MAX
-from agent.net.driver import NetworkIntent, PortIntent
+from agent.net.driver import NetworkIntent, PortIntent, RemotePort
 
 _UID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")  # it becomes part of paths and comments
 _MAC: Final = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")  # unicast
@@ -34,6 +35,24 @@ def check_network(network: NetworkIntent) -> None:
         check_port(port)
         if port.network_uid != network.uid:
             raise _invalid("port", port.uid, "network_uid", f"{port.network_uid} is another network")
+
+
+def check_directory(network_uid: str, remotes: Iterable[RemotePort]) -> None:
+    """Raises DriverError (InvalidIntent, permanent) that names the port and the field.
+
+    A MAC or an address of two ports cannot be programmed: the kernel holds one of each.
+    """
+    seen: dict[object, str] = {}
+    for remote in remotes:
+        if not _MAC.fullmatch(remote.mac) or remote.mac != remote.mac.lower():
+            raise _invalid(
+                "port", remote.uid, "mac", f"{remote.mac!r} is not a unicast MAC address in lower case"
+            )
+        for value in (remote.mac, *remote.addresses):
+            other = seen.setdefault(value, remote.uid)
+            if other != remote.uid:
+                problem = f"{value} is that of port {other} of network {network_uid}, too"
+                raise _invalid("port", remote.uid, "mac or addresses", problem)
 
 
 def check_port(port: PortIntent) -> None:

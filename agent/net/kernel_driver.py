@@ -17,8 +17,9 @@ from typing import Final, TypeVar
 
 from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, netns
-from agent.net.driver import NetworkIntent, ObservedNet, PortIntent
-from agent.net.intent_check import check_network, check_port, check_uid
+from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, PortIntent, RemotePort
+from agent.net.intent_check import check_directory, check_network, check_port, check_uid
+from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
 from agent.net.rules_reader import RulesReader
@@ -32,12 +33,19 @@ T = TypeVar("T")
 class KernelNet:
     """Networks of the namespace that the creating thread is in, or of `host_netns`.
 
+    `underlay` is where tunnels end; without it no network spans.
+
     Raises DriverError when `state_dir` cannot serve. Two drivers on one machine need namespaces, state
     directories and `netns_dir`s of their own.
     """
 
     def __init__(
-        self, state_dir: Path, *, netns_dir: Path = NETNS_DIR, host_netns: Path = netns.OWN_NAMESPACE
+        self,
+        state_dir: Path,
+        *,
+        netns_dir: Path = NETNS_DIR,
+        host_netns: Path = netns.OWN_NAMESPACE,
+        underlay: IPAddress | None = None,
     ) -> None:
         if not _SAFE_PATH.fullmatch(str(state_dir.absolute())):
             raise DriverError(
@@ -51,14 +59,17 @@ class KernelNet:
         self._home = netns.open_namespace(host_netns)
         self._thread = ThreadPoolExecutor(1, "net", netns.enter, (self._home,))
         reader = RulesReader()
-        self._host = KernelHost(self._state, reader)
-        self._network = KernelNetwork(self._state, netns_dir, self._host, reader)
+        self._directory = KernelDirectory()
+        self._host = KernelHost(self._state, reader, underlay, self._directory.peers)
+        self._network = KernelNetwork(self._state, netns_dir, self._host, reader, self._directory)
         self._reader = reader
 
     async def observe_net(self) -> ObservedNet:
         return await self._run(
             "observing networks",
-            lambda: kernel_observe.observe(self._state, self._netns_dir, self._host, self._reader),
+            lambda: kernel_observe.observe(
+                self._state, self._netns_dir, self._host, self._reader, self._directory
+            ),
         )
 
     async def ensure_network(self, network: NetworkIntent) -> None:
@@ -77,9 +88,18 @@ class KernelNet:
         check_uid("network", uid)
         await self._run(f"removal of network {uid}", lambda: self._network.ensure_absent(uid))
 
+    async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
+        check_uid("network", network_uid)
+        check_directory(network_uid, remotes)
+        await self._run(
+            f"directory of network {network_uid}",
+            lambda: self._network.ensure_directory(network_uid, remotes),
+        )
+
     async def close(self) -> None:
         """What was begun is finished; networks, taps and DHCP servers stay."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        self._directory.close()
         home, self._home = self._home, -1
         if home >= 0:
             os.close(home)
@@ -94,6 +114,7 @@ class KernelNet:
         except OSError as err:
             raise DriverUnavailableError("HostNamespaceLost", f"{attempt}: {err}; restart the agent") from err
         try:
+            self._directory.follow()  # from the first effect on
             return work()
         except (OSError, subprocess.SubprocessError) as err:
             raise DriverError(

@@ -10,9 +10,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from agent.net import dnsmasq_config, nft, program, ruleset, sysctl
+from agent.net import dnsmasq_config, guard_rules, nft, program, ruleset, sysctl
+from agent.net.driver import IPAddress
+from agent.net.elements import Element
 from agent.net.rules_reader import RulesReader, Tables
-from agent.net.ruleset import HOST_FAMILIES, Element
+from agent.net.ruleset import HOST_TABLES
 from agent.net.state import HostRecord, State, read_text, write_text
 
 _OWNER: Final = ""
@@ -23,12 +25,22 @@ Chosen = Callable[[Element], bool]
 
 
 class KernelHost:
-    def __init__(self, state: State, reader: RulesReader) -> None:
+    """`peers` gives who may send into the node's tunnels now."""
+
+    def __init__(
+        self,
+        state: State,
+        reader: RulesReader,
+        underlay: IPAddress | None,
+        peers: Callable[[], frozenset[Element]],
+    ) -> None:
         self._state = state
         self._reader = reader
+        self._peers = peers
+        self.underlay = underlay
 
     def tables(self) -> Tables:
-        return self._reader.read(_OWNER, HOST_FAMILIES)
+        return self._reader.read(_OWNER, HOST_TABLES)
 
     def is_sound(self, tables: Tables) -> bool:
         """Rules, forwarding and resolvers are as this code programs them."""
@@ -48,8 +60,10 @@ class KernelHost:
             return
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
-        batch = ruleset.host_rules(self._recorded_elements() | _owned(tables.elements))
-        programmed = self._reader.replace(_OWNER, HOST_FAMILIES, batch)
+        elements = self._recorded_elements() | _owned(tables.elements) | self._peers()
+        nft.commit_text(guard_rules.GUARD_RULES)  # without elements it only closes
+        batch = ruleset.host_rules(elements)
+        programmed = self._reader.replace(_OWNER, HOST_TABLES, batch)
         write_text(self._state.resolvers, _resolvers_text())
         self._state.write_host(HostRecord(program.host_digest(), programmed.fingerprint, was_off))
         if not sysctl.forwarding_is_on():
@@ -59,7 +73,7 @@ class KernelHost:
         """Of the elements that `chosen` picks, exactly `wanted` are there. One transaction."""
         present = frozenset(filter(chosen, self.tables().elements))
         if present != wanted:
-            self._reader.change_elements(_OWNER, HOST_FAMILIES, present - wanted, wanted - present)
+            self._reader.change_elements(_OWNER, HOST_TABLES, present - wanted, wanted - present)
 
     def leave_if_unused(self) -> None:
         """With the last of ours the tables go, and forwarding if it was us who turned it on."""
@@ -78,8 +92,9 @@ class KernelHost:
         for uid in self._state.network_uids():
             found |= ruleset.network_elements(uid)
             record = self._state.find_network(uid)
-            for port in record.intent.ports if record else ():
-                found |= ruleset.port_elements(port)
+            if record is not None:
+                found |= guard_rules.tunnel_elements(record.intent, self.underlay)
+                found |= frozenset().union(*map(ruleset.port_elements, record.intent.ports))
         return frozenset(found)
 
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.net import addressing, names, ruleset
+from agent.net import addressing, guard_rules, names, ports, ruleset
+from agent.net.addressing import gateway_addresses, gateway_pair
+from agent.net.directory import EntryMirror, Spot, render_digest
 from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork
+from agent.net.elements import Element
 from agent.net.netlink_ip import Address, Route
-from agent.net.netlink_link import Link
+from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 
@@ -57,6 +60,8 @@ class HostView:
     links: LinkView
     tables: Tables
     is_sound: bool
+    entries: EntryMirror
+    underlay: IPAddress | None
 
 
 def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
@@ -71,6 +76,7 @@ def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
         },
         taps=_taps(host),
         leased=frozenset(address for network in networks for address in _leased(network)),
+        directories=dict(_directories(host, networks)),
         items=tuple(sorted({*_host_items(host), *_network_items(networks)})),
     )
 
@@ -86,20 +92,21 @@ def _is_complete(host: HostView, network: NetworkView) -> bool:
         and namespace.forwards
         and namespace.rules == record.rules
         and ruleset.network_elements(network.uid) <= host.tables.elements
+        and guard_rules.tunnel_elements(record.intent, host.underlay) <= host.tables.elements
         and _guards_fit(host.tables, record.intent)
-        and _host_links_fit(host.links, record.intent)
+        and _host_links_fit(host, record.intent)
         and _inner_links_fit(namespace.links, record.intent)
     )
 
 
 def _guards_fit(tables: Tables, network: NetworkIntent) -> bool:
     """Ports with a tap may send as their intent says, and as nothing else."""
-    present = {e for e in tables.elements if e.network_uid == network.uid and e.port_uid}
+    present = {element for element in tables.of_network(network.uid) if element.port_uid}
     return present == ruleset.guard_elements(network, tables.tapped(network.uid))
 
 
-def _host_links_fit(view: LinkView, network: NetworkIntent) -> bool:
-    uid = network.uid
+def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:
+    uid, view = network.uid, host.links
     bridge = view.links.get(names.bridge_name(uid))
     gateway = view.links.get(names.gateway_link_name(uid))
     uplink = view.links.get(names.uplink_name(uid))
@@ -109,10 +116,47 @@ def _host_links_fit(view: LinkView, network: NetworkIntent) -> bool:
     way_in = Route(addressing.uplink_address(network.vni), 32, uplink.index, None)
     return (
         all(link.up and link.alias == names.alias(kind, uid) for link, kind in marks)
-        and gateway.master == bridge.index
+        and bridge.mtu == network.mtu
+        and _is_attached(gateway, bridge, ports.GATEWAY)
+        and _leads_to(host, bridge, gateway_pair(uid).inner_mac, gateway)
         and view.addresses_of(uplink.name) == {(addressing.HOST_END, 32)}
         and way_in in view.routes
+        and _tunnel_fits(host, network, bridge)
     )
+
+
+def _tunnel_fits(host: HostView, network: NetworkIntent, bridge: Link) -> bool:
+    tunnel = host.links.links.get(names.tunnel_name(network.uid))
+    if host.underlay is None or tunnel is None:
+        return host.underlay is None and tunnel is None
+    return (
+        tunnel.tunnel == Tunnel(network.vni, host.underlay)
+        and tunnel.alias == names.alias("tunnel", network.uid)
+        and _is_attached(tunnel, bridge, ports.TUNNEL)
+    )
+
+
+def _is_attached(link: Link, bridge: Link, port: BridgePort) -> bool:
+    return (link.up, link.master, link.mtu, link.bridge_port) == (True, bridge.index, bridge.mtu, port)
+
+
+def _leads_to(host: HostView, bridge: Link, mac: str, link: Link) -> bool:
+    entry = host.entries.ports.get(bridge.index, {}).get(mac)
+    return entry is not None and (entry.link, entry.static) == (link.index, True)
+
+
+def _directories(host: HostView, networks: tuple[NetworkView, ...]) -> Iterator[tuple[str, str]]:
+    """Of the networks that have a tunnel. The nodes that may send are part of it."""
+    for network in networks:
+        bridge = host.links.links.get(names.bridge_name(network.uid))
+        tunnel = host.links.links.get(names.tunnel_name(network.uid))
+        if bridge is None or tunnel is None or tunnel.tunnel is None:
+            continue
+        spot = Spot(bridge.index, tunnel.index)
+        digest = render_digest(host.entries.hash_at(spot))
+        wanted = guard_rules.peer_elements(network.uid, tunnel.tunnel.vni, host.entries.vteps_at(spot))
+        is_filtered = wanted == set(filter(guard_rules.is_peer, host.tables.of_network(network.uid)))
+        yield network.uid, digest if is_filtered else f"{digest}, but others may send or peers may not"
 
 
 def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
@@ -121,11 +165,11 @@ def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
     gateway, uplink = inner
     if gateway is None or uplink is None:
         return False
-    gateways = {(subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets}
     return (
         all(link.up for link in (gateway, uplink))
         and [gateway.mac, uplink.mac] == [pair.inner_mac for pair in pairs]
-        and view.addresses_of(gateway.name) == gateways
+        and gateway.mtu == network.mtu
+        and view.addresses_of(gateway.name) == gateway_addresses(network)
         and view.addresses_of(uplink.name) == {(addressing.uplink_address(network.vni), 32)}
         and Route(None, 0, uplink.index, addressing.HOST_END) in view.routes
     )
@@ -133,28 +177,34 @@ def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
 
 def _taps(host: HostView) -> dict[str, bool]:
     """By port uid. A port of which only guards are there has lost its tap."""
-    guards: dict[str, set[tuple[str, str]]] = {}
+    guards: dict[str, set[Element]] = {}
     for element in host.tables.elements:
         if element.port_uid:
-            guards.setdefault(element.port_uid, set()).add((element.set_name, element.network_uid))
+            guards.setdefault(element.port_uid, set()).add(element)
     marked = {
         mark[1]: link
         for link in host.links.links.values()
         if (mark := names.parse_alias(link.alias)) is not None and mark[0] == "tap"
     }
     return {
-        uid: host.is_sound and _tap_fits(host.links, marked.get(uid), guards.get(uid, set()))
+        uid: host.is_sound and _tap_fits(host, marked.get(uid), guards.get(uid, set()))
         for uid in sorted({*marked, *guards})
     }
 
 
-def _tap_fits(view: LinkView, tap: Link | None, guards: set[tuple[str, str]]) -> bool:
-    """Up, on the bridge of the network that its guards name, and guarded."""
-    networks = {network_uid for _, network_uid in guards}
-    if tap is None or len(networks) != 1 or not {"taps", "macs"} <= {set_name for set_name, _ in guards}:
+def _tap_fits(host: HostView, tap: Link | None, guards: set[Element]) -> bool:
+    """Up, on the bridge of the network that its guards name, guarded, and where its MAC leads to."""
+    networks = {element.network_uid for element in guards}
+    macs = [element.value[1] for element in guards if element.set_name == "macs"]
+    if tap is None or len(networks) != 1 or not macs or not any(one.set_name == "taps" for one in guards):
         return False
-    bridge = view.links.get(names.bridge_name(networks.pop()))
-    return tap.up and bridge is not None and tap.master == bridge.index
+    bridge = host.links.links.get(names.bridge_name(networks.pop()))
+    return (
+        bridge is not None
+        and (tap.up, tap.master, tap.mtu) == (True, bridge.index, bridge.mtu)
+        and tap.bridge_port in ports.GUESTS
+        and any(_leads_to(host, bridge, mac, tap) for mac in macs)
+    )
 
 
 def _leased(network: NetworkView) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Links of one network: its bridge, and the two pairs that join its namespace to the node.
+"""Links of one network: its bridge, its tunnel, and the two pairs that join its namespace to the node.
 
 **Edge.** Works through netlink conversations of the host and of the namespace, opened by the caller; the
 calling thread stays in the host's namespace. Link aliases carry our mark and are set right after creation;
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import DriverError
-from agent.net import addressing, names, netns, sysctl
-from agent.net.addressing import GATEWAY_LINK, Pair, gateway_pair, uplink_pair
-from agent.net.driver import IPAddress, NetworkIntent
+from agent.net import addressing, names, netns, ports, sysctl
+from agent.net.addressing import GATEWAY_LINK, Pair, gateway_addresses, gateway_pair, uplink_pair
+from agent.net.driver import IPAddress, NetworkIntent, has_ipv6
 from agent.net.netlink_ip import Address, Route
-from agent.net.netlink_link import Link
-from agent.net.rtnetlink import Netlink
+from agent.net.netlink_link import BridgePort, Link, Tunnel
+from agent.net.netlink_neighbour import port_entry
+from agent.net.rtnetlink import EntryChange, Netlink
 
 _SINGLE: Final = 32  # prefix length of a lone address
 
@@ -37,29 +38,39 @@ def conversation_inside(namespace: Path) -> Iterator[tuple[Netlink, int]]:
         os.close(namespace_fd)
 
 
-def ensure_links(network: NetworkIntent, namespace: Path) -> bool:
-    """All links, addresses and routes of a network.
+def ensure_links(network: NetworkIntent, namespace: Path, underlay: IPAddress | None) -> bool:
+    """All links, addresses and routes of a network; a tunnel where there is an underlay.
 
     True when the gateway's link or addresses are new: a DHCP server of before is bound to nothing.
     """
     with Netlink() as host, conversation_inside(namespace) as (inner, namespace_fd):
         _set_up(inner, get_link(inner, "lo"))
-        bridge = _ensure_bridge(host, network.uid)
-        is_new = _ensure_pair(host, inner, gateway_pair(network.uid), network.uid, namespace_fd)
-        attach(host, get_link(host, names.gateway_link_name(network.uid)), bridge)
+        bridge = _ensure_bridge(host, network)
+        pair = gateway_pair(network.uid)
+        is_new = _ensure_pair(host, inner, pair, network.uid, namespace_fd)
+        attach(host, get_link(host, pair.name), bridge, ports.GATEWAY, pair.inner_mac)
         gateway = get_link(inner, GATEWAY_LINK)
-        wanted = {(subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets}
-        is_changed = _ensure_addresses(inner, gateway, wanted)
-        _set_up(inner, gateway)
+        _ensure_mtu(inner, gateway, network.mtu)
+        if has_ipv6(network):
+            with netns.inside(namespace):
+                sysctl.make_ipv6_gateway(GATEWAY_LINK)
+        _set_up(inner, gateway)  # first: a link that is down loses IPv6 addresses
+        is_changed = _ensure_addresses(inner, gateway, gateway_addresses(network))
         _ensure_uplink(host, inner, network, namespace_fd)
+        _ensure_tunnel(host, network, bridge, underlay)
     return is_new or is_changed
 
 
-def attach(host: Netlink, link: Link, bridge: Link) -> None:
-    """On the bridge, silent towards the host, and up."""
+def attach(host: Netlink, link: Link, bridge: Link, port: BridgePort, mac: str = "") -> None:
+    """On the bridge, silent towards the host, as wide as the bridge, and up; frames to `mac` leave by it."""
     sysctl.silence_link(link.name)
+    _ensure_mtu(host, link, bridge.mtu)
     if link.master != bridge.index:
         host.change_link(link.index, master=bridge.index)
+    if link.master != bridge.index or link.bridge_port != port:
+        host.change_link(link.index, bridge_port=port)
+    if mac:
+        host.change_entries([EntryChange(True, port_entry(link.index, mac))])
     _set_up(host, link)
 
 
@@ -83,8 +94,9 @@ def delete_ours(host: Netlink, kind: str, name: str, uid: str) -> None:
 
 
 def delete_host_links(uid: str) -> None:
-    """Both pairs (their inner ends go with them) and the bridge."""
+    """The tunnel, both pairs (their inner ends go with them) and the bridge."""
     with Netlink() as host:
+        delete_ours(host, "tunnel", names.tunnel_name(uid), uid)
         for pair in (uplink_pair(uid), gateway_pair(uid)):
             delete_ours(host, pair.kind, pair.name, uid)
         delete_ours(host, "bridge", names.bridge_name(uid), uid)
@@ -95,16 +107,40 @@ def find_bridge(host: Netlink, network_uid: str) -> Link | None:
     return link if link is not None and link.alias == names.alias("bridge", network_uid) else None
 
 
-def _ensure_bridge(host: Netlink, uid: str) -> Link:
-    name = names.bridge_name(uid)
+def _ensure_bridge(host: Netlink, network: NetworkIntent) -> Link:
+    name = names.bridge_name(network.uid)
     if host.find_link(name) is None:
         # A fixed MAC: a bridge without one takes the lowest of its ports, and changes it with them.
-        host.add_bridge(name, addressing.fixed_mac("bridge", uid))
+        host.add_bridge(name, addressing.fixed_mac("bridge", network.uid))
     bridge = get_link(host, name)
-    mark(host, bridge, "bridge", uid)
-    sysctl.silence_link(name)
+    mark(host, bridge, "bridge", network.uid)
+    sysctl.silence_bridge(name)
+    _ensure_mtu(host, bridge, network.mtu)
     _set_up(host, bridge)
-    return bridge
+    return get_link(host, name)
+
+
+def _ensure_tunnel(host: Netlink, network: NetworkIntent, bridge: Link, underlay: IPAddress | None) -> None:
+    """One that ends elsewhere or has another VNI is made anew: a directory is programmed again then."""
+    name, uid = names.tunnel_name(network.uid), network.uid
+    wanted = Tunnel(network.vni, underlay) if underlay is not None else None
+    present = host.find_link(name)
+    if present is not None and present.tunnel != wanted:
+        mark(host, present, "tunnel", uid)
+        host.delete_link(present.index)
+        present = None
+    if wanted is None:
+        return
+    if present is None:
+        host.add_vxlan(name, addressing.fixed_mac("tunnel", uid), wanted)
+    tunnel = get_link(host, name)
+    mark(host, tunnel, "tunnel", uid)
+    attach(host, tunnel, bridge, ports.TUNNEL)
+
+
+def _ensure_mtu(netlink: Netlink, link: Link, mtu: int) -> None:
+    if link.mtu != mtu:
+        netlink.change_link(link.index, mtu=mtu)
 
 
 def _ensure_pair(host: Netlink, inner: Netlink, pair: Pair, uid: str, namespace_fd: int) -> bool:

@@ -10,19 +10,31 @@ import time
 from pathlib import Path
 
 from agent.errors import DriverError
-from agent.net import dnsmasq, kernel_links, names, netns, rtnetlink, ruleset, sysctl
+from agent.net import dnsmasq, guard_rules, kernel_links, names, netns, rtnetlink, ruleset, sysctl
+from agent.net.directory import Spot
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
-from agent.net.driver import NetworkIntent, PortIntent, digest_of
+from agent.net.driver import NetworkIntent, PortIntent, RemotePort, digest_of
+from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_host import KernelHost
+from agent.net.netlink_link import Link
+from agent.net.ports import guest_port
 from agent.net.program import NetworkProgram, build_program
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader, Tables
-from agent.net.ruleset import NAMESPACE_FAMILIES
+from agent.net.ruleset import NAMESPACE_TABLES
 from agent.net.state import NetworkRecord, State, read_text, write_text
 
 
 class KernelNetwork:
-    def __init__(self, state: State, netns_dir: Path, host: KernelHost, reader: RulesReader) -> None:
+    def __init__(
+        self,
+        state: State,
+        netns_dir: Path,
+        host: KernelHost,
+        reader: RulesReader,
+        directory: KernelDirectory,
+    ) -> None:
+        self._directory = directory
         self._state = state
         self._netns_dir = netns_dir
         self._host = host
@@ -41,7 +53,7 @@ class KernelNetwork:
         self._host.ensure()
         self._ensure_elements(network)
         tables = self._ensure_namespace(network.uid, program, record)
-        gateway_is_new = kernel_links.ensure_links(network, self.namespace(network.uid))
+        gateway_is_new = kernel_links.ensure_links(network, self.namespace(network.uid), self._host.underlay)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
         self._state.write_network(
             NetworkRecord(network, digest_of(network), program.digest, tables.fingerprint)
@@ -57,18 +69,24 @@ class KernelNetwork:
         netns.remove(self.namespace(uid))
         self._host.ensure_elements(frozenset(), lambda element: element.owner == uid)
         self._reader.forget(uid)
+        self._directory.forget(uid)
         self._state.forget_network(uid)
         self._host.leave_if_unused()
 
+    def ensure_directory(self, uid: str, remotes: frozenset[RemotePort]) -> None:
+        """Who may send is known before anybody is sent to."""
+        with Netlink() as host:
+            bridge, tunnel = self._find_spot(host, uid)
+        vni = tunnel.tunnel.vni if tunnel.tunnel is not None else 0
+        peers = guard_rules.peer_elements(uid, vni, {remote.vtep for remote in remotes})
+        self._host.ensure_elements(
+            peers, lambda element: element.network_uid == uid and guard_rules.is_peer(element)
+        )
+        self._directory.ensure(uid, vni, remotes, Spot(bridge.index, tunnel.index))
+
     def ensure_port(self, port: PortIntent) -> None:
         with Netlink() as host:
-            bridge = kernel_links.find_bridge(host, port.network_uid)
-            if bridge is None:
-                raise DriverError(
-                    "NetworkMissing",
-                    f"port {port.uid}: network {port.network_uid} is not on this node; "
-                    "ensure the network first",
-                )
+            bridge = self._get_bridge(host, port.network_uid, f"port {port.uid}")
             self._host.ensure()
             wanted = ruleset.port_elements(port)
             self._host.ensure_elements(wanted, lambda element: element.port_uid == port.uid)
@@ -78,7 +96,7 @@ class KernelNetwork:
                 rtnetlink.create_tap(name)
                 tap = kernel_links.get_link(host, name)
             kernel_links.mark(host, tap, "tap", port.uid)
-            kernel_links.attach(host, tap, bridge)
+            kernel_links.attach(host, tap, bridge, guest_port(port), port.mac)
 
     def ensure_port_absent(self, uid: str) -> None:
         """The tap goes before its guards."""
@@ -87,13 +105,40 @@ class KernelNetwork:
         self._host.ensure_elements(frozenset(), lambda element: element.port_uid == uid)
         self._host.leave_if_unused()
 
+    def _get_bridge(self, host: Netlink, uid: str, what: str) -> Link:
+        bridge = kernel_links.find_bridge(host, uid)
+        if bridge is None:
+            raise DriverError(
+                "NetworkMissing", f"{what}: network {uid} is not on this node; ensure the network first"
+            )
+        return bridge
+
+    def _find_spot(self, host: Netlink, uid: str) -> tuple[Link, Link]:
+        """Bridge and tunnel."""
+        bridge = self._get_bridge(host, uid, "directory")
+        if self._host.underlay is None:
+            raise DriverError(
+                "NoUnderlay",
+                f"network {uid} has ports on other nodes and this node no address for tunnels; "
+                "start its agent with --underlay-address",
+                permanent=True,
+            )
+        return bridge, kernel_links.get_link(host, names.tunnel_name(uid))
+
     # -- steps --------------------------------------------------------------------------------------------
 
     def _ensure_elements(self, network: NetworkIntent) -> None:
         """The network's links, and what its ports may send as: of those that have a tap already."""
         tapped = self._host.tables().tapped(network.uid)
-        wanted = ruleset.network_elements(network.uid) | ruleset.guard_elements(network, tapped)
-        self._host.ensure_elements(wanted, lambda element: element.network_uid == network.uid)
+        wanted = (
+            ruleset.network_elements(network.uid)
+            | guard_rules.tunnel_elements(network, self._host.underlay)
+            | ruleset.guard_elements(network, tapped)
+        )
+        self._host.ensure_elements(
+            wanted,
+            lambda element: element.network_uid == network.uid and not guard_rules.is_peer(element),
+        )
 
     def _ensure_namespace(self, uid: str, program: NetworkProgram, record: NetworkRecord | None) -> Tables:
         path = self.namespace(uid)
@@ -103,10 +148,10 @@ class KernelNetwork:
         with netns.inside(path):
             sysctl.make_router()
             if record is not None and record.program == program.digest:
-                tables = self._reader.read(uid, NAMESPACE_FAMILIES)
+                tables = self._reader.read(uid, NAMESPACE_TABLES)
                 if record.rules == tables.fingerprint:
                     return tables
-            return self._reader.replace(uid, NAMESPACE_FAMILIES, list(program.rules))
+            return self._reader.replace(uid, NAMESPACE_TABLES, list(program.rules))
 
     def _ensure_server(self, network: NetworkIntent, program: NetworkProgram, *, is_synced: bool) -> None:
         """A reload where that is enough; leases and their clients outlive a restart as well."""

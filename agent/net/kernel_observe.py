@@ -14,20 +14,24 @@ from typing import Final
 from agent.net import dnsmasq, names, netns, sysctl
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, ObservedNet
+from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
 from agent.net.program import build_program
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader
-from agent.net.ruleset import NAMESPACE_FAMILIES
+from agent.net.ruleset import NAMESPACE_TABLES
 from agent.net.state import State, read_text
 
 _NAMESPACE_PREFIX: Final = names.namespace_name("")
 
 
-def observe(state: State, netns_dir: Path, host: KernelHost, reader: RulesReader) -> ObservedNet:
+def observe(
+    state: State, netns_dir: Path, host: KernelHost, reader: RulesReader, directory: KernelDirectory
+) -> ObservedNet:
     tables = host.tables()
-    host_view = HostView(_links(), tables, host.is_sound(tables))
+    mirror = directory.follow()
+    host_view = HostView(_links(), tables, host.is_sound(tables), mirror, host.underlay)
     uids = _network_uids(state, netns_dir, host_view)
     return judge(host_view, tuple(_network(uid, state, netns_dir, reader) for uid in uids))
 
@@ -69,7 +73,7 @@ def _namespace(uid: str, path: Path, reader: RulesReader) -> NamespaceView | Non
     if not netns.exists(path):
         return None
     with netns.inside(path):
-        tables = reader.read(uid, NAMESPACE_FAMILIES)
+        tables = reader.read(uid, NAMESPACE_TABLES)
         return NamespaceView(_links(), sysctl.forwarding_is_on(), tables.fingerprint)
 
 

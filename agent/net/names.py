@@ -35,6 +35,11 @@ def uplink_name(network_uid: str) -> str:
     return f"cup{_short(network_uid)}"
 
 
+def tunnel_name(network_uid: str) -> str:
+    """The VXLAN device that joins a network's bridges on several nodes."""
+    return f"cvx{_short(network_uid)}"
+
+
 def namespace_name(network_uid: str) -> str:
     """Full uid: names of namespaces are not limited to 15 characters."""
     return f"cumulet-{network_uid}"

@@ -15,28 +15,35 @@ _NFT: Final = "/usr/sbin/nft"
 _MISSING: Final = "No such file or directory"
 _TIMEOUT_S: Final = 30.0  # tens of thousands of elements take seconds; more is a hang
 
+Tables = tuple[tuple[str, str], ...]  # (family, name)
+
 
 def commit(batch: list[dict[str, Any]]) -> None:
     """Program a batch in one transaction."""
     _run(["-j", "-f", "-"], json.dumps({"nftables": batch}))
 
 
-def list_tables(name: str, families: tuple[str, ...]) -> dict[str, Any]:
-    """Tables of this name as libnftables-json(5); a table that is not there contributes nothing."""
+def commit_text(text: str) -> None:
+    """Program a constant text in one transaction; for the few things that JSON cannot say."""
+    _run(["-f", "-"], text)
+
+
+def list_tables(tables: Tables) -> dict[str, Any]:
+    """Tables as libnftables-json(5); one that is not there contributes nothing."""
     try:
-        return {"nftables": _list(name, families)}
+        return {"nftables": _list(tables)}
     except DriverError as err:
         if _MISSING not in err.message:
             raise
-    if len(families) == 1:
+    if len(tables) == 1:
         return {"nftables": []}
-    apart = [list_tables(name, (family,))["nftables"] for family in families]
+    apart = [list_tables((table,))["nftables"] for table in tables]
     return {"nftables": [item for items in apart for item in items]}
 
 
-def _list(name: str, families: tuple[str, ...]) -> list[Any]:
+def _list(tables: Tables) -> list[Any]:
     """All in one run of nft, which fails when one is missing and prints a document for each otherwise."""
-    batch = [{"list": {"table": {"family": family, "name": name}}} for family in families]
+    batch = [{"list": {"table": {"family": family, "name": name}}} for family, name in tables]
     printed = _run(["-j", "-f", "-"], json.dumps({"nftables": batch}))
     return [item for line in printed.splitlines() if line for item in json.loads(line)["nftables"]]
 

@@ -10,14 +10,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.net import dnsmasq_config, ruleset
+from agent.net import dnsmasq_config, guard_rules, ruleset
 from agent.net.dnsmasq_config import ServerFiles
 from agent.net.driver import NetworkIntent
+from agent.net.elements import Json
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkProgram:
-    rules: tuple[ruleset.Json, ...]
+    rules: tuple[Json, ...]
     config: str
     hosts: str
     names: str
@@ -38,7 +39,7 @@ def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
 
 def host_digest() -> str:
     """Of the host's rules as this code would program them."""
-    return _digest(ruleset.host_rules(()))
+    return _digest([ruleset.host_rules(()), guard_rules.GUARD_RULES])
 
 
 def _digest(value: object) -> str:

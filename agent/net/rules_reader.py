@@ -6,17 +6,18 @@ namespaces have cookies that are never used twice: an unchanged pair proves that
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
 from agent.errors import DriverError
-from agent.net import nft, rtnetlink, ruleset
-from agent.net.ruleset import Element
+from agent.net import elements, nft, rtnetlink, ruleset
+from agent.net.elements import Element
 
 _NOTHING: Final = ruleset.rules_fingerprint({"nftables": []})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tables:
     """Our tables as the kernel has them."""
 
@@ -27,13 +28,20 @@ class Tables:
     def is_absent(self) -> bool:
         return self.fingerprint == _NOTHING
 
+    @functools.cached_property
+    def _by_network(self) -> dict[str, list[Element]]:
+        found: dict[str, list[Element]] = {}
+        for element in self.elements:
+            found.setdefault(element.network_uid, []).append(element)
+        return found
+
+    def of_network(self, network_uid: str) -> list[Element]:
+        """Its own and its ports'."""
+        return self._by_network.get(network_uid, [])
+
     def tapped(self, network_uid: str) -> frozenset[str]:
         """Ports of a network that have, or are about to have, a tap."""
-        return frozenset(
-            element.port_uid
-            for element in self.elements
-            if element.network_uid == network_uid and element.port_uid
-        )
+        return frozenset(element.port_uid for element in self.of_network(network_uid) if element.port_uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +56,38 @@ class RulesReader:
     def __init__(self) -> None:
         self._readings: dict[str, _Reading] = {}
 
-    def read(self, owner: str, families: tuple[str, ...]) -> Tables:
+    def read(self, owner: str, names: nft.Tables) -> Tables:
         """Of the calling thread's namespace."""
         reading = self._readings.get(owner)
         if reading is None or reading.version != rtnetlink.rules_generation():
-            reading = self._readings[owner] = _read(families)[0]
+            reading = self._readings[owner] = _read(names)[0]
         return reading.tables
 
-    def replace(self, owner: str, families: tuple[str, ...], batch: list[ruleset.Json]) -> Tables:
+    def replace(self, owner: str, names: nft.Tables, batch: list[elements.Json]) -> Tables:
         """Program a batch that replaces our tables, and read them back.
 
         Raises DriverError when the kernel holds another number of rules than were sent.
         """
         nft.commit(batch)
-        reading, found = _read(families)
+        reading, found = _read(names)
         sent = ruleset.count_rules(batch)
         if sent != found:
             raise DriverError(
                 "NftDiffers",
                 f"rules of {owner or 'the host'}: {sent} sent, {found} found; is another program editing "
-                f"the table {ruleset.TABLE}?",
+                f"the table {elements.TABLE}?",
             )
         self._readings[owner] = reading
         return reading.tables
 
     def change_elements(
-        self, owner: str, families: tuple[str, ...], stale: frozenset[Element], missing: frozenset[Element]
+        self, owner: str, names: nft.Tables, stale: frozenset[Element], missing: frozenset[Element]
     ) -> None:
         """One transaction. It raises the generation by one: then nobody else came between, and what we know
         plus our change is what there is, without a listing."""
-        before = self.read(owner, families)
+        before = self.read(owner, names)
         version = self._readings[owner].version
-        nft.commit([*ruleset.remove_elements(stale), *ruleset.add_elements(missing)])
+        nft.commit([*elements.remove_elements(stale), *elements.add_elements(missing)])
         cookie, generation = version
         if rtnetlink.rules_generation() == (cookie, generation + 1):
             tables = Tables(before.fingerprint, before.elements - stale | missing)
@@ -89,9 +97,9 @@ class RulesReader:
         self._readings.pop(owner, None)
 
 
-def _read(families: tuple[str, ...]) -> tuple[_Reading, int]:
+def _read(names: nft.Tables) -> tuple[_Reading, int]:
     """A reading, and the number of rules."""
     version = rtnetlink.rules_generation()  # before the listing: a change in between is seen next time
-    listing = nft.list_tables(ruleset.TABLE, families)
-    tables = Tables(ruleset.rules_fingerprint(listing), ruleset.parse_elements(listing))
+    listing = nft.list_tables(names)
+    tables = Tables(ruleset.rules_fingerprint(listing), elements.parse_elements(listing))
     return _Reading(version, tables), ruleset.count_rules(listing["nftables"])

@@ -14,42 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
 from typing import Any, Final
 
-from agent.net import names
+from agent.net import guard_rules, names
 from agent.net.addressing import GATEWAY_LINK, UPLINK_LINK, UPLINK_RANGE
 from agent.net.driver import NetworkIntent, PortIntent
+from agent.net.elements import GUARD_TABLE, TABLE, Element, Json, add_elements
 
-TABLE: Final = "cumulet"
 HOST_FAMILIES: Final = ("inet", "bridge")
-NAMESPACE_FAMILIES: Final = ("inet",)
+HOST_TABLES: Final = tuple((family, name) for name in (TABLE, GUARD_TABLE) for family in HOST_FAMILIES)
+NAMESPACE_TABLES: Final = (("inet", TABLE),)
 
 _BEFORE_FIREWALLS: Final = -10  # ours judges first; a foreign firewall at 0 may still refuse, never allow
 _RAW: Final = -300
 _SOURCE_NAT: Final = 100
 _ANTI_SPOOF: Final = -350
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One member of a set of the host's tables, with the uid that it belongs to."""
-
-    family: str
-    set_name: str
-    value: tuple[str, ...]
-    network_uid: str
-    port_uid: str = ""
-
-    @property
-    def comment(self) -> str:
-        return f"{self.network_uid} {self.port_uid}".strip()
-
-    @property
-    def owner(self) -> str:
-        return self.port_uid or self.network_uid
 
 
 # -- elements ---------------------------------------------------------------------------------------------
@@ -70,11 +49,12 @@ def port_elements(port: PortIntent) -> frozenset[Element]:
     tap = names.tap_name(port.uid)
     guest = _guest_element(port.uid, port.network_uid)
     mac = Element("bridge", "macs", (tap, port.mac.lower()), port.network_uid, port.uid)
+    own = [("addresses", str(address)) for address in port.addresses if address.version == 4]
+    own += [("addresses6", str(address)) for address in guard_rules.ipv6_addresses(port)]
     addresses = {
-        Element("bridge", "addresses", (tap, str(address)), port.network_uid, port.uid)
-        for address in port.addresses
+        Element("bridge", set_name, (tap, address), port.network_uid, port.uid) for set_name, address in own
     }
-    return frozenset({guest, mac, *addresses})
+    return frozenset({guest, mac, *addresses}) | guard_rules.speaker_elements(port)
 
 
 def guard_elements(network: NetworkIntent, tapped: Set[str]) -> frozenset[Element]:
@@ -85,51 +65,8 @@ def guard_elements(network: NetworkIntent, tapped: Set[str]) -> frozenset[Elemen
     )
 
 
-def add_elements(elements: Iterable[Element]) -> list[Json]:
-    return [{"add": {"element": _element(element)}} for element in _ordered(elements)]
-
-
-def remove_elements(elements: Iterable[Element]) -> list[Json]:
-    """Adding first makes it no error that an element is gone already."""
-    return [
-        {verb: {"element": _element(element)}} for element in _ordered(elements) for verb in ("add", "delete")
-    ]
-
-
-def parse_elements(listing: Json) -> frozenset[Element]:
-    """Elements of our sets in what `nft -j list table` printed; one without our comment has no owner."""
-    found: set[Element] = set()
-    for item in listing["nftables"]:
-        if "set" in item:
-            body = item["set"]
-            found.update(_parse_element(body["family"], body["name"], raw) for raw in body.get("elem", ()))
-    return frozenset(found)
-
-
-def _parse_element(family: str, set_name: str, raw: Any) -> Element:
-    body = raw["elem"] if isinstance(raw, dict) and "elem" in raw else {"val": raw}
-    value = body["val"]
-    parts = value["concat"] if isinstance(value, dict) else [value]
-    network_uid, _, port_uid = body.get("comment", "").partition(" ")
-    return Element(family, set_name, tuple(str(part) for part in parts), network_uid, port_uid)
-
-
 def _guest_element(port_uid: str, network_uid: str) -> Element:
     return Element("bridge", "taps", (names.tap_name(port_uid),), network_uid, port_uid)
-
-
-def _element(element: Element) -> Json:
-    value = element.value[0] if len(element.value) == 1 else {"concat": list(element.value)}
-    return {
-        "family": element.family,
-        "table": TABLE,
-        "name": element.set_name,
-        "elem": [{"elem": {"val": value, "comment": element.comment}}],
-    }
-
-
-def _ordered(elements: Iterable[Element]) -> list[Element]:
-    return sorted(elements, key=lambda element: (element.family, element.set_name, element.value))
 
 
 # -- the host ---------------------------------------------------------------------------------------------
@@ -141,7 +78,7 @@ def host_rules(elements: Iterable[Element]) -> list[Json]:
 
 
 def host_rules_absent() -> list[Json]:
-    return [command for family in HOST_FAMILIES for command in _table_absent(family)]
+    return [command for family, name in HOST_TABLES for command in _table_absent(family, name)]
 
 
 def _host_inet() -> list[Json]:
@@ -192,11 +129,13 @@ def _host_bridge() -> list[Json]:
         _set("bridge", "taps", "ifname"),
         _set("bridge", "macs", ["ifname", "ether_addr"]),
         _set("bridge", "addresses", ["ifname", "ipv4_addr"]),
+        _set("bridge", "addresses6", ["ifname", "ipv6_addr"]),
         {"add": {"chain": {"family": "bridge", "table": TABLE, "name": "guest"}}},
         _rule("bridge", "guest", _match("!=", sender, "@macs"), *_DROP),
         *(_rule("bridge", "guest", *statements) for statements in _guest_arp()),
         *(_rule("bridge", "guest", *statements) for statements in _guest_ip()),
-        _rule("bridge", "guest", *_DROP),  # IPv6 too, until ports have IPv6 addresses
+        *(_rule("bridge", "guest", *statements) for statements in _guest_ip6()),
+        _rule("bridge", "guest", *_DROP),
         _chain("bridge", "prerouting", "filter", "prerouting", _ANTI_SPOOF),
         # By tap and not by "a port of our bridge": `meta ibrname` is a module that small kernels lack.
         _rule("bridge", "prerouting", _iifname("@taps"), {"jump": {"target": "guest"}}),
@@ -221,6 +160,19 @@ def _guest_ip() -> list[list[Json]]:
         [_match("==", _payload("udp", "sport"), 67), *_DROP],  # a guest is no DHCP server
         [_match("==", source, "@addresses"), *_ACCEPT],
         [unconfigured, _match("==", _payload("udp", "dport"), 67), *_ACCEPT],
+    ]
+
+
+def _guest_ip6() -> list[list[Json]]:
+    """What it says in neighbour discovery is judged by `guard_rules.py`."""
+    source = {"concat": [_IIFNAME, _payload("ip6", "saddr")]}
+    unconfigured = _match("==", _payload("ip6", "saddr"), "::")
+    # Before it has an address (RFC 4862, section 5.4; RFC 4861, section 4.1; RFC 3810, section 5.2.13).
+    questions = ["nd-neighbor-solicit", "nd-router-solicit", "mld2-listener-report"]
+    return [
+        [_match("==", _payload("udp", "sport"), 547), *_DROP],  # a guest is no DHCPv6 server
+        [_match("==", source, "@addresses6"), *_ACCEPT],
+        [unconfigured, _match("==", _payload("icmpv6", "type"), {"set": questions}), *_ACCEPT],
     ]
 
 
@@ -279,7 +231,9 @@ def rules_fingerprint(listing: Json) -> str:
 
 
 def count_rules(batch_or_listing: Iterable[Json]) -> int:
-    return sum("rule" in item or "rule" in item.get("add", ()) for item in batch_or_listing)
+    """Of our main tables."""
+    found = (item.get("add", item).get("rule") for item in batch_or_listing)
+    return sum(rule is not None and rule["table"] == TABLE for rule in found)
 
 
 def _without_volatile(value: Any) -> Any:
@@ -307,11 +261,11 @@ _IIFNAME: Final[Json] = {"meta": {"key": "iifname"}}
 
 def _table(family: str) -> list[Json]:
     """An empty table in place of whatever has this name."""
-    return [*_table_absent(family), {"add": {"table": {"family": family, "name": TABLE}}}]
+    return [*_table_absent(family, TABLE), {"add": {"table": {"family": family, "name": TABLE}}}]
 
 
-def _table_absent(family: str) -> list[Json]:
-    table = {"table": {"family": family, "name": TABLE}}
+def _table_absent(family: str, name: str) -> list[Json]:
+    table = {"table": {"family": family, "name": name}}
     return [{"add": table}, {"delete": table}]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 _NET: Final = Path("/proc/sys/net")
+_GENERATE_NO_ADDRESS: Final = "1"  # IN6_ADDR_GEN_MODE_NONE
 _IGNORE_ALL: Final = "8"  # ip-sysctl: do not reply to ARP for any local address
 
 
@@ -23,18 +24,47 @@ def set_forwarding(on: bool) -> None:
 def silence_link(name: str) -> None:
     """A link that carries guests' frames is no way to the host: no IPv6, no answer to ARP."""
     disable_ipv6(name)
-    (_NET / f"ipv4/conf/{name}/arp_ignore").write_text(_IGNORE_ALL)
+    _write(f"ipv4/conf/{name}/arp_ignore", _IGNORE_ALL)
+
+
+def silence_bridge(name: str) -> None:
+    """Without IPv6 a bridge could hold no IPv6 neighbours to answer for; without an address it is silent."""
+    _write(f"ipv4/conf/{name}/arp_ignore", _IGNORE_ALL)
+    if _has_ipv6():
+        _write(f"ipv6/conf/{name}/addr_gen_mode", _GENERATE_NO_ADDRESS)
+        _write(f"ipv6/conf/{name}/accept_ra", "0")
+        _write(f"ipv6/conf/{name}/disable_ipv6", "0")
 
 
 def disable_ipv6(scope: str) -> None:
     """`scope` is a link, "all" or "default"."""
-    if (_NET / "ipv6").exists():  # a kernel without IPv6 has nothing to disable
-        (_NET / f"ipv6/conf/{scope}/disable_ipv6").write_text("1")
+    if _has_ipv6():  # a kernel without IPv6 has nothing to disable
+        _write(f"ipv6/conf/{scope}/disable_ipv6", "1")
 
 
 def make_router() -> None:
-    """A new namespace becomes a network's IPv4 router."""
+    """A new namespace becomes a network's router."""
     for scope in ("all", "default"):
         disable_ipv6(scope)
-        (_NET / f"ipv4/conf/{scope}/send_redirects").write_text("0")
+        _write(f"ipv4/conf/{scope}/send_redirects", "0")
     set_forwarding(True)
+
+
+def make_ipv6_gateway(name: str) -> None:
+    """It has the addresses that it is given, at once, and says in its answers that it is a router."""
+    _write(f"ipv6/conf/{name}/addr_gen_mode", _GENERATE_NO_ADDRESS)
+    for setting in ("accept_ra", "accept_dad", "accept_redirects"):
+        _write(f"ipv6/conf/{name}/{setting}", "0")
+    _write(f"ipv6/conf/{name}/forwarding", "1")
+    _write(f"ipv6/conf/{name}/disable_ipv6", "0")
+
+
+def _has_ipv6() -> bool:
+    return (_NET / "ipv6").exists()
+
+
+def _write(setting: str, value: str) -> None:
+    """Only what differs: writing "all" again would set every link again."""
+    path = _NET / setting
+    if path.read_text().strip() != value:
+        path.write_text(value)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
 import pytest
 
 from agent.errors import DriverError
 from agent.net import names
-from agent.net.driver import Net, SubnetIntent, digest_of
+from agent.net.directory import digest_of_directory
+from agent.net.driver import Net, RemotePort, SubnetIntent, digest_of
 from agent.net.fake import FakeHost, FakeNet
 from tests.unit.agent_net.lab import network_intent, new_uid, open_lab, with_port
 
@@ -45,6 +46,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 async def test_an_untouched_node_has_nothing(world: World) -> None:
     observed = await world.net.observe_net()
     assert (observed.networks, observed.taps, observed.leased, observed.items) == ({}, {}, frozenset(), ())
+    assert observed.directories == {}
 
 
 async def test_a_network_is_complete_under_its_digest(world: World) -> None:
@@ -165,6 +167,95 @@ async def test_an_agent_restart_sees_the_same(world: World) -> None:
     assert await again.observe_net() == before
     await again.ensure_network(network)
     assert await again.observe_net() == before
+
+
+def remote_ports(count: int) -> frozenset[RemotePort]:
+    """Dual stack, on a few other nodes."""
+    return frozenset(
+        RemotePort(
+            new_uid(),
+            f"52:54:00:01:{number >> 8:02x}:{number & 0xFF:02x}",
+            (IPv4Address("10.7.128.0") + number, IPv6Address("2001:db8::") + number),
+            IPv4Address("203.0.113.100") + number % 5,
+        )
+        for number in range(count)
+    )
+
+
+async def test_a_directory_is_there_under_its_digest(world: World) -> None:
+    network, empty = network_intent(), digest_of_directory(())
+    await world.net.ensure_network(network)
+    assert (await world.net.observe_net()).directories == {network.uid: empty}
+    remotes = remote_ports(3)
+    await world.net.ensure_directory(network.uid, remotes)
+    once = await world.net.observe_net()
+    assert once.directories == {network.uid: digest_of_directory(remotes)}
+    assert once.networks[network.uid].complete
+    await world.net.ensure_directory(network.uid, remotes)
+    assert await world.net.observe_net() == once
+    await world.net.ensure_directory(network.uid, frozenset())
+    assert (await world.net.observe_net()).directories == {network.uid: empty}
+
+
+async def test_a_directory_follows_every_change(world: World) -> None:
+    network = network_intent()
+    await world.net.ensure_network(network)
+    first, second, third = sorted(remote_ports(3))
+    moved = replace(second, vtep=IPv4Address("203.0.113.200"))
+    readdressed = replace(first, addresses=(*third.addresses, *first.addresses[1:]))
+    swapped = frozenset({replace(first, mac=second.mac), replace(second, mac=first.mac)})
+    for remotes in (
+        {first, second},
+        {first, moved},
+        {readdressed, moved},
+        {first, third},
+        swapped,
+        {third},
+        {first, second, third},
+    ):
+        await world.net.ensure_directory(network.uid, frozenset(remotes))
+        seen = await world.net.observe_net()
+        assert seen.directories == {network.uid: digest_of_directory(remotes)}, remotes
+
+
+async def test_directories_are_apart_and_outlive_an_agent(world: World) -> None:
+    """Two tenants' networks have the same MACs, addresses and nodes in them."""
+    first, second = network_intent(vni=1), network_intent(vni=2)
+    remotes = remote_ports(4)
+    fewer = frozenset(sorted(remotes)[:2])
+    for network, those in ((first, remotes), (second, fewer)):
+        await world.net.ensure_network(network)
+        await world.net.ensure_directory(network.uid, those)
+    before = await world.net.observe_net()
+    again = world.restart()
+    assert await again.observe_net() == before
+    await again.ensure_directory(first.uid, fewer)
+    await again.ensure_network_absent(second.uid)
+    assert (await again.observe_net()).directories == {first.uid: digest_of_directory(fewer)}
+    await again.ensure_network(first)  # again, and its directory stays
+    assert (await again.observe_net()).directories == {first.uid: digest_of_directory(fewer)}
+
+
+async def test_a_directory_needs_its_network(world: World) -> None:
+    with pytest.raises(DriverError, match="ensure the network first") as refused:
+        await world.net.ensure_directory(new_uid(), remote_ports(1))
+    assert refused.value.reason == "NetworkMissing"
+
+
+async def test_a_directory_with_one_address_twice_is_refused(world: World) -> None:
+    network = network_intent()
+    await world.net.ensure_network(network)
+    first, second = sorted(remote_ports(2))
+    for bad in (
+        replace(second, mac=first.mac),
+        replace(second, addresses=first.addresses),
+        replace(second, mac="01:00:5e:00:00:01"),
+        replace(second, mac="52:54:00:AA:BB:CC"),
+    ):
+        with pytest.raises(DriverError, match="mac") as refused:
+            await world.net.ensure_directory(network.uid, frozenset({first, bad}))
+        assert (refused.value.reason, refused.value.permanent) == ("InvalidIntent", True)
+    assert (await world.net.observe_net()).directories == {network.uid: digest_of_directory(())}
 
 
 HOSTILE = (

@@ -82,7 +82,10 @@ class Lab:
         self._script = directory / "dhcp-script"
 
     def driver(self) -> KernelNet:
-        return KernelNet(self.state_dir, netns_dir=self.netns_dir, host_netns=self.host)
+        """Its tunnels end at the node's address."""
+        return KernelNet(
+            self.state_dir, netns_dir=self.netns_dir, host_netns=self.host, underlay=HOST_ADDRESS
+        )
 
     async def inside(self, namespace: Path, work: Callable[[], T]) -> T:
         """Run a function in a thread that is in this namespace."""

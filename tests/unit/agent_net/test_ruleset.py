@@ -12,12 +12,13 @@ from hypothesis import given
 
 from agent.net import ruleset
 from agent.net.driver import NetworkIntent
+from agent.net.elements import Element, Json, add_elements, parse_elements, remove_elements
 from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, networks
 
 GOLDENS = Path(__file__).parent / "goldens"
 
 
-def _elements(network: NetworkIntent) -> frozenset[ruleset.Element]:
+def _elements(network: NetworkIntent) -> frozenset[Element]:
     return ruleset.network_elements(network.uid).union(*map(ruleset.port_elements, network.ports))
 
 
@@ -28,10 +29,10 @@ def _elements(network: NetworkIntent) -> frozenset[ruleset.Element]:
         ("host_rules_absent.json", ruleset.host_rules_absent()),
         ("namespace_rules.json", ruleset.namespace_rules(outbound_nat=True)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
-        ("remove_elements.json", ruleset.remove_elements(ruleset.port_elements(DB))),
+        ("remove_elements.json", remove_elements(ruleset.port_elements(DB))),
     ],
 )
-def test_the_rules_are_the_golden(golden: str, batch: list[ruleset.Json]) -> None:
+def test_the_rules_are_the_golden(golden: str, batch: list[Json]) -> None:
     assert batch == json.loads((GOLDENS / golden).read_text())
 
 
@@ -39,12 +40,12 @@ def test_the_rules_are_the_golden(golden: str, batch: list[ruleset.Json]) -> Non
 @given(networks())
 def test_elements_survive_a_listing(network: NetworkIntent) -> None:
     elements = _elements(network)
-    assert ruleset.parse_elements(_as_listing(ruleset.add_elements(elements))) == elements
+    assert parse_elements(_as_listing(add_elements(elements))) == elements
 
 
 def test_an_element_of_somebody_else_has_no_owner() -> None:
     body = {"family": "inet", "name": "uplinks", "table": "cumulet", "elem": ["cup0"]}
-    (found,) = ruleset.parse_elements({"nftables": [{"set": body}]})
+    (found,) = parse_elements({"nftables": [{"set": body}]})
     assert (found.value, found.owner) == (("cup0",), "")
 
 
@@ -54,7 +55,9 @@ def test_a_port_may_send_as_itself_only(network: NetworkIntent) -> None:
     for port in network.ports:
         elements = ruleset.port_elements(port)
         assert {e.value[1] for e in elements if e.set_name == "macs"} == {port.mac}
-        assert {e.value[1] for e in elements if e.set_name == "addresses"} == set(map(str, port.addresses))
+        assert {e.value[1] for e in elements if e.set_name == "addresses"} == {
+            str(address) for address in port.addresses if address.version == 4
+        }
         assert {e.owner for e in elements} == {port.uid}
         assert len({e.value[0] for e in elements}) == 1
 
@@ -99,17 +102,17 @@ def test_the_way_into_a_gateway_is_closed_by_default() -> None:
 
 
 def test_removal_and_addition_name_the_same_element() -> None:
-    added, deleted = ruleset.remove_elements([next(iter(ruleset.port_elements(WEB)))])
+    added, deleted = remove_elements([next(iter(ruleset.port_elements(WEB)))])
     assert added["add"] == deleted["delete"]
 
 
-def _as_listing(commands: list[ruleset.Json]) -> ruleset.Json:
-    sets: dict[tuple[str, str], list[Any]] = {}
+def _as_listing(commands: list[Json]) -> Json:
+    sets: dict[tuple[str, str, str], list[Any]] = {}
     for command in commands:
         body = command["add"]["element"]
-        sets.setdefault((body["family"], body["name"]), []).extend(body["elem"])
+        sets.setdefault((body["table"], body["family"], body["name"]), []).extend(body["elem"])
     listed = [
-        {"set": {"family": family, "name": name, "table": ruleset.TABLE, "handle": 7, "elem": elements}}
-        for (family, name), elements in sets.items()
+        {"set": {"family": family, "name": name, "table": table, "handle": 7, "elem": listed}}
+        for (table, family, name), listed in sets.items()
     ]
     return {"nftables": [{"metainfo": {}}, *listed]}

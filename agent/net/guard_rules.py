@@ -1,0 +1,114 @@
+"""Rules of a node that need no values but those in sets: who may send into tunnels, and who may answer ND.
+
+**Pure.** A constant in nft's own language, because its JSON (1.0.6) has no sets of raw payload: the VNI of a
+VXLAN packet (24 bits after UDP's and half of VXLAN's header) and the target of a neighbour discovery message
+(128 bits after ICMPv6's header and four reserved bytes). Elements come and go with those of other tables.
+
+Outer packets: judged at the input hook, after fragments were put together; only nodes that have ports of a
+VNI may send with it. Frames: what is the gateway's never enters or leaves a tunnel, so that every node has
+its own. Guests: no answer for somebody else's address (RFC 4861, section 4.4), no claim on it (section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from agent.net import addressing, names
+from agent.net.driver import IPAddress, NetworkIntent, PortIntent
+from agent.net.elements import GUARD_TABLE, Element
+from cumulet.addresses import link_local_address
+
+GUARD_RULES: Final = """
+table inet cumulet-guard
+delete table inet cumulet-guard
+table inet cumulet-guard {
+    set ends { typeof ip daddr . @th,96,24; }
+    set ends6 { typeof ip6 daddr . @th,96,24; }
+    set peers { typeof ip saddr . @th,96,24; }
+    set peers6 { typeof ip6 saddr . @th,96,24; }
+    chain prerouting {
+        type filter hook prerouting priority -300; policy accept;
+        udp dport 4789 ip daddr . @th,96,24 @ends notrack
+        udp dport 4789 ip6 daddr . @th,96,24 @ends6 notrack
+    }
+    chain input {
+        type filter hook input priority -300; policy accept;
+        udp dport 4789 ip daddr . @th,96,24 @ends ip saddr . @th,96,24 != @peers counter drop
+        udp dport 4789 ip6 daddr . @th,96,24 @ends6 ip6 saddr . @th,96,24 != @peers6 counter drop
+    }
+    chain output {
+        type filter hook output priority -300; policy accept;
+        udp dport 4789 ip saddr . @th,96,24 @ends notrack
+        udp dport 4789 ip6 saddr . @th,96,24 @ends6 notrack
+    }
+}
+table bridge cumulet-guard
+delete table bridge cumulet-guard
+table bridge cumulet-guard {
+    set tunnels { type ifname; }
+    set gateways { type ether_addr; }
+    set speakers { type ifname; }
+    set targets { typeof iifname . @th,64,128; }
+    chain prerouting {
+        type filter hook prerouting priority -360; policy accept;
+        iifname @tunnels ether saddr @gateways counter drop
+        iifname @tunnels ether daddr @gateways counter drop
+        iifname @speakers icmpv6 type { nd-router-advert, nd-redirect } counter drop
+        iifname @speakers icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets counter drop
+        iifname @speakers icmpv6 type nd-neighbor-solicit ip6 saddr :: jump claim
+    }
+    chain claim {
+        iifname . @th,64,128 != @targets counter drop
+    }
+    chain forward {
+        type filter hook forward priority -360; policy accept;
+        oifname @tunnels ether saddr @gateways counter drop
+        oifname @tunnels ether daddr @gateways counter drop
+    }
+}
+"""
+
+
+def tunnel_elements(network: NetworkIntent, underlay: IPAddress | None) -> frozenset[Element]:
+    """Of a network that spans: where its tunnel ends here, and what never passes it."""
+    if underlay is None:
+        return frozenset()
+    tunnel, gateway = names.tunnel_name(network.uid), addressing.fixed_mac("gateway", network.uid)
+    return frozenset(
+        {
+            _vni_element("ends", underlay, network.vni, network.uid),
+            Element("bridge", "tunnels", (tunnel,), network.uid, table=GUARD_TABLE),
+            Element("bridge", "gateways", (gateway,), network.uid, table=GUARD_TABLE),
+        }
+    )
+
+
+def peer_elements(network_uid: str, vni: int, vteps: Iterable[IPAddress]) -> frozenset[Element]:
+    """Who may send with this VNI."""
+    return frozenset(_vni_element("peers", vtep, vni, network_uid) for vtep in vteps)
+
+
+def is_peer(element: Element) -> bool:
+    return element.set_name in ("peers", "peers6")
+
+
+def speaker_elements(port: PortIntent) -> frozenset[Element]:
+    """What a guest may answer for in neighbour discovery; without IPv6 nothing."""
+    tap = names.tap_name(port.uid)
+    values = [("speakers", (tap,)), *(("targets", (tap, f"{int(own):#x}")) for own in ipv6_addresses(port))]
+    return frozenset(
+        Element("bridge", set_name, value, port.network_uid, port.uid, GUARD_TABLE)
+        for set_name, value in values
+    )
+
+
+def ipv6_addresses(port: PortIntent) -> tuple[IPAddress, ...]:
+    """The port's own, and with any the one that every guest makes itself."""
+    own = tuple(address for address in port.addresses if address.version == 6)
+    return (*own, link_local_address(port.mac)) if own else ()
+
+
+def _vni_element(set_name: str, address: IPAddress, vni: int, network_uid: str) -> Element:
+    name = set_name if address.version == 4 else f"{set_name}6"
+    return Element("inet", name, (str(address), str(vni)), network_uid, table=GUARD_TABLE)
