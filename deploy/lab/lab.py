@@ -71,15 +71,27 @@ class Lab:
 
         `context`: name for the command line; empty leaves its configuration alone.
         """
-        check_host()
-        layout = self._ensure_settings(settings)
-        with self._alone(), ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            # The first build takes longer than everything else; it goes on beside it.
             building = pool.submit(_build_image, progress) if guest_image else None
-            self._ensure_machines(layout, progress)
+            layout = self.ensure_machines(settings, progress)
             self._ensure_cloud(layout, building, progress)
         if context:
             write_context(context, [layout.control.layout.controller_target], DEFAULT_PROJECT)
             progress.step(f"ready: context {context!r} of the command line")
+
+    def ensure_machines(self, settings: Settings, progress: Progress) -> LabLayout:
+        """All machines run and are connected; what is on them may still be starting. Raises SetupError."""
+        check_host()
+        layout = checked(LabLayout(self.state_dir, settings))
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            known = load_lab(self.state_dir)
+            layout = grown(known, settings) if known else layout
+            save_lab(layout)
+            started = self._ensure_machines(layout)
+        progress.step(f"machines started: {', '.join(started)}" if started else "all machines run")
+        return layout
 
     def down(self) -> None:
         """Ends all and removes the lab's directory. Works on half a lab and on none. Raises SetupError."""
@@ -118,8 +130,8 @@ class Lab:
         self.run(name, ["kill", "-s", "KILL", str(record.process.pid)])
 
     def running(self) -> dict[str, Running]:
-        """Machines that run, by name."""
-        return namespaces.find_all(self.layout)
+        """Machines that run, by name; also where a lab's directory is lost."""
+        return namespaces.find_all(LabLayout(self.state_dir))
 
     def run(self, name: str, argv: Sequence[str], stdin: str = "") -> str:
         """Output of a command in a machine's namespaces. Raises SetupError with its complaint."""
@@ -163,22 +175,25 @@ class Lab:
         return Client([self.layout.control.layout.controller_target], timeout_s=timeout_s)
 
     def wait_ready(self, names: Collection[str] = (), timeout_s: float = NODE_TIMEOUT_S) -> None:
-        """Until these nodes, or all, are Ready in the boot that they are in now. Raises SetupError."""
+        """Until these nodes, or all, are Ready in their present boot, and answer. Raises SetupError."""
         layout = self.layout
         for node in layout.nodes:
             if not names or node.name in names:
                 wait_for(node.layout, "agent", partial(self.node_ailment, node), timeout_s)
 
     def node_ailment(self, machine: Machine) -> str | None:
-        """Why a node is not Ready in its present boot, or None."""
+        """Why a node is not Ready in its present boot, or does not answer; None when all is well."""
         with self.client(health.CALL_TIMEOUT_S) as cloud:
             try:
                 node: node_pb2.Node = cloud.get("node", machine.name)
+                if node.status.boot_id != machine.boot_id_path.read_text().strip():
+                    return f"node {machine.name} has not reported since it was started"
+                ailment = health.node_ailment(node)
+                # The condition outlives its session for half a minute; only an answer is proof.
+                silent = () if ailment else cloud.verify(machine.name).silent_nodes
             except CumuletError as err:
                 return f"node {machine.name}: {err.message}"
-        if node.status.boot_id != machine.boot_id_path.read_text().strip():
-            return f"node {machine.name} has not reported since it was started"
-        return health.node_ailment(node)
+        return f"node {machine.name} does not answer the controller" if silent else ailment
 
     # Parts
 
@@ -189,13 +204,7 @@ class Lab:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
-    def _ensure_settings(self, settings: Settings) -> LabLayout:
-        known = load_lab(self.state_dir)
-        layout = checked(grown(known, settings) if known else LabLayout(self.state_dir, settings))
-        save_lab(layout)
-        return layout
-
-    def _ensure_machines(self, layout: LabLayout, progress: Progress) -> None:
+    def _ensure_machines(self, layout: LabLayout) -> tuple[str, ...]:
         running = namespaces.find_all(layout)
         switches = [
             machine.name for machine in layout.machines if machine.role in (Role.FABRIC, Role.OUTSIDE)
@@ -205,8 +214,7 @@ class Lab:
             namespaces.end_machines(running.values())
             layout.faults_path.unlink(missing_ok=True)
             running = {}
-        started = self._power_on(layout, layout.machines, running)
-        progress.step(f"machines started: {', '.join(started)}" if started else "all machines run")
+        return self._power_on(layout, layout.machines, running)
 
     def _power_on(
         self, layout: LabLayout, machines: Sequence[Machine], running: dict[str, Running]

@@ -217,7 +217,7 @@ def save_lab(lab: LabLayout) -> None:
     """Writes LAB/lab.json. Raises SetupError for a directory that holds something else."""
     path = lab.state_dir / SETTINGS_FILE
     lab.state_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists() and any(lab.state_dir.iterdir()):
+    if not path.exists() and any(entry != lab.lock_path for entry in lab.state_dir.iterdir()):
         raise SetupError(f"{lab.state_dir} is not empty and no lab's", "choose another directory")
     write_atomically(path, render_settings(lab.settings))
 
