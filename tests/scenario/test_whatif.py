@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -268,3 +270,56 @@ async def test_whoever_comes_while_many_are_answered_is_told_to_ask_again(cloud:
     assert len(answered) + len(refused) == 40
     assert len(answered) >= 8
     assert refused
+
+
+@on_etcd
+async def test_as_many_as_it_says_find_room_on_a_node_that_then_joins(cloud: Cloud) -> None:
+    await cloud.seed()
+    await add_flavor(cloud, "big", 16, 30_000)
+    async with agent_of(cloud, "n1"):
+        await launch(cloud, "a", "b", flavor="big")
+        for name in ("c", "d", "e"):
+            wanted = sample(INSTANCE, name)
+            wanted.spec.flavor = "big"
+            await cloud.create(INSTANCE, wanted)
+        said = await ask(cloud, Step(add_nodes=Step.AddNodes(count=1, like="n1")))
+        (outcome,) = said.outcomes
+        assert (said.before.waiting, outcome.placed_count, outcome.waiting_count) == (3, 2, 1)
+        assert said.fits  # who waits has waited before
+        foretold = {one.uid for one in outcome.placed}
+        async with agent_of(cloud, "n2"):
+
+            async def joined() -> bool:
+                instances = (await cloud.list(INSTANCE)).instances
+                return [one.status.node for one in instances].count("n2") == 2
+
+            await until_true(joined)
+            found = (await cloud.list(INSTANCE)).instances
+            assert {one.meta.uid for one in found if one.status.node == "n2"} == foretold
+
+
+@on_etcd
+async def test_the_command_asks_and_its_exit_code_answers(cloud: Cloud) -> None:
+    await cloud.seed()
+    async with agent_of(cloud, "n1"), agent_of(cloud, "n2"):
+        await launch(cloud, "a")
+        code, out = await command(cloud, "--drain", "n1", "--drain", "n2")
+        assert code == 7
+        assert "2. drain n2: 1 waits" in out.splitlines()
+        code, out = await command(cloud, "--add", "3:small", "--survive", "1")
+        assert code == 0
+        assert "2. survive the loss of 1 node: yes, every loss is absorbed (2 of 2 tried)" in out.splitlines()
+
+
+async def command(cloud: Cloud, *words: str) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "cli.main",
+        "whatif",
+        *words,
+        env={**os.environ, "PYTHONPATH": ".:proto", "CUMULET_ENDPOINTS": cloud.address},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
