@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
@@ -26,14 +24,14 @@ from scheduler.files import FileError, read_nodes, read_trace, read_world, write
 from scheduler.model import ModelError, Placement, Request, View
 from scheduler.pictures import SUFFIXES, draw_report, write_picture
 from scheduler.policy import BY_NAME, PACK, Policy, PolicyError, policy_named
-from scheduler.resilience import Resilience
+from scheduler.report_document import plain, report_document, result_document
+from scheduler.report_text import compare_summaries, result_rows, tell_outcome
 from scheduler.seats import Seats, open_seats
-from scheduler.simulate import SAMPLES_DEFAULT, SAMPLES_MAX, FirstFailure, Result, replay, simulate
+from scheduler.simulate import SAMPLES_DEFAULT, SAMPLES_MAX, replay, simulate
 from scheduler.steps import StepError, parse_step
 from scheduler.suggest import explain_refusal
-from scheduler.summary import Summary
 from scheduler.trace import Trace, TraceError, shape_key
-from scheduler.whatif import Outcome, Report, Unplaced, what_if
+from scheduler.whatif import what_if
 from scheduler.world import IncompleteViewError, World
 
 REFUSED: Final = 2  # as of a wrong command line: nothing was done, the message says what to change
@@ -172,13 +170,13 @@ def whatif_command(
         write_picture(plot, draw_report(report))
     help_by_request = list(_suggestions(report.end))
     if output == "json":
-        _print_json(_report_document(report, help_by_request))
+        _print_json(report_document(report, help_by_request))
         return
     for outcome in report.outcomes:
-        click.echo("\n".join(_told(outcome, rows)))
+        click.echo("\n".join(tell_outcome(outcome, rows)))
     for request, changes in help_by_request:
         click.echo(f"For {request.name} it would help to: {'; or '.join(changes)}")
-    _print_table(("", "BEFORE", "AFTER"), list(_compared(report.before, report.after)))
+    _print_table(("", "BEFORE", "AFTER"), list(compare_summaries(report.before, report.after)))
 
 
 @cli.command(name="simulate")
@@ -207,9 +205,9 @@ def simulate_command(
         write_picture(plot, draw_runs(work.title, runs))
     results = [result for result, _ in runs]
     if output == "json":
-        _print_json([_result_document(result) for result in results])
+        _print_json([result_document(result) for result in results])
         return
-    columns = [dict(_result_rows(result)) for result in results]
+    columns = [dict(result_rows(result)) for result in results]
     titles = dict.fromkeys(title for column in columns for title in column)
     _print_table(
         ("", *(result.policy for result in results)),
@@ -236,9 +234,9 @@ def bench_command(work: Workload, policy: Policy, seed: int, output: str) -> Non
     speed = measure(work.view, work.trace, policy, seed)
     result, _ = simulate(work.view, work.trace, policy, seed)
     if output == "json":
-        _print_json({"speed": _plain(speed)} | _result_document(result))
+        _print_json({"speed": plain(speed)} | result_document(result))
         return
-    _print_table(("", policy.name), [*_speed_rows(speed), *_result_rows(result)])
+    _print_table(("", policy.name), [*_speed_rows(speed), *result_rows(result)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,105 +313,12 @@ def _suggestions(world: World) -> Iterator[tuple[Request, tuple[str, ...]]]:
             yield request, tuple(map(str, refused.changes))
 
 
-def _told(outcome: Outcome, rows: int) -> Iterator[str]:
-    """A step in words: what it came to, then the lists."""
-    if outcome.resilience is not None:
-        yield from _told_failures(outcome.resilience, rows)
-        return
-    yield (
-        f"{outcome.step}: {len(outcome.placed)} placed, {len(outcome.moved)} moved,"
-        f" {len(outcome.unplaced)} wait"
-    )
-    per_node = Counter(one.node for one in outcome.placed)
-    yield from _some((f"{count} placed on {node}" for node, count in sorted(per_node.items())), rows)
-    yield from _some((f"{one.name} moves from {one.source} to {one.target}" for one in outcome.moved), rows)
-    yield from _some(_reasons(outcome.unplaced), rows)
-
-
-def _reasons(unplaced: Sequence[Unplaced]) -> Iterator[str]:
-    """Equal reasons once, the most frequent first."""
-    grouped: dict[str, list[str]] = {}
-    for one in unplaced:
-        grouped.setdefault(str(one.rejection), []).append(one.request.name)
-    for reason, names in sorted(grouped.items(), key=lambda pair: -len(pair[1])):
-        yield (
-            f"{names[0]} waits: {reason}"
-            if not names[1:]
-            else f"{names[0]} and {len(names) - 1} more wait: {reason}"
-        )
-
-
-def _told_failures(found: Resilience, rows: int) -> Iterator[str]:
-    checked = f"{found.checked} of {found.possible} sets tried" + ("" if found.complete else ", the fullest")
-    if not found.failures:
-        yield f"{found.step}: every loss is absorbed ({checked})"
-        return
-    yield f"{found.step}: {len(found.failures)} losses are not absorbed ({checked})"
-    told = (
-        f"without {', '.join(one.lost)}, {len(one.unplaced)} of {one.evacuees} find no place"
-        f" ({', '.join(request.name for request in one.unplaced[:3])}{' ...' if one.unplaced[3:] else ''})"
-        for one in found.failures
-    )
-    yield from _some(told, rows)
-
-
-def _some(lines: Iterable[str], rows: int) -> Iterator[str]:
-    known = list(lines)
-    yield from (f"  {line}" for line in known[:rows])
-    if known[rows:]:
-        yield f"  ... and {len(known) - rows} more (--rows)"
-
-
-def _compared(before: Summary, after: Summary) -> Iterator[tuple[str, str, str]]:
-    then = dict(_summary_rows(after))
-    first = dict(_summary_rows(before))
-    for title in dict.fromkeys((*first, *then)):
-        yield title, first.get(title, "-"), then.get(title, "-")
-
-
-def _summary_rows(summary: Summary) -> Iterator[tuple[str, str]]:
-    yield "nodes", str(summary.nodes)
-    yield "nodes that take instances", str(summary.open_nodes)
-    yield "of them empty", str(summary.empty_nodes)
-    yield "instances", str(summary.instances)
-    yield "waiting", str(summary.waiting)
-    for usage in summary.usages:
-        yield f"{usage.resource} allocated", f"{usage.allocated} of {usage.capacity} ({usage.share:.1%})"
-        yield f"{usage.resource} free but unusable", f"{usage.fragmentation:.1%}"
-    for one in summary.headroom:
-        yield f"room for {one.flavor}", str(one.count)
-
-
 def _speed_rows(speed: Speed) -> Iterator[tuple[str, str]]:
     yield "decisions a second", f"{speed.decisions_per_s:,.0f}"
     yield "a decision, p50", f"{speed.decision_p50_us:.1f} us"
     yield "a decision, p99", f"{speed.decision_p99_us:.1f} us"
     yield "a decision, longest", f"{speed.decision_max_us:.1f} us"
     yield "building the index", f"{speed.prepare_s * 1e3:.1f} ms"
-
-
-def _result_rows(result: Result) -> Iterator[tuple[str, str]]:
-    yield "instances", f"{result.arrivals:,}"
-    yield "refused", f"{result.rejected:,} ({result.rejected_vcpu_hours:,.1f} vcpu hours)"
-    yield "nodes", f"{result.nodes:,}"
-    yield "peak nodes in use", f"{result.peak_nodes:,}"
-    yield "peak over bound", f"{result.peak_over_bound:.4f} (bound {result.peak_bound:,})"
-    yield "average nodes in use", f"{result.average_nodes:.2f}"
-    yield "average over bound", f"{result.average_over_bound:.4f} (bound {result.average_bound:.2f})"
-    yield "peak bound if nothing were refused", f"{result.offered_bound_peak:,}"
-    lost = dict(result.average_fragmentation)
-    for name, share in result.average_utilisation:
-        if share:  # what nobody asks for says nothing of a policy
-            yield f"{name} used on average", f"{share:.1%}"
-            yield f"{name} free but unusable on average", f"{lost[name]:.1%}"
-    yield "first refusal", _told_first(result.first_failure)
-
-
-def _told_first(failure: FirstFailure | None) -> str:
-    if failure is None:
-        return "none"
-    used = ", ".join(f"{name} {share:.1%}" for name, share in failure.utilisation if share)
-    return f"instance {failure.placed:,} at {failure.time_s:,.0f} s ({used})"
 
 
 def _print_table(titles: Sequence[str], rows: Rows) -> None:
@@ -434,60 +339,6 @@ def _print_table(titles: Sequence[str], rows: Rows) -> None:
 
 def _print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
-
-
-def _report_document(report: Report, helps: Iterable[tuple[Request, tuple[str, ...]]]) -> dict[str, Any]:
-    return {
-        "before": _plain(report.before),
-        "steps": [_outcome_document(outcome) for outcome in report.outcomes],
-        "after": _plain(report.after),
-        "would_help": [{"instance": request.name, "changes": list(changes)} for request, changes in helps],
-    }
-
-
-def _outcome_document(outcome: Outcome) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "step": str(outcome.step),
-        "placed": [{"uid": one.uid, "node": one.node} for one in outcome.placed],
-        "moved": _plain(outcome.moved),
-        "waiting": [
-            {"uid": one.request.uid, "name": one.request.name, "reason": str(one.rejection)}
-            for one in outcome.unplaced
-        ],
-        "after": _plain(outcome.after),
-    }
-    found = outcome.resilience
-    if found is not None:
-        shown |= {"checked": found.checked, "possible": found.possible}
-        shown["failures"] = [
-            {
-                "lost": list(one.lost),
-                "evacuees": one.evacuees,
-                "unplaced": [request.uid for request in one.unplaced],
-            }
-            for one in found.failures
-        ]
-    return shown
-
-
-def _result_document(result: Result) -> dict[str, Any]:
-    document: dict[str, Any] = _plain(result)
-    for name in ("average_utilisation", "average_fragmentation"):
-        document[name] = dict(document[name])
-    if result.first_failure is not None:
-        document["first_failure"]["utilisation"] = dict(result.first_failure.utilisation)
-    document["peak_over_bound"] = result.peak_over_bound
-    document["average_over_bound"] = result.average_over_bound
-    return document
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as objects of JSON."""
-    if is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
 
 
 if __name__ == "__main__":
