@@ -30,8 +30,13 @@ cdef struct Shape:
     int64_t* need          # int64[n_resource]; INT64_MIN where nothing is asked for
     int64_t* take          # int64[n_resource]
     uint64_t models
-    int64_t weight         # of a typical shape; 0 otherwise
     int32_t count, milli
+
+# Typical shapes that want the same of devices: the ones from `first` to before `last`.
+cdef struct Want:
+    uint64_t models
+    int32_t count, milli
+    Py_ssize_t first, last
 
 cdef struct Cell:
     int64_t cost
@@ -53,8 +58,10 @@ cdef struct State:
     uint64_t* stamp        # uint64[slots]
     int64_t* before        # int64[slots]: the weighted burden as the node is; valid where before_stamp is stamp
     uint64_t* before_stamp # uint64[slots]
-    Shape* typical         # n_typical
-    Py_ssize_t typical_count
+    Want* wants            # n_want
+    Py_ssize_t want_count
+    int64_t* need          # int64[n_typical, rows]; INT64_MIN where nothing is asked for
+    int64_t* weight        # int64[n_typical]
     int64_t* prices        # int64[1001], rising
     int64_t* rates         # int64[rows]; 0 = not asked for
     int64_t fragments_weight, stranded_weight, worth_weight
@@ -76,6 +83,7 @@ cdef class DeviceIndex:
     cdef Py_ssize_t node_count, row_count
     cdef bint busy                  # a call without the GIL is under way
     cdef int check_free(self) except -1
+    cdef dict sort_typical(self, list typical)
     cdef int grow(self, Py_ssize_t slots, Py_ssize_t width) except -1
     cdef Shape* shape_at(self, Py_ssize_t shape) except NULL
     cdef Row row(self, Py_ssize_t shape)

@@ -30,30 +30,31 @@ cdef enum:
     ATTRS_MAX = 1 << 20
     WEIGHT_MAX = 1000
     TYPICAL_MAX = 1024
+    SHARE_MAX = 1 << 16    # a weight: all together make no sum that leaves 64 bits
     CELLS_MAX = 1 << 22    # of all rows: 96 MiB
 
 
 # ---- what a node's devices are burdened with
 
 cdef inline int32_t able_devices(const int32_t* left, const uint8_t* model, Py_ssize_t count,
-                                 const Shape* shape, int64_t* sum) noexcept nogil:
-    """How many devices the shape could use, and what they have left."""
+                                 uint64_t models, int32_t milli, int64_t* sum) noexcept nogil:
+    """How many devices have so much left and are of the models, and what those have left."""
     cdef Py_ssize_t d
     cdef int32_t found = 0
     cdef bint takes
     sum[0] = 0
     for d in range(count):
-        takes = (shape.models >> model[d] & 1) and left[d] >= shape.milli
+        takes = (models >> model[d] & 1) & (left[d] >= milli)
         found += takes
         sum[0] += left[d] if takes else 0
     return found
 
 
-cdef inline bint amounts_fit(const int64_t* free, const Shape* shape, Py_ssize_t rows) noexcept nogil:
+cdef inline bint amounts_fit(const int64_t* free, const int64_t* need, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t r
     cdef int lacks = 0
     for r in range(rows):
-        lacks |= free[r] < shape.need[r]
+        lacks |= free[r] < need[r]
     return not lacks
 
 
@@ -61,20 +62,22 @@ cdef Burden burden_of(const State* s, const int64_t* free, const int32_t* left, 
                       Py_ssize_t count) noexcept nogil:
     """Fragments, stranded and worth of a node."""
     cdef Burden found
-    cdef Py_ssize_t d, r, t
+    cdef Py_ssize_t d, r, t, w
     cdef int64_t total = 0, used = 0, scarcest
-    cdef int32_t able
+    cdef const Want* want
     memset(&found, 0, sizeof(Burden))
     for d in range(count):
         total += left[d]
         found.worth += s.prices[left[d]]
     if not total:
         return found
-    for t in range(s.typical_count):
-        able = 0
-        if amounts_fit(free, &s.typical[t], s.rows):
-            able = able_devices(left, model, count, &s.typical[t], &used)
-        found.fragments += s.typical[t].weight * (total - (used if able >= s.typical[t].count else 0))
+    for w in range(s.want_count):
+        want = &s.wants[w]
+        if able_devices(left, model, count, want.models, want.milli, &used) < want.count:
+            used = 0
+        for t in range(want.first, want.last):
+            found.fragments += s.weight[t] * (total - (used if amounts_fit(free, s.need + t * s.rows, s.rows)
+                                                       else 0))
     scarcest = total
     for r in range(s.rows):
         if s.rates[r]:
@@ -138,10 +141,10 @@ cdef void judge(State* s, Py_ssize_t slot, const Shape* shape, Cell* cell) noexc
     cdef int32_t wanted = shape.count
     cell.stamp = s.stamp[slot]
     cell.device = UNFIT
-    if not amounts_fit(have, shape, s.rows):
+    if not amounts_fit(have, shape.need, s.rows):
         return
     memcpy(left, s.left + slot * s.width, count * sizeof(int32_t))
-    if able_devices(left, model, count, shape, &used) < wanted:
+    if able_devices(left, model, count, shape.models, shape.milli, &used) < wanted:
         return
     for r in range(s.rows):
         free[r] = less(have[r], shape.take[r])
@@ -194,12 +197,12 @@ cdef class _Shape:
     cdef Shape shape
     cdef int64_t[:, ::1] amounts
 
-    def __cinit__(self, object amounts, int32_t count, int32_t milli, uint64_t models, int64_t weight):
+    def __cinit__(self, object amounts, int32_t count, int32_t milli, uint64_t models):
         cdef Py_ssize_t r
         self.amounts = np.zeros((2, max(len(amounts), 1)), dtype=np.int64)
         self.shape.need, self.shape.take = &self.amounts[0, 0], &self.amounts[1, 0]
         self.shape.count, self.shape.milli = count, milli
-        self.shape.models, self.shape.weight = models, weight
+        self.shape.models = models
         for r in range(len(amounts)):
             self.amounts[1, r] = as_int(amounts[r])
             if self.amounts[1, r] < 0:
@@ -285,29 +288,48 @@ cdef class DeviceIndex:
     def set_workload(self, object typical, object prices, object rates):
         """What is typical: (amounts, count, milli, models, weight) each; worth of shares; rates of amounts."""
         cdef Py_ssize_t slot
-        cdef _Shape one
         self.check_free()
-        shapes = [_Shape(tuple(amounts), count, milli, models, weight)
-                  for amounts, count, milli, models, weight in typical]
-        if len(shapes) > TYPICAL_MAX:
-            raise ValueError(f"{len(shapes)} typical shapes, at most {TYPICAL_MAX}")
+        if len(typical) > TYPICAL_MAX:
+            raise ValueError(f"{len(typical)} typical shapes, at most {TYPICAL_MAX}")
         if len(prices) != WHOLE + 1 or len(rates) != self.state.rows or any(rate < 0 for rate in rates):
             raise ValueError(f"prices must be {WHOLE + 1}, rates {self.state.rows} and not negative")
-        heads = np.zeros((max(len(shapes), 1), sizeof(Shape)), np.uint8)
-        held = {"typical": heads, "prices": np.array(prices, np.int64), "rates": np.array(rates, np.int64)}
-        self.state.typical = <Shape*>_address(heads)
-        for slot in range(len(shapes)):
-            one = shapes[slot]
-            if one.amounts.shape[1] != self.state.rows or not one.shape.count or one.shape.weight < 0:
-                raise ValueError(f"typical shape {slot} must have {self.state.rows} amounts and a device")
-            self.state.typical[slot] = one.shape
-        self.arrays[1] = (held, shapes)
-        self.state.typical_count = len(shapes)
+        held = {"prices": np.array(prices, np.int64), "rates": np.array(rates, np.int64)}
+        held.update(self.sort_typical(sorted(typical, key=_want_of)))
+        self.arrays[1] = held
         self.state.prices = <int64_t*>_address(held["prices"])
         self.state.rates = <int64_t*>_address(held["rates"])
         self.clock += 1
         for slot in range(self.state.slots):
             self.state.stamp[slot] = self.clock
+
+    cdef dict sort_typical(self, list typical):
+        """Set what is typical, which is sorted by what is wanted of devices; the arrays that hold it."""
+        cdef Py_ssize_t at
+        cdef _Shape one
+        cdef Want* want = NULL
+        held = {
+            "wants": np.zeros((len(typical) + 1, sizeof(Want)), np.uint8),
+            "need": np.zeros((len(typical) + 1, self.state.rows), np.int64),
+            "weight": np.zeros(len(typical) + 1, np.int64),
+        }
+        self.state.want_count = 0
+        self.state.wants = <Want*>_address(held["wants"])
+        self.state.need = <int64_t*>_address(held["need"])
+        self.state.weight = <int64_t*>_address(held["weight"])
+        for at in range(len(typical)):
+            amounts, count, milli, models, weight = typical[at]
+            one = _Shape(tuple(amounts), count, milli, models)
+            if one.amounts.shape[1] != self.state.rows or not count or not 0 <= weight <= SHARE_MAX:
+                self.state.want_count = 0
+                raise ValueError(f"typical shape {at} must have {self.state.rows} amounts and a device")
+            memcpy(self.state.need + at * self.state.rows, one.shape.need, self.state.rows * sizeof(int64_t))
+            self.state.weight[at] = weight
+            if want == NULL or _want_of(typical[at]) != _want_of(typical[at - 1]):
+                want = &self.state.wants[self.state.want_count]
+                want.models, want.count, want.milli, want.first = models, count, milli, at
+                self.state.want_count += 1
+            want.last = at + 1
+        return held
 
     def set_node(self, Py_ssize_t slot, object free, object devices, int32_t attr, int64_t room, uint64_t rank):
         """Set a node, new or known. `devices`: (model, thousandths left) each."""
@@ -363,7 +385,7 @@ cdef class DeviceIndex:
         if found is None:
             if len(key[0]) != self.state.rows:
                 raise ValueError(f"{len(key[0])} amounts, must be {self.state.rows}")
-            self.shapes.append(_Shape(key[0], count, milli, models, 0))
+            self.shapes.append(_Shape(key[0], count, milli, models))
             self.rows_of.append(None)
             found = self.shape_ids[key] = len(self.shapes) - 1
         return found
@@ -446,9 +468,9 @@ cdef class DeviceIndex:
         allowed = self.eligible[cset]
         found = []
         for slot in range(s.slots):
-            if (is_open(s, slot, &allowed[0], attrs) and amounts_fit(s.free + slot * s.rows, asked, s.rows)
-                    and able_devices(s.left + slot * s.width, s.model + slot * s.width, s.devices[slot], asked,
-                                     &used) >= asked.count):
+            if (is_open(s, slot, &allowed[0], attrs) and amounts_fit(s.free + slot * s.rows, asked.need, s.rows)
+                    and able_devices(s.left + slot * s.width, s.model + slot * s.width, s.devices[slot],
+                                     asked.models, asked.milli, &used) >= asked.count):
                 found.append(slot)
         return found
 
@@ -498,6 +520,11 @@ cdef class DeviceIndex:
                         s.devices[slot])
         later = burden_of(s, free, left, s.model + slot * s.width, s.devices[slot])
         return later.fragments - was.fragments, later.stranded - was.stranded, was.worth - later.worth
+
+
+def _want_of(object typical):
+    """What a typical shape wants of devices."""
+    return typical[1:4]
 
 
 cdef size_t _address(object array):

@@ -31,6 +31,7 @@ def find_prices(object sizes, object counts):
     cdef int32_t[SHARES_MAX] size
     cdef int64_t[SHARES_MAX] count
     cdef int64_t[WHOLE + 1] best
+    cdef int32_t unit = 0
     cdef Py_ssize_t i, n = len(sizes)
     if n > SHARES_MAX or len(counts) != n:
         raise ValueError(f"{n} sizes and {len(counts)} counts: at most {SHARES_MAX}, and as many of each")
@@ -40,37 +41,49 @@ def find_prices(object sizes, object counts):
             raise ValueError(f"sizes[{i}] is {size[i]}, counts[{i}] is {count[i]}: 1 to {WHOLE}, {COUNT_MAX}")
     if not n:
         return [0] * WHOLE + [WHOLE << UNIT_BITS]
+    for i in range(n):
+        unit = common(unit, size[i])
     with nogil:
-        seek(size, count, n, best)
-    return [best[i] * (<int64_t>WHOLE << UNIT_BITS) // best[WHOLE] for i in range(WHOLE + 1)]
+        seek(size, count, n, unit, best)
+    return [best[i // unit] * (<int64_t>WHOLE << UNIT_BITS) // best[WHOLE // unit] for i in range(WHOLE + 1)]
 
 
-cdef void seek(const int32_t* size, const int64_t* count, Py_ssize_t n, int64_t* best) noexcept nogil:
+cdef int32_t common(int32_t a, int32_t b) noexcept nogil:
+    """The greatest common divisor; b is above 0."""
+    while a:
+        a, b = b % a, a
+    return b
+
+
+cdef void seek(int32_t* size, const int64_t* count, Py_ssize_t n, int32_t unit, int64_t* best) noexcept nogil:
+    """`best` int64[WHOLE // unit + 1]. All sizes are multiples of `unit`, so only multiples are looked at."""
     cdef int64_t[SHARES_MAX] price
     cdef int64_t[WHOLE + 1] values
     cdef int64_t total, best_total = -1
-    cdef Py_ssize_t i, round_
+    cdef Py_ssize_t i, round_, top = WHOLE // unit
     for i in range(n):
         price[i] = <int64_t>TOP * size[i] // WHOLE
-    memset(best, 0, (WHOLE + 1) * sizeof(int64_t))
-    best[WHOLE] = 1
+        size[i] //= unit
+    memset(best, 0, (top + 1) * sizeof(int64_t))
+    best[top] = 1
     for round_ in range(ROUNDS):
-        value_all(size, price, n, values)
+        value_all(size, price, n, top, values)
         total = 0
         for i in range(n):
             total += price[i] * count[i]
-        if above(total, best[WHOLE], best_total, values[WHOLE]):
+        if above(total, best[top], best_total, values[top]):
             best_total = total
-            memcpy(best, values, (WHOLE + 1) * sizeof(int64_t))
-        lower(size, count, n, values, price)
+            memcpy(best, values, (top + 1) * sizeof(int64_t))
+        lower(size, count, n, top, values, price)
 
 
-cdef void value_all(const int32_t* size, const int64_t* price, Py_ssize_t n, int64_t* values) noexcept nogil:
-    """The most that shares within 0 to WHOLE thousandths are worth."""
+cdef void value_all(const int32_t* size, const int64_t* price, Py_ssize_t n, Py_ssize_t top,
+                    int64_t* values) noexcept nogil:
+    """The most that shares within 0 to `top` are worth."""
     cdef Py_ssize_t i, room
     cdef int64_t most
     values[0] = 0
-    for room in range(1, WHOLE + 1):
+    for room in range(1, top + 1):
         most = values[room - 1]
         for i in range(n):
             if size[i] <= room and values[room - size[i]] + price[i] > most:
@@ -78,12 +91,12 @@ cdef void value_all(const int32_t* size, const int64_t* price, Py_ssize_t n, int
         values[room] = most
 
 
-cdef void lower(const int32_t* size, const int64_t* count, Py_ssize_t n, const int64_t* values,
+cdef void lower(const int32_t* size, const int64_t* count, Py_ssize_t n, Py_ssize_t top, const int64_t* values,
                 int64_t* price) noexcept nogil:
     """Prices fall by how much of what is asked for the dearest device holds; the dearest is TOP again."""
     cdef int64_t[SHARES_MAX] held
     cdef int64_t most = 0, dearest = 0
-    cdef Py_ssize_t i, room = WHOLE
+    cdef Py_ssize_t i, room = top
     memset(held, 0, sizeof(held))
     while room:
         for i in range(n):

@@ -57,6 +57,7 @@ class Devices:
     ) -> None:
         self.weights = weights or Weights()
         self._leads = weights is not None
+        self._learns = weights not in (None, Weights())
         self._usage = usage
         self._look, self._row = look, row
         self._kernel = DeviceIndex(rows, self.weights.fragments, self.weights.stranded, self.weights.worth)
@@ -161,7 +162,7 @@ class Devices:
         for slot in self._dirty:
             self._put(slot, self._look(slot))
         self._dirty.clear()
-        if self._leads and self._version != self._usage.version:
+        if self._learns and self._version != self._usage.version:
             self._learn()
 
     def _put(self, slot: int, look: Look | None) -> None:

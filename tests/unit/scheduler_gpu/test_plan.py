@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.resources import Resources
+from scheduler.axes import Axes, rank
 from scheduler.check import check_plan
-from scheduler.fleet import Axes, Fleet, rank
+from scheduler.fleet import Fleet
 from scheduler.gpu import DEVICES_USUAL
 from scheduler.gpu_reference import (
     ANY_MODEL,
