@@ -18,6 +18,7 @@ from tests.bench import (
     scheduler_azure,
     scheduler_core,
     scheduler_explain,
+    scheduler_openb,
     scheduler_planner,
     scheduler_vbp,
 )
@@ -31,7 +32,7 @@ DURABLE = durable.Sizes(500, 20_000, 5_000, 5.0, False, Path(gettempdir()), "")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the trace once, one in 20 packing instances")
+    parser.add_argument("--quick", action="store_true", help="traces once, one in 20 packing instances")
     quick = parser.parse_args().quick
     suite = Suite("scheduler")
     scheduler_core.report(suite)
@@ -41,6 +42,7 @@ def main() -> None:
     trace = scheduler_azure.read_trace(scheduler_azure.TRACE)
     for copies in (1,) if quick else (1, 10, 100):
         scheduler_azure.measure_policies(suite, trace, CAPACITY, NODES, FAILING, copies)
+    scheduler_openb.measure(suite, scheduler_openb.SEEDS[: 1 if quick else None])
     scheduler_vbp.measure(suite, every=20 if quick else 1)
 
 
