@@ -118,8 +118,8 @@ def _changes(stale: set[Entry], missing: set[Entry]) -> list[EntryChange]:
     gone.sort(key=lambda entry: not isinstance(entry, Neighbour))
     return [
         *(EntryChange(True, payload) for payload in _forwarding_payloads(forwarding)),
-        *(EntryChange(True, _payload(entry)) for entry in neighbours),
-        *(EntryChange(False, _payload(entry)) for entry in gone),
+        *(EntryChange(True, wire.payload_of(entry)) for entry in neighbours),
+        *(EntryChange(False, wire.payload_of(entry)) for entry in gone),
     ]
 
 
@@ -130,8 +130,8 @@ def _forwarding_payloads(missing: set[Entry]) -> Iterable[bytes]:
         if isinstance(entry, PortEntry) and (both := tunnels.pop(entry.mac, None)) is not None:
             yield wire.remote_entry(both.link, both.mac, both.vtep)
         elif isinstance(entry, PortEntry):
-            yield _payload(entry)
-    yield from map(_payload, tunnels.values())
+            yield wire.payload_of(entry)
+    yield from map(wire.payload_of, tunnels.values())
 
 
 def _key(entry: Entry) -> tuple[object, ...]:
@@ -141,11 +141,3 @@ def _key(entry: Entry) -> tuple[object, ...]:
     if isinstance(entry, TunnelEntry):
         return ("tunnel", entry.mac)
     return ("neighbour", entry.address)
-
-
-def _payload(entry: Entry) -> bytes:
-    if isinstance(entry, PortEntry):
-        return wire.port_entry(entry.link, entry.mac)
-    if isinstance(entry, TunnelEntry):
-        return wire.tunnel_entry(entry.link, entry.mac, entry.vtep)
-    return wire.neighbour(entry.link, entry.address, entry.mac)

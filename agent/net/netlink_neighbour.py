@@ -94,6 +94,14 @@ def neighbour(link: int, address: IPAddress, mac: str) -> bytes:
     return head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, pack_mac(mac))
 
 
+def payload_of(entry: Entry) -> bytes:
+    if isinstance(entry, PortEntry):
+        return port_entry(entry.link, entry.mac)
+    if isinstance(entry, TunnelEntry):
+        return tunnel_entry(entry.link, entry.mac, entry.vtep)
+    return neighbour(entry.link, entry.address, entry.mac)
+
+
 def parse_entry(payload: bytes) -> Entry | None:
     """None for what is neither, such as a bridge's own addresses."""
     family, link, state, _, _ = _NEIGHBOUR.unpack_from(payload)

@@ -207,6 +207,7 @@ def namespace_rules(*, outbound_nat: bool) -> list[Json]:
 def _gateway_input() -> list[list[Json]]:
     """What a guest may ask of its gateway."""
     echo = _match("==", _payload("icmp", "type"), "echo-request")
+    asked = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
     return [
         [_iifname("lo"), *_ACCEPT],
         [_ct_state("established", "related"), *_ACCEPT],
@@ -216,6 +217,8 @@ def _gateway_input() -> list[list[Json]]:
         [_iifname(GATEWAY_LINK), _match("==", _payload("udp", "dport"), 53), *_ACCEPT],
         [_iifname(GATEWAY_LINK), _match("==", _payload("tcp", "dport"), 53), *_ACCEPT],
         [_iifname(GATEWAY_LINK), echo, *_ACCEPT],
+        [_iifname(GATEWAY_LINK), _match("==", _payload("udp", "dport"), 547), *_ACCEPT],
+        [_iifname(GATEWAY_LINK), _match("==", _payload("icmpv6", "type"), {"set": asked}), *_ACCEPT],
         list(_DROP),
     ]
 

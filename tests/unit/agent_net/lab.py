@@ -15,24 +15,28 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 from pathlib import Path
 from typing import TypeVar
 
 from agent.net import dnsmasq, names, netns
-from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.net.driver import IPAddress, NetworkIntent, PortIntent, SubnetIntent
 from agent.net.kernel_driver import KernelNet
 from agent.net.netlink_ip import Address, Route
 from agent.net.rtnetlink import Netlink
 from agent.net.state import State
+from cumulet.addresses import SLAAC_PREFIX_LENGTH, slaac_address
 
 T = TypeVar("T")
 UPLINK_CIDR = 24
 HOST_ADDRESS = IPv4Address("203.0.113.2")
 OUTSIDE_ADDRESS = IPv4Address("203.0.113.1")
+_SLAAC_TRIES = 80  # a router is asked within a second, an address is tried for another
+_SLAAC_AGAIN_S = 0.1
 _BUSYBOX = "/bin/busybox"
 _DHCP_SCRIPT = """#!/bin/busybox sh
 [ "$1" = bound ] || exit 0
+[ -z "$mtu" ] || busybox ip link set "$interface" mtu "$mtu"
 busybox ip addr add "$ip/$mask" dev "$interface"
 busybox ip route add default via "$router"
 echo "$ip $router $dns $domain $hostname" > "$ANSWER"
@@ -44,19 +48,22 @@ def new_uid() -> str:
 
 
 def network_intent(
-    vni: int = 7, cidr: str = "10.7.0.0/24", *, outbound_nat: bool = True, uid: str = ""
+    vni: int = 7, cidr: str = "10.7.0.0/24", cidr6: str = "", *, outbound_nat: bool = True, uid: str = ""
 ) -> NetworkIntent:
-    subnet = IPv4Network(cidr)
-    return NetworkIntent(
-        uid or new_uid(), vni, (SubnetIntent(new_uid(), subnet, subnet[1], ()),), outbound_nat, ()
-    )
+    """Dual stack with `cidr6`."""
+    ranges = [ip_network(text) for text in (cidr, cidr6) if text]
+    subnets = tuple(SubnetIntent(new_uid(), one, one[1], ()) for one in ranges)
+    return NetworkIntent(uid or new_uid(), vni, subnets, outbound_nat, ())
 
 
 def with_port(network: NetworkIntent, number: int, hostname: str = "") -> tuple[NetworkIntent, PortIntent]:
-    """The network with one more port, whose address is the subnet's `number`th."""
-    address = network.subnets[0].cidr[number]
+    """The network with one more port: the IPv4 subnet's `number`th address, and its MAC's in the IPv6 one."""
     mac = f"52:54:00:{network.vni & 0xFF:02x}:{number >> 8:02x}:{number & 0xFF:02x}"
-    port = PortIntent(new_uid(), network.uid, mac, (address,), hostname or f"vm{number}")
+    addresses = tuple(
+        cidr[number] if isinstance(cidr, IPv4Network) else slaac_address(cidr, mac)
+        for cidr in (subnet.cidr for subnet in network.subnets)
+    )
+    port = PortIntent(new_uid(), network.uid, mac, addresses, hostname or f"vm{number}")
     ports = tuple(sorted((*network.ports, port), key=lambda one: one.uid))
     return replace(network, ports=ports), port
 
@@ -73,8 +80,9 @@ class DhcpAnswer:
 class Lab:
     """One node with an uplink to an "outside" namespace."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, underlay: IPAddress = HOST_ADDRESS) -> None:
         self.directory = directory
+        self.underlay = underlay
         self.netns_dir = directory / "netns"
         self.state_dir = directory / "state"
         self.host = self.netns_dir / "host"
@@ -82,9 +90,8 @@ class Lab:
         self._script = directory / "dhcp-script"
 
     def driver(self) -> KernelNet:
-        """Its tunnels end at the node's address."""
         return KernelNet(
-            self.state_dir, netns_dir=self.netns_dir, host_netns=self.host, underlay=HOST_ADDRESS
+            self.state_dir, netns_dir=self.netns_dir, host_netns=self.host, underlay=self.underlay
         )
 
     async def inside(self, namespace: Path, work: Callable[[], T]) -> T:
@@ -116,22 +123,32 @@ class Lab:
         """A guest behind the port's tap. Call before `ensure_port`."""
         guest = self.netns_dir / f"guest-{port.uid}"
         await asyncio.to_thread(netns.create, guest)
-        await asyncio.to_thread(_join, self.host, names.tap_name(port.uid), guest, "eth0", mac or port.mac)
+        await asyncio.to_thread(join, self.host, names.tap_name(port.uid), guest, "eth0", mac or port.mac)
         return guest
 
     async def dhcp(self, guest: Path) -> DhcpAnswer | None:
         """What DHCP answered and the guest took; None when nobody did."""
         answer = self.directory / f"answer-{guest.name}"
-        client = (_BUSYBOX, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "4", "-T", "1")
+        client = (_BUSYBOX, "udhcpc", "-O", "mtu", "-i", "eth0", "-f", "-q", "-n", "-t", "4", "-T", "1")
         await self.run(guest, *client, "-s", str(self._script), ANSWER=str(answer))
         return DhcpAnswer(*answer.read_text().split()) if answer.exists() else None
 
     async def ping(self, guest: Path, target: object, tries: int = 1) -> bool:
         """A new link may drop packets until the kernel has noticed its carrier, up to a second: try again."""
         for _ in range(tries):
-            done = await self.run(guest, _BUSYBOX, "ping", "-c", "1", "-W", "1", str(target))
+            verb = "ping6" if ":" in str(target) else "ping"
+            done = await self.run(guest, _BUSYBOX, verb, "-c", "1", "-W", "1", str(target))
             if done.returncode == 0:
                 return True
+        return False
+
+    async def has_ipv6(self, guest: Path, address: object) -> bool:
+        """The guest made itself this address, and found nobody else with it."""
+        for _ in range(_SLAAC_TRIES):
+            shown = await self.run(guest, "ip", "-6", "address", "show", "dev", "eth0", "-tentative")
+            if f" {address}/" in shown.stdout:
+                return True
+            await asyncio.sleep(_SLAAC_AGAIN_S)
         return False
 
     async def host_links(self) -> set[str]:
@@ -152,9 +169,9 @@ class Lab:
         self._script.chmod(0o755)
         netns.create(self.host)
         netns.create(self.outside)
-        _join(self.host, "eth0", self.outside, "eth0", "02:00:00:00:00:01")
-        _configure(self.host, "eth0", HOST_ADDRESS)
-        _configure(self.outside, "eth0", OUTSIDE_ADDRESS)
+        join(self.host, "eth0", self.outside, "eth0", "02:00:00:00:00:01")
+        configure(self.host, "eth0", HOST_ADDRESS)
+        configure(self.outside, "eth0", OUTSIDE_ADDRESS)
         with netns.inside(self.host), Netlink() as netlink:
             link = netlink.find_link("eth0")
             assert link is not None
@@ -181,7 +198,7 @@ async def open_lab() -> AsyncIterator[Lab]:
         await asyncio.to_thread(lab.demolish)
 
 
-def _join(outer: Path, name: str, inner: Path, inner_name: str, inner_mac: str) -> None:
+def join(outer: Path, name: str, inner: Path, inner_name: str, inner_mac: str) -> None:
     """A pair of links, both up."""
     inner_fd = netns.open_namespace(inner)
     try:
@@ -195,12 +212,13 @@ def _join(outer: Path, name: str, inner: Path, inner_name: str, inner_mac: str) 
         os.close(inner_fd)
 
 
-def _configure(namespace: Path, link_name: str, address: IPv4Address) -> None:
+def configure(namespace: Path, link_name: str, address: IPAddress) -> None:
     with netns.inside(namespace), Netlink() as netlink:
         _up(netlink, "lo")
         link = netlink.find_link(link_name)
         assert link is not None
-        netlink.ensure_address(Address(link.index, address, UPLINK_CIDR))
+        length = UPLINK_CIDR if address.version == 4 else SLAAC_PREFIX_LENGTH
+        netlink.ensure_address(Address(link.index, address, length))
 
 
 def _up(netlink: Netlink, name: str) -> None:

@@ -17,6 +17,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 
+_ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
+_EAR_BYTES = 1 << 24
+_QUIET_S = 0.2
+_LINK_ADDRESS_LENGTH = 5  # of AF_PACKET: link, protocol, type of packet, ...; an IPv6 address has four parts
+_IP_MTU_DISCOVER, _DISCOVER_DO, _IPV6_DONTFRAG = 10, 2, 62
 _SCAN_WAIT_S = 0.5  # an answer on one machine takes well below a millisecond
 _ANSWER_WAIT_S = 1.0
 _CARRIER_WAIT_S = 2.0  # opening a tap gives it a carrier, which the kernel notices within a second
@@ -24,6 +30,56 @@ _ASK_AGAIN_S = 0.1
 _TUNSETIFF = 0x400454CA
 _TAP_WITH_HEADERS = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
 _HEADER_LENGTH = 10  # struct virtio_net_hdr
+
+
+def send_frames(frames: Iterable[bytes], link: str = "eth0") -> None:
+    """As they are, out of a link."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as mouth:
+        mouth.bind((link, 0))
+        for frame in frames:
+            mouth.send(frame)
+
+
+def send_datagrams(target: str, port: int, payloads: Iterable[bytes], *, whole: bool = False) -> None:
+    """`whole`: never in fragments; raises OSError (EMSGSIZE) for one that does not fit the way."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        if whole and family == socket.AF_INET:
+            client.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _DISCOVER_DO)
+        elif whole:
+            client.setsockopt(socket.IPPROTO_IPV6, _IPV6_DONTFRAG, 1)
+        for payload in payloads:
+            client.sendto(payload, (target, port))
+
+
+class Ear:
+    """Datagrams to a port; without a port every frame that comes in by a link, or by any (empty).
+
+    Hears the namespace that it is made in.
+    """
+
+    def __init__(self, port: int = 0, *, link: str = "eth0") -> None:
+        if port:
+            self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            self._socket.bind(("::", port))
+        else:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+            if link:
+                self._socket.bind((link, _ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EAR_BYTES)
+
+    def heard(self) -> list[bytes]:
+        """What came in since the last call: on one machine nothing is on its way any more."""
+        found = []
+        while select.select([self._socket], [], [], _QUIET_S)[0]:
+            data, sender = self._socket.recvfrom(1 << 16)
+            if len(sender) < _LINK_ADDRESS_LENGTH or sender[2] != socket.PACKET_OUTGOING:
+                found.append(data)
+        return found
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def scan_tcp(target: str, ports: Iterable[int]) -> dict[int, str]:

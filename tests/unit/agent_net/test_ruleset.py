@@ -15,6 +15,7 @@ from agent.net.driver import NetworkIntent
 from agent.net.elements import Element, Json, add_elements, parse_elements, remove_elements
 from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, networks
 
+ASKED = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
 GOLDENS = Path(__file__).parent / "goldens"
 
 
@@ -98,6 +99,8 @@ def test_the_way_into_a_gateway_is_closed_by_default() -> None:
         ['"gw0"', "53"],
         ['"gw0"', "53"],
         ['"gw0"', '"echo-request"'],
+        ['"gw0"', "547"],
+        ['"gw0"', json.dumps({"set": ASKED})],
     ]
 
 

@@ -1,0 +1,149 @@
+"""Several nodes on one underlay, for tests whose packets cross from node to node.
+
+**Edge**: each node is a lab of its own, joined by a pair of links to a bridge in an "underlay" namespace,
+where everything between nodes can be watched and where strangers may speak up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import struct
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+from agent.net import names, netns
+from agent.net.driver import IPAddress, NetworkIntent, PortIntent, RemotePort
+from agent.net.kernel_driver import KernelNet
+from agent.net.netlink_link import VXLAN_PORT
+from agent.net.rtnetlink import Netlink
+from tests.unit.agent_net import probes
+from tests.unit.agent_net.lab import Lab, configure, join
+
+STRANGER = IPv4Address("192.0.2.250")  # of the underlay's own namespace
+_UNDERLAY_BRIDGE = "under0"
+
+
+@dataclass(slots=True)
+class Node:
+    """One node with what was planned for it."""
+
+    lab: Lab
+    net: KernelNet
+    address: IPAddress
+    ports: list[PortIntent] = field(default_factory=list)
+
+    async def boot(self, port: PortIntent) -> Path:
+        """A guest behind its port; its network must be there."""
+        guest = await self.lab.plug_guest(port)
+        await self.net.ensure_port(port)
+        return guest
+
+
+@dataclass(slots=True)
+class Cloud:
+    nodes: list[Node]
+    underlay: Path
+
+    async def spread(self, network: NetworkIntent, *placed: tuple[Node, PortIntent]) -> None:
+        """The network with these ports on these nodes, as the controller would tell every node of it."""
+        for node in self.nodes:
+            own = tuple(port for on, port in placed if on is node)
+            if not own:
+                continue
+            await node.net.ensure_network(replace(network, ports=own))
+            remotes = remotes_of((on.address, port) for on, port in placed if on is not node)
+            await node.net.ensure_directory(network.uid, remotes)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[list[Tunneled]]:
+        """What went through tunnels while the block ran; the list is filled when it ends."""
+        seen: list[Tunneled] = []
+        ear = await self.nodes[0].lab.inside(self.underlay, lambda: probes.Ear(link=""))
+        try:
+            yield seen
+            seen += tunneled(await asyncio.to_thread(ear.heard))
+        finally:
+            ear.close()
+
+
+def remotes_of(places: Iterable[tuple[IPAddress, PortIntent]]) -> frozenset[RemotePort]:
+    return frozenset(RemotePort(port.uid, port.mac, port.addresses, vtep) for vtep, port in places)
+
+
+@dataclass(frozen=True, slots=True)
+class Tunneled:
+    """A guest's frame between nodes, and the outer packet around it."""
+
+    vni: int
+    inner: bytes
+    outer_length: int
+    is_fragment: bool
+
+
+def tunneled(frames: Iterable[bytes]) -> Iterator[Tunneled]:
+    """IPv4 underlays only."""
+    for frame in frames:
+        packet = frame[14:]
+        if frame[12:14] != b"\x08\x00" or packet[9] != socket.IPPROTO_UDP:
+            continue
+        fragment: int = struct.unpack_from("!H", packet, 6)[0] & 0x3FFF
+        header = (packet[0] & 15) * 4
+        if fragment or struct.unpack_from("!H", packet, header + 2)[0] == VXLAN_PORT:
+            vni = int.from_bytes(packet[header + 12 : header + 15], "big")
+            length: int = struct.unpack_from("!H", packet, 2)[0]
+            yield Tunneled(vni, packet[header + 16 :], length, bool(fragment))
+
+
+@asynccontextmanager
+async def open_cloud(count: int = 2, *, subnet: str = "192.0.2.0") -> AsyncIterator[Cloud]:
+    directory = Path(tempfile.mkdtemp(prefix="agent-span-"))
+    underlay = directory / "netns" / "underlay"
+    base = ip_address(subnet)
+    nodes: list[Node] = []
+    try:
+        await asyncio.to_thread(_build_underlay, underlay)
+        for number in range(1, count + 1):
+            address = base + number
+            lab = Lab(directory / f"node{number}", underlay=address)
+            lab.directory.mkdir()
+            await asyncio.to_thread(lab.build)
+            await asyncio.to_thread(_join_underlay, underlay, lab, number)
+            nodes.append(Node(lab, lab.driver(), address))
+        yield Cloud(nodes, underlay)
+    finally:
+        for node in nodes:
+            await node.net.close()
+            await asyncio.to_thread(node.lab.demolish)
+        await asyncio.to_thread(netns.remove, underlay)
+        await asyncio.to_thread(netns.remove_directory, underlay.parent)
+        shutil.rmtree(directory)
+
+
+def _build_underlay(underlay: Path) -> None:
+    underlay.parent.parent.chmod(0o755)
+    netns.create(underlay)
+    with netns.inside(underlay), Netlink() as netlink:
+        netlink.add_bridge(_UNDERLAY_BRIDGE, "02:00:00:00:ff:01")
+    configure(underlay, _UNDERLAY_BRIDGE, STRANGER)
+
+
+def _join_underlay(underlay: Path, lab: Lab, number: int) -> None:
+    name = f"node{number}"
+    join(underlay, name, lab.host, "eth1", f"02:00:00:00:fe:{number:02x}")
+    with netns.inside(underlay), Netlink() as netlink:
+        bridge, port = netlink.find_link(_UNDERLAY_BRIDGE), netlink.find_link(name)
+        assert bridge is not None
+        assert port is not None
+        netlink.change_link(bridge.index, up=True)
+        netlink.change_link(port.index, master=bridge.index)
+    configure(lab.host, "eth1", lab.underlay)
+
+
+def tunnel_of(network: NetworkIntent) -> str:
+    return names.tunnel_name(network.uid)
