@@ -35,6 +35,7 @@ from agent.link_grpc import GrpcDialer, address_error
 from agent.metrics import AgentCollector, MetricsServer, Sampler
 from agent.net.driver import IPAddress
 from agent.net.kernel_driver import KernelNet
+from agent.net.underlay import find_underlay_mtu
 from agent.reconcile import Agent
 from agent.session import NodeIdentity, Uplink
 from agent.storage.driver import Storage
@@ -98,7 +99,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
             allow_tcg=given.allow_tcg,
             labels=_parse_labels(given.label),
             device_names=_parse_device_names(given.device_name),
-            underlay_address=ip_address(given.underlay_address) if given.underlay_address else None,
+            underlay_address=_parse_address(given.underlay_address),
         )
     except ValueError as err:
         parser.error(str(err))
@@ -162,6 +163,13 @@ def _parse_listen(text: str) -> tuple[str, int] | None:
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"--metrics-address {text!r} must be HOST:PORT, as in {DEFAULT_METRICS_ADDRESS}")
     return host.strip("[]"), int(port)
+
+
+def _parse_address(text: str) -> IPAddress | None:
+    try:
+        return ip_address(text) if text else None
+    except ValueError as err:
+        raise ValueError(f"--underlay-address {text!r} must be an address, as in 192.0.2.1") from err
 
 
 def _parse_labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -251,7 +259,7 @@ def check_virtualization(facts: HostFacts, *, allow_tcg: bool) -> None:
     _log.warning("guests are emulated (TCG)", why=facts.kvm_message)
 
 
-async def _identify(options: Options, facts: HostFacts, storage: Storage) -> NodeIdentity:
+async def _identify(options: Options, facts: HostFacts, storage: Storage, underlay_mtu: int) -> NodeIdentity:
     return NodeIdentity(
         node=options.node,
         agent_version=_version(),
@@ -263,6 +271,7 @@ async def _identify(options: Options, facts: HostFacts, storage: Storage) -> Nod
         labels=options.labels,
         address=options.address,
         underlay_address=str(options.underlay_address or ""),
+        underlay_mtu=underlay_mtu,
         capabilities=facts.capabilities,
         cells=tuple(placement_pb2.NumaCell(vcpu=one.vcpu, memory_mib=one.memory_mib) for one in facts.cells),
         devices=tuple(map(_device, facts.devices)),
@@ -289,8 +298,9 @@ def _version() -> str:
 
 async def run_agent(options: Options) -> None:
     """Compose and run until cancelled. Raises StartError, DriverError."""
+    underlay_mtu = find_underlay_mtu(options.underlay_address) if options.underlay_address else 0
     hypervisor = LibvirtHypervisor(options.libvirt_uri, device_names=dict(options.device_names))
-    net = KernelNet(options.state_dir / "net")
+    net = KernelNet(options.state_dir / "net", underlay=options.underlay_address)
     storage = QemuImgStorage(options.state_dir)
     dialer = GrpcDialer()
     drivers: Drivers | None = None
@@ -298,7 +308,8 @@ async def run_agent(options: Options) -> None:
         facts = await _host_facts(hypervisor)
         check_virtualization(facts, allow_tcg=options.allow_tcg)
         drivers = Drivers(hypervisor, net, storage, kvm=facts.kvm)
-        await _serve(options, drivers, await _identify(options, facts, storage), dialer)
+        identity = await _identify(options, facts, storage, underlay_mtu)
+        await _serve(options, drivers, identity, dialer)
     finally:
         await dialer.close()
         await hypervisor.close()

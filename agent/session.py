@@ -56,6 +56,7 @@ class NodeIdentity:
     cells: tuple[placement_pb2.NumaCell, ...] = ()
     devices: tuple[placement_pb2.Device, ...] = ()
     underlay_address: str = ""
+    underlay_mtu: int = 0
 
     def hello(self, nonce: str, accepted: pb.PlanVersion) -> pb.AgentMessage:
         return pb.AgentMessage(
@@ -73,6 +74,7 @@ class NodeIdentity:
                 numa_cells=self.cells,
                 devices=self.devices,
                 underlay_address=self.underlay_address,
+                underlay_mtu=self.underlay_mtu,
             )
         )
 

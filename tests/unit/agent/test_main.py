@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from agent.errors import DriverError
 from agent.hypervisor.driver import HostFacts
-from agent.main import StartError, check_virtualization, lock_state_dir, parse_options
+from agent.main import StartError, check_virtualization, lock_state_dir, parse_options, run_agent
+from agent.net.underlay import find_underlay_mtu
 from cumulet.errors import ExitCode
 
 
@@ -37,6 +40,7 @@ def test_options_of_a_node() -> None:
         (["--controller", "c:1", "--node", "n", "--label", "rack"], "KEY=VALUE"),
         (["--controller", "c:1", "--node", "n", "--label", "a b=c"], "--label"),
         (["--controller", "c:1", "--node", "n", "--metrics-address", "9477"], "HOST:PORT"),
+        (["--controller", "c:1", "--node", "n", "--underlay-address", "eth1"], "--underlay-address"),
     ],
 )
 def test_a_wrong_option_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +55,19 @@ def test_two_agents_cannot_share_a_state_directory(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"another agent \(pid \d+\) uses") as refused:
         lock_state_dir(tmp_path / "state")
     assert refused.value.exit_code == ExitCode.CONFLICT
+
+
+async def test_an_underlay_address_that_no_link_has_ends_the_start(tmp_path: Path) -> None:
+    given = ("--controller", "c:1", "--node", "n", "--state-dir", str(tmp_path))
+    options = parse_options([*given, "--underlay-address", "192.0.2.99"])
+    with pytest.raises(DriverError, match="--underlay-address") as refused:
+        await run_agent(options)
+    assert (refused.value.reason, refused.value.permanent) == ("UnderlayAddressMissing", True)
+
+
+def test_the_underlays_mtu_is_that_of_its_link() -> None:
+    loopback = int(Path("/sys/class/net/lo/mtu").read_text())
+    assert find_underlay_mtu(IPv4Address("127.0.0.1")) == loopback
 
 
 def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
