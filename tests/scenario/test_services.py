@@ -1,19 +1,16 @@
-"""What the server offers beyond the standard methods: files, events, explanations, health, metrics.
+"""What the server itself offers: errors in every form, health, reflection, metrics, who leads.
 
-**Edge**: gRPC over a Unix socket; promtool and qemu-img as child processes.
+**Edge**: gRPC over a Unix socket; promtool as a child process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +25,26 @@ from prometheus_client import generate_latest
 
 from controller.api.server import PROTO_FILES, Server
 from controller.controller import Controller
-from controller.files import TORN_S, FileStore
-from controller.journal import MemoryJournal, check_journal
-from controller.reconcile import export
-from controller.store import keys
+from controller.files import FileStore
+from controller.journal import MemoryJournal
 from controller.store.lease import LeaseTask
 from controller.store.memory import MemoryStore, NoFaults
 from controller.store.protocol import StoreUnavailableError
-from cumulet import lifecycle
 from cumulet.clock import SystemClock
 from cumulet.errors import (
-    InvalidArgumentError,
     NotFoundError,
-    RevisionGoneError,
-    TooLargeError,
     UnavailableError,
 )
-from cumulet.kinds import FLAVOR, IMAGE, INSTANCE, NODE, OPERATION, Kind
+from cumulet.kinds import FLAVOR, INSTANCE, Kind
 from cumulet.v1 import (
-    agent_pb2,
-    agent_pb2_grpc,
-    event_pb2,
-    event_pb2_grpc,
-    image_pb2,
     instance_pb2,
-    operation_pb2,
     system_pb2,
     system_pb2_grpc,
 )
 from cumulet.wire_errors import from_rpc_error
-from tests.scenario.serving import WAIT_S, Cloud, agent_of, refusal, sample, until, until_true
+from tests.scenario.serving import Cloud, agent_of, refusal, sample, until, until_true
 
 ROOT = Path(__file__).resolve().parents[2]
-QCOW2, RAW, BLOB = image_pb2.FILE_FORMAT_QCOW2, image_pb2.FILE_FORMAT_RAW, image_pb2.FILE_FORMAT_BLOB
 both_stores = pytest.mark.parametrize("cloud", ["memory", "etcd"], indirect=True)
 
 
@@ -242,263 +226,6 @@ def test_an_address_that_cannot_be_is_refused_with_exit_code_2(
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-# --- image files ----------------------------------------------------------------------------------
-
-
-def _qemu_img(*arguments: str) -> None:
-    subprocess.run(["qemu-img", *arguments], check=True, capture_output=True)
-
-
-def _qcow2(path: Path, *options: str) -> bytes:
-    _qemu_img("create", "-q", "-f", "qcow2", *options, str(path), "8M")
-    return path.read_bytes()
-
-
-def _with_backing_file(path: Path) -> bytes:
-    base = path.with_name("base")
-    _qcow2(base)
-    _qemu_img("create", "-q", "-f", "qcow2", "-b", str(base), "-F", "qcow2", str(path))
-    return path.read_bytes()
-
-
-def _with_data_file(path: Path) -> bytes:
-    return _qcow2(path, "-o", f"data_file={path}.data")
-
-
-async def test_an_upload_is_found_and_read_back(cloud: Cloud, tmp_path: Path) -> None:
-    data = _qcow2(tmp_path / "disk")
-    digest = hashlib.sha256(data).hexdigest()
-    file = await cloud.upload(data, QCOW2, sha256=digest, size_bytes=len(data))
-    assert (file.sha256, file.size_bytes, file.virtual_size_bytes) == (digest, len(data), 8 << 20)
-    both = await asyncio.gather(*(cloud.upload(data, QCOW2) for _ in range(4)))
-    assert all(found == file for found in both)
-    assert {path.name for path in (cloud.directory / "files").iterdir()} == {digest, f"{digest}.json"}
-    stub = agent_pb2_grpc.AgentServiceStub(cloud.channel)
-    read = b""
-    async for reply in stub.ReadFile(agent_pb2.ReadFileRequest(sha256=digest, offset=100)):
-        assert reply.size_bytes == len(data)
-        read += reply.chunk
-    assert read == data[100:]
-
-
-BAD_FILES: dict[str, tuple[Callable[[Path], bytes], Any, dict[str, Any], str]] = {
-    "raw that says qcow2": (lambda path: bytes(4096), QCOW2, {}, "not qcow2"),
-    "qcow2 that says raw": (_qcow2, RAW, {}, "the file is qcow2, not raw"),
-    "a backing file": (_with_backing_file, QCOW2, {}, "refused"),
-    "a data file": (_with_data_file, QCOW2, {}, "refused"),
-    "a torn qcow2": (lambda path: _qcow2(path)[:40], QCOW2, {}, "not qcow2"),
-    "other bytes": (_qcow2, QCOW2, {"sha256": "ab" * 32}, "send the file again"),
-    "another size": (_qcow2, QCOW2, {"size_bytes": 5}, "5 bytes were announced"),
-    "no format": (_qcow2, 0, {}, "it is not guessed"),
-    "an unknown format": (_qcow2, 77, {}, "it is not guessed"),
-}
-
-
-@pytest.mark.parametrize("what", BAD_FILES)
-async def test_a_file_that_is_not_what_it_says_is_refused_and_not_kept(
-    cloud: Cloud, tmp_path: Path, what: str
-) -> None:
-    make, claimed, header, said = BAD_FILES[what]
-    error = await refusal(cloud.upload(make(tmp_path / "disk"), claimed, **header))
-    assert isinstance(error, InvalidArgumentError)
-    assert error.violations[0].field.startswith("header.")
-    assert said in str(error)
-    await until(lambda: not list((cloud.directory / "files").iterdir()))
-
-
-async def test_a_kernel_is_no_disk_and_a_missing_file_no_image(cloud: Cloud, tmp_path: Path) -> None:
-    await cloud.seed()
-    image = sample(IMAGE, "bad")
-    image.spec.disk.CopyFrom(await cloud.upload(_with_backing_file(tmp_path / "disk"), BLOB))
-    error = await refusal(cloud.create(IMAGE, image))
-    assert isinstance(error, InvalidArgumentError)
-    assert error.violations[0].field == "spec.disk.format"
-    image.spec.disk.sha256 = "cd" * 32
-    assert "upload it first" in str(await refusal(cloud.create(IMAGE, image)))
-    stub = agent_pb2_grpc.AgentServiceStub(cloud.channel)
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await stub.ReadFile(agent_pb2.ReadFileRequest(sha256="cd" * 32)).read()
-    assert isinstance(from_rpc_error(failed.value), NotFoundError)
-
-
-async def test_what_is_too_large_or_says_nothing_is_refused(cloud: Cloud) -> None:
-    assert isinstance(await refusal(cloud.upload(b"", RAW, size_bytes=2**40)), TooLargeError)
-    call = IMAGE.stub(cloud.channel).UploadFile(iter([image_pb2.UploadFileRequest(chunk=b"x")]))
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await call
-    assert "must be the first message" in str(from_rpc_error(failed.value))
-
-
-def test_torn_uploads_go_and_those_under_way_stay(tmp_path: Path) -> None:
-    for name, age_s in (("upload-old", TORN_S + 60), ("upload-new", 0)):
-        (tmp_path / name).write_bytes(b"x")
-        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
-    FileStore(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["upload-new"]
-
-
-# --- operations, events, explanations -------------------------------------------------------------
-
-
-@both_stores
-async def test_the_life_of_an_instance_on_an_agent(cloud: Cloud) -> None:
-    await cloud.seed()
-    async with agent_of(cloud):
-        done = await cloud.wait(await cloud.create(INSTANCE, sample(INSTANCE, "web")))
-        assert (done.done, done.error.reason) == (True, "")
-        shown = await cloud.get(INSTANCE, "web")
-        assert (shown.status.phase, shown.status.node, shown.status.boots) == (
-            lifecycle.RUNNING,
-            "sim-0001",
-            1,
-        )
-        for verb, boots, phase in (
-            ("Reboot", 2, lifecycle.RUNNING),
-            ("Stop", 2, lifecycle.STOPPED),
-            ("Start", 3, lifecycle.RUNNING),
-        ):
-            asked = await cloud.call(INSTANCE, f"{verb}Instance", project="default", name="web")
-            done = await cloud.wait(asked)
-            assert (done.done, done.error.reason) == (True, ""), verb
-            shown = await cloud.get(INSTANCE, "web")
-            assert (shown.status.boots, shown.status.phase) == (boots, phase), verb
-        verified = await system_pb2_grpc.SystemServiceStub(cloud.channel).Verify(system_pb2.VerifyRequest())
-        assert list(verified.nodes) == ["sim-0001"]
-        assert not verified.differences
-        assert verified.items_compared > 0
-        done = await cloud.wait(await cloud.delete(INSTANCE, "web"))
-        assert (done.done, done.error.reason) == (True, "")
-        assert isinstance(await refusal(cloud.get(INSTANCE, "web")), NotFoundError)
-        node = await cloud.get(NODE, "sim-0001")
-        assert (node.status.instances, node.status.allocated.vcpu) == (0, 0)
-
-
-async def test_a_create_waits_for_room_and_says_why(cloud: Cloud) -> None:
-    await cloud.seed()
-    operation = await cloud.create(INSTANCE, sample(INSTANCE, "web"))
-    await until(lambda: bool(cloud.controller.state.rows(keys.INSTANCE_STATUS)))
-    explained = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="web")
-    assert "fits nowhere" in explained.summary
-    assert explained.revision
-    assert "cumulet node list" in list(getattr(explained, "try"))
-    assert [event.reason for event in explained.events] == ["Created", "NoCapacity"]
-    async with agent_of(cloud):
-        assert (await cloud.wait(operation)).done
-        explained = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="web")
-        (verdict,) = explained.nodes
-        assert (verdict.node, verdict.fits, verdict.current, verdict.rank) == ("sim-0001", True, True, 1)
-        assert verdict.score_terms
-        await cloud.call(NODE, "CordonNode", name="sim-0001", reason="disk")
-        await cloud.create(INSTANCE, sample(INSTANCE, "db"))
-        explained = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="db")
-        assert next(iter(getattr(explained, "try"))) == "cumulet node uncordon sim-0001"
-        assert "disk" in explained.nodes[0].reasons[0]
-
-
-async def test_waiting_ends_with_the_operation_or_the_time(cloud: Cloud) -> None:
-    await cloud.seed()
-    operation = await cloud.create(INSTANCE, sample(INSTANCE, "web"))
-    waiting = asyncio.create_task(cloud.wait(operation))
-    started = time.monotonic()
-    assert not (await cloud.wait(operation, seconds=1)).done
-    assert 0.9 < time.monotonic() - started < 10
-    assert not waiting.done()
-    await cloud.delete(INSTANCE, "web")
-    ended = await waiting
-    assert (ended.done, ended.error.reason) == (True, "CONFLICT")
-    missing = operation_pb2.WaitOperationRequest(project="default", name="op-none")
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await OPERATION.stub(cloud.channel).WaitOperation(missing)
-    assert isinstance(from_rpc_error(failed.value), NotFoundError)
-
-
-def _reason(event: Any) -> str:
-    return str(event.reason)
-
-
-async def test_events_are_listed_in_order_by_page_and_target_and_watched(cloud: Cloud) -> None:
-    stub = event_pb2_grpc.EventServiceStub(cloud.channel)
-    watch = stub.WatchEvents(event_pb2.WatchEventsRequest(target="instance/web"))
-    await until(lambda: bool(cloud.controller.events._listeners))  # nothing tells a client
-    await cloud.seed()
-    await cloud.create(INSTANCE, sample(INSTANCE, "web"))
-    await cloud.delete(INSTANCE, "web")
-    async with asyncio.timeout(WAIT_S):
-        seen = [_reason(await watch.read()) for _ in range(3)]
-    watch.cancel()
-    assert seen[0] == "Created"
-    assert "DeleteRequested" in seen
-    await until(lambda: not cloud.controller.state.rows(keys.INSTANCES))
-    everything = (await stub.ListEvents(event_pb2.ListEventsRequest(project="-"))).events
-    revisions = [event.revision for event in everything]
-    assert revisions == sorted(revisions)
-    assert {event.target.kind for event in everything} >= {
-        "project",
-        "flavor",
-        "image",
-        "network",
-        "instance",
-    }
-    paged: list[str] = []
-    token = ""
-    while True:
-        request = event_pb2.ListEventsRequest(project="-", page_size=2, page_token=token)
-        page = await stub.ListEvents(request)
-        paged += [event.uid for event in page.events]
-        token = page.next_page_token
-        if not token:
-            break
-    assert paged == [event.uid for event in everything]
-    for request, kind in (
-        (event_pb2.ListEventsRequest(page_size=-1), InvalidArgumentError),
-        (event_pb2.ListEventsRequest(page_token="ä"), InvalidArgumentError),
-        (event_pb2.ListEventsRequest(page_token="Zm9yZ290dGVu"), RevisionGoneError),
-    ):
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await stub.ListEvents(request)
-        assert isinstance(from_rpc_error(failed.value), kind)
-
-
-@pytest.fixture
-def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the cloud is made: its leader exports every 15 s otherwise."""
-    monkeypatch.setattr(export, "EXPORT_S", 0.2)
-
-
-@pytest.mark.usefixtures("quick_export")
-async def test_events_go_to_the_journal_and_leave_the_store(cloud: Cloud) -> None:
-    await cloud.seed()
-    store = cloud.controller.store
-    assert (await store.list(keys.JOURNAL.prefix())).items
-
-    async def exported() -> bool:
-        return not (await store.list(keys.JOURNAL.prefix())).items
-
-    await until_true(exported)
-    assert check_journal(cloud.directory / "journal.jsonl") is None
-    listed = await event_pb2_grpc.EventServiceStub(cloud.channel).ListEvents(
-        event_pb2.ListEventsRequest(project="-")
-    )
-    assert "Created" in {event.reason for event in listed.events}
-
-
-@pytest.mark.parametrize("cloud", ["etcd"], indirect=True)
-async def test_one_vm_costs_at_most_four_transactions(cloud: Cloud, request: pytest.FixtureRequest) -> None:
-    """From its create to running, by etcd's own count: what its log has to agree on, refused or not."""
-    server = request.getfixturevalue("etcd")
-    await cloud.seed()
-
-    async def proposals() -> float:
-        return float(await asyncio.to_thread(server.metric, "etcd_server_proposals_committed_total"))
-
-    async with agent_of(cloud):
-        before = await proposals()
-        done = await cloud.wait(await cloud.create(INSTANCE, sample(INSTANCE, "web"), request_id="once"))
-        spent = await proposals() - before
-    assert done.done
-    assert 3 <= spent <= 4
 
 
 @pytest.mark.parametrize("kind", [INSTANCE], ids=["instance"])
