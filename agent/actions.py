@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.intent import InstanceIntent, Refusal
-from agent.net.driver import NetworkIntent, PortIntent
+from agent.net.driver import GroupIntent, NetworkIntent, PortIntent, RemotePort
 from agent.storage.driver import DiskSpec, SeedSpec
 from cumulet.v1 import image_pb2
 
@@ -47,6 +47,19 @@ class EnsureNetwork:
 @dataclass(frozen=True, slots=True)
 class EnsurePort:
     port: PortIntent
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureDirectory:
+    """Where the network's ports on other nodes are."""
+
+    network_uid: str
+    remotes: frozenset[RemotePort]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureGroup:
+    group: GroupIntent
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,11 @@ class RemoveNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveGroup:
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class DropImages:
     unused: frozenset[str]
 
@@ -102,6 +120,8 @@ Action = (
     | EnsureSeed
     | EnsureNetwork
     | EnsurePort
+    | EnsureDirectory
+    | EnsureGroup
     | StartDomain
     | RequestShutdown
     | ForceOff
@@ -109,6 +129,7 @@ Action = (
     | RemovePort
     | RemoveFiles
     | RemoveNetwork
+    | RemoveGroup
     | DropImages
 )
 
@@ -139,6 +160,14 @@ def image_key(sha256: str) -> str:
 
 def network_key(uid: str) -> str:
     return f"network/{uid}"
+
+
+def directory_key(network_uid: str) -> str:
+    return f"directory/{network_uid}"
+
+
+def group_key(uid: str) -> str:
+    return f"group/{uid}"
 
 
 def port_key(uid: str) -> str:

@@ -19,7 +19,9 @@ from agent.actions import (
     Action,
     Decision,
     DropImages,
+    EnsureDirectory,
     EnsureDisk,
+    EnsureGroup,
     EnsureImage,
     EnsureNetwork,
     EnsurePort,
@@ -28,6 +30,7 @@ from agent.actions import (
     Need,
     RemoveDomain,
     RemoveFiles,
+    RemoveGroup,
     RemoveNetwork,
     RemovePort,
     RequestShutdown,
@@ -217,6 +220,10 @@ class Applier:
                 await net.ensure_network(network)
             case EnsurePort(port):
                 await net.ensure_port(port)
+            case EnsureDirectory(network_uid, remotes):
+                await net.ensure_directory(network_uid, remotes)
+            case EnsureGroup(group):
+                await net.ensure_group(group)
             case StartDomain(intent):
                 await hypervisor.ensure_running(build_domain_spec(intent, storage, kvm=self._drivers.kvm))
             case RequestShutdown(uid):
@@ -231,6 +238,8 @@ class Applier:
                 await storage.ensure_absent(uid)
             case RemoveNetwork(uid):
                 await net.ensure_network_absent(uid)
+            case RemoveGroup(uid):
+                await net.ensure_group_absent(uid)
             case DropImages(unused):
                 await storage.drop_images(unused)
 

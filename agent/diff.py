@@ -38,10 +38,12 @@ from agent.actions import (
     network_key,
     port_key,
 )
+from agent.directory import Directory
 from agent.hypervisor.driver import ObservedDomain
 from agent.intent import InstanceIntent, PlanIntent, Refusal, iter_ports
 from agent.memory import Memory
 from agent.net.driver import NetworkIntent, PortIntent, digest_of
+from agent.net_diff import directory_works, group_works, unused_groups
 from agent.observed import Observed, is_active
 from agent.power import CutPower, PressButton, Start, Wait, next_step
 
@@ -50,13 +52,20 @@ IMAGE_KEEP_S: Final = 24 * 3600.0
 
 
 def diff(
-    plan: PlanIntent, observed: Observed, memory: Memory, now: float, *, in_session: bool = True
+    plan: PlanIntent,
+    observed: Observed,
+    memory: Memory,
+    now: float,
+    *,
+    directory: Directory | None = None,
+    in_session: bool = True,
 ) -> Decision:
     """What is to be done now.
 
-    Without a session's plan (`in_session` false) only the network of what runs is repaired.
+    Without a session's plan (`in_session` false) only the network of what runs is repaired. `directory`: what
+    this session was told of ports elsewhere, None for nothing.
     """
-    return _Diff(plan, observed, memory, now, in_session).decide()
+    return _Diff(plan, observed, memory, now, in_session, directory or Directory()).decide()
 
 
 def find_foreign(plan: PlanIntent, observed: Observed) -> frozenset[str]:
@@ -80,6 +89,7 @@ class _Diff:
     memory: Memory
     now: float
     in_session: bool
+    directory: Directory
     refusals: list[Refusal] = field(default_factory=list)
     wake_at: float | None = None
 
@@ -89,8 +99,11 @@ class _Diff:
         made = frozenset(work.key for work in (*networks, *images))
         works = [*networks, *images, *self._instance_works(made)]
         if self.in_session:
+            wanted = self._wanted_networks()
+            works += directory_works(wanted, self.directory, self.observed.net, made)
+            works += group_works(self.plan, self.directory, self.observed.net)
             works += self._leftover_works()
-        refusals = (*self.plan.refusals, *self.refusals)
+        refusals = (*self.plan.refusals, *self.directory.refusals.values(), *self.refusals)
         effective = (work for work in works if any(not isinstance(action, Need) for action in work.actions))
         return Decision(tuple(effective), refusals, self.wake_at)
 
@@ -268,6 +281,7 @@ class _Diff:
             needs = tuple(Need(instance_key(uid)) for uid in dying)
             works = [Work(port_key(uid), (*needs, RemovePort(uid))) for uid in stray]
             works += self._unused_networks(stray)
+            works += unused_groups(self.plan, self.directory, self.observed.net, stray)
         unused = self._unused_images()
         return [*works, Work(IMAGES_KEY, (DropImages(unused),))] if unused else works
 

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass, field
 from typing import Final, Literal
-from uuid import UUID
 
-from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent
+from agent.net.driver import NetworkIntent, PortIntent, RuleIntent
+from agent.net_intent import IntentError, check_uid, parse_network, parse_port, parse_rules
 from agent.storage.driver import DiskSpec, SeedSpec
 from cumulet.v1 import agent_pb2 as pb
 from cumulet.v1 import image_pb2, instance_pb2
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
-VNI_MAX: Final = 2**24 - 1  # Source: RFC 7348, section 5
-
-
-class IntentError(ValueError):
-    """A field of a planned object that no driver can be given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +62,9 @@ class InstanceIntent:
 class PlanIntent:
     """A whole plan. Networks carry no ports here: the diff adds those that live on this node.
 
+    `groups` are the rules of security groups; who is in them, and where other nodes' ports are, is told apart
+    (`directory.py`).
+
     `refused` are uids that the plan names but that could not be parsed: they are neither made nor removed.
     No uid is both planned and tombstoned: the higher epoch counts, at the same one the tombstone.
     """
@@ -77,6 +73,7 @@ class PlanIntent:
     networks: Mapping[str, NetworkIntent]
     tombstones: Mapping[str, int]
     refusals: tuple[Refusal, ...]
+    groups: Mapping[str, tuple[RuleIntent, ...]] = field(default_factory=dict)
 
     @property
     def refused(self) -> frozenset[str]:
@@ -92,9 +89,15 @@ def parse_plan(plan: pb.NodePlan) -> PlanIntent:
     networks: dict[str, NetworkIntent] = {}
     for network in plan.networks:
         try:
-            networks[network.uid] = _parse_network(network)
+            networks[network.uid] = parse_network(network)
         except ValueError as err:
             refusals.append(_refusal("network", network.uid, network.name, err))
+    groups: dict[str, tuple[RuleIntent, ...]] = {}
+    for group in plan.security_groups:
+        try:
+            groups[group.uid] = parse_rules(group)
+        except ValueError as err:
+            refusals.append(_refusal("security group", group.uid, "", err))
     instances: dict[str, InstanceIntent] = {}
     for instance in plan.instances:
         try:
@@ -110,7 +113,7 @@ def parse_plan(plan: pb.NodePlan) -> PlanIntent:
             del tombstones[uid]
         else:
             del instances[uid]
-    return PlanIntent(instances, networks, tombstones, tuple(refusals))
+    return PlanIntent(instances, networks, tombstones, tuple(refusals), groups)
 
 
 def iter_ports(plan: PlanIntent) -> Iterator[PortIntent]:
@@ -130,38 +133,6 @@ def _drop_bad_tombstones(tombstones: dict[str, int], refusals: list[Refusal]) ->
         except IntentError as err:
             del tombstones[uid]
             refusals.append(_refusal("tombstone", uid, uid, err))
-
-
-def check_uid(field: str, text: str) -> str:
-    """`text`, if it is a UUID in canonical form; uids become names on the host. Raises IntentError."""
-    try:
-        canonical = str(UUID(text)) == text
-    except ValueError:
-        canonical = False
-    if not canonical:
-        raise IntentError(f"{field} {text!r} is not a UUID in lower case")
-    return text
-
-
-def _parse_network(network: pb.PlannedNetwork) -> NetworkIntent:
-    if not 0 < network.vni <= VNI_MAX:
-        raise IntentError(f"vni {network.vni} is not in 1..{VNI_MAX}")
-    return NetworkIntent(
-        uid=check_uid("uid", network.uid),
-        vni=network.vni,
-        subnets=tuple(_parse_subnet(subnet) for subnet in network.subnets),
-        outbound_nat=network.outbound_nat,
-        ports=(),
-    )
-
-
-def _parse_subnet(subnet: pb.PlannedSubnet) -> SubnetIntent:
-    return SubnetIntent(
-        uid=check_uid("subnets.uid", subnet.uid),
-        cidr=IPv4Network(subnet.cidr),
-        gateway=IPv4Address(subnet.gateway),
-        dns_servers=tuple(IPv4Address(server) for server in subnet.dns_servers),
-    )
 
 
 def _parse_instance(planned: pb.PlannedInstance) -> InstanceIntent:
@@ -186,7 +157,7 @@ def _parse_instance(planned: pb.PlannedInstance) -> InstanceIntent:
         initrd=_parse_boot_file(planned.image, "initrd"),
         kernel_args=planned.image.kernel_args,
         seed=SeedSpec(uid, hostname, tuple(planned.authorized_keys), planned.user_data),
-        ports=tuple(_parse_port(port, hostname) for port in planned.ports),
+        ports=tuple(parse_port(port, hostname) for port in planned.ports),
     )
 
 
@@ -203,15 +174,3 @@ def _parse_boot_file(
     if not image.HasField(field):
         return None
     return _parse_file(f"image.{field}", image.kernel if field == "kernel" else image.initrd)
-
-
-def _parse_port(port: pb.PlannedPort, hostname: str) -> PortIntent:
-    if not _MAC.fullmatch(port.mac):
-        raise IntentError(f"ports.mac {port.mac!r} is not a MAC address in lower case")
-    return PortIntent(
-        uid=check_uid("ports.uid", port.uid),
-        network_uid=check_uid("ports.network_uid", port.network_uid),
-        mac=port.mac,
-        addresses=tuple(IPv4Address(address) for address in port.addresses),
-        hostname=hostname,
-    )

@@ -18,6 +18,7 @@ import structlog
 from agent.actions import Action, Decision, StartDomain
 from agent.apply import JITTER, Applier
 from agent.diff import diff
+from agent.directory import Directory
 from agent.drivers import Drivers, FileSource
 from agent.errors import DriverError
 from agent.intent import NOTHING, PlanIntent, Refusal, parse_plan
@@ -104,6 +105,7 @@ class Agent:
         self._acted_on = pb.PlanVersion()  # in this session
         self._dispatched = pb.PlanVersion()
         self._plan_trouble = ""
+        self._directory = Directory()  # of this session
         self.snapshot: Snapshot | None = None
         self.rounds = 0
         self.round_s = 0.0  # time spent in rounds, for metrics
@@ -140,6 +142,7 @@ class Agent:
         self._offered = None
         self._acted_on, self._dispatched = pb.PlanVersion(), pb.PlanVersion()
         self._plan_trouble = ""
+        self._directory = Directory()
         self._wake.set()
 
     def end_session(self) -> None:
@@ -158,6 +161,11 @@ class Agent:
             raise
         self._offered = _Offer(plan, parse_plan(plan))
         self._plan_trouble = ""
+        self._wake.set()
+
+    def take_directory(self, change: pb.DirectoryChange) -> None:
+        """Remember what the leader tells of ports elsewhere; the next round acts on it."""
+        self._directory.take(change)
         self._wake.set()
 
     async def round_after(self, seen: int) -> Snapshot:
@@ -221,7 +229,14 @@ class Agent:
         now = self._clock.monotonic()
         in_session = self.in_session
         self._memory = remember_look(self._memory, self._intent, observed, now)
-        decision = diff(self._intent, observed, self._memory, now, in_session=in_session)
+        decision = diff(
+            self._intent,
+            observed,
+            self._memory,
+            now,
+            directory=self._directory,
+            in_session=in_session,
+        )
         started = self._applier.dispatch(decision, stale, group)
         if in_session and self._accepted is not None:
             self._dispatched = self._accepted.version

@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.console import bridge_console
 from agent.errors import DriverError
-from agent.intent import IntentError, check_uid
+from agent.net_intent import IntentError, check_uid
 from agent.observed import Observed
 from agent.reconcile import Agent
 from cumulet.link import Dialer, LinkClosedError

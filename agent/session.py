@@ -244,6 +244,8 @@ class _Session:
             match message.WhichOneof("kind"):
                 case "plan":
                     self._take_plan(message.plan)
+                case "directory":
+                    self._agent.take_directory(message.directory)
                 case "heartbeat_ack":
                     sent_at = self._sent_at.pop(message.heartbeat_ack.sequence, self._proof_at)
                     self._proof_at = max(self._proof_at, sent_at)

@@ -172,6 +172,7 @@ _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "Device": _device,
     "DeviceShare": _share,
     "DeviceRequest": _device_request,
+    "StaticRoute": lambda route: f"{route.cidr}={route.next_hop}",
     "SecurityRule": _rule,
     "AddressPair": lambda pair: f"{pair.cidr}@{pair.mac}" if pair.mac else str(pair.cidr),
 }

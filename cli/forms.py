@@ -25,6 +25,7 @@ _MESSAGES: Final = frozenset(
         Shape.DEVICES,
         Shape.RULES,
         Shape.ADDRESS_PAIRS,
+        Shape.ROUTES,
     }
 )
 _REPEATED: Final = frozenset({Shape.WORDS}) | _MAPS | _MESSAGES
@@ -134,6 +135,12 @@ def parse_address_pair(text: str) -> dict[str, Any]:
     return {"cidr": cidr, "mac": mac}
 
 
+def parse_route(text: str) -> dict[str, Any]:
+    """`192.168.0.0/16=10.0.0.7`."""
+    cidr, next_hop = parse_pair(text)
+    return {"cidr": cidr, "next_hop": next_hop}
+
+
 def _rule(text: str) -> dict[str, Any]:
     from cli.rules import parse_rule
 
@@ -212,6 +219,7 @@ TYPES: Final[Mapping[Shape, tuple[str, click.ParamType[Any]]]] = {
     Shape.PREFERENCES: ("KEY=VALUE[:WEIGHT]", Parsed("preference", parse_preference)),
     Shape.RULES: ("RULE", Parsed("rule", _rule)),
     Shape.ADDRESS_PAIRS: ("CIDR[@MAC]", Parsed("address", parse_address_pair)),
+    Shape.ROUTES: ("CIDR=ADDRESS", Parsed("route", parse_route)),
     Shape.RATE: ("RATE", Parsed("rate", _rate)),
     Shape.DEVICES: ("MODEL[,MODEL][:COUNT|:SHARE]", Parsed("device", parse_device)),
 }

@@ -100,6 +100,7 @@ class State:
         self._ports_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_in: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_with: dict[tuple[str, str], dict[Parts, Stored]] = {}
+        self._router_of: dict[tuple[str, str], Parts] = {}
         self._subnets_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._addresses: dict[str, dict[str, str]] = {}
         self._operations_of: dict[str, set[Parts]] = {}
@@ -174,6 +175,11 @@ class State:
     def ports_with(self, project: str, security_group: str) -> list[Stored]:
         """Ports in a security group, in no order."""
         return list(self._ports_with.get((project, security_group), _EMPTY).values())
+
+    def router_of(self, project: str, network: str) -> Stored | None:
+        """The router that holds a network's gateways, or None."""
+        parts = self._router_of.get((project, network))
+        return self._tables[keys.ROUTERS.path].get(parts) if parts else None
 
     @property
     def underlays(self) -> Mapping[str, Underlay]:
@@ -465,6 +471,13 @@ class State:
                     _replace_in(self._ports_with, (parts[0], group), parts, value)
                 self.places.note_port(row.message, -1 if value is None else 1)
 
+    def _index_router(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        for network in before.message.spec.networks if before is not None else ():
+            if self._router_of.get((parts[0], network)) == parts:
+                del self._router_of[parts[0], network]
+        for network in after.message.spec.networks if after is not None else ():
+            self._router_of[parts[0], network] = parts
+
     def _index_subnet(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         for row, value in ((before, None), (after, after)):
             if row is not None:
@@ -530,6 +543,7 @@ _INDEXES: Final[dict[str, Callable[[State, Parts, Stored | None, Stored | None],
     keys.NODE_STATUS.path: State._index_node_status,
     keys.PORTS.path: State._index_port,
     keys.SUBNETS.path: State._index_subnet,
+    keys.ROUTERS.path: State._index_router,
     keys.ADDRESSES.path: State._index_address,
     keys.OPERATIONS.path: State._index_operation,
 }

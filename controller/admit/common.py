@@ -47,6 +47,7 @@ NOUNS: Final = {
     keys.SUBNETS: "subnet",
     keys.PORTS: "port",
     keys.PLACEMENT_GROUPS: "placement-group",
+    keys.ROUTERS: "router",
     keys.SECURITY_GROUPS: "security-group",
     keys.INSTANCES: "instance",
     keys.OPERATIONS: "operation",

@@ -31,14 +31,12 @@ def create(state: State, context: Context, project: str, given: network_pb2.Netw
     meta = common.new_meta(given.meta, project, context, violations)
     common.check_description(given.spec.description, violations)
     violations.raise_any(f"network {given.meta.name!r} was not created")
-    vni = _free_vni(state, context)
+    vni = free_vni(state, context)
     made = network_pb2.Network(meta=meta, spec=given.spec, status=network_pb2.NetworkStatus(vni=vni))
     change = common.put_new(state, keys.NETWORKS, (project, meta.name), made)
     charge_network(change, state, project)
     common.rest_on(change, keys.PROJECTS, project_row, project)
-    vni_key = keys.VNIS.key(str(vni))
-    change.compares.append(absent(vni_key))
-    change.writes[vni_key] = meta.uid.encode()
+    claim_vni(change, vni, meta.uid)
     change.events.append(
         common.event(context, "network", meta, "Created", f"network {meta.name} was created with VNI {vni}")
     )
@@ -70,6 +68,13 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
             hints=[f"cumulet subnet delete {subnets[0]} --project {project}"],
         )
     meta = row.message.meta
+    router = state.router_of(project, name)
+    if router is not None:
+        user = router.message.meta.name
+        raise FailedPreconditionError(
+            f"network {project}/{name} is attached to router {user}: detach it first",
+            hints=[f"cumulet router show {user} --project {project}"],
+        )
     held = state.ports_in(project, name)
     if held:
         raise FailedPreconditionError(
@@ -79,13 +84,22 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
     change.compares += [
         range_absent(keys.MACS.prefix(meta.uid)),  # every port has one
         range_unchanged_since(keys.SUBNETS.prefix(project), state.revision),
+        range_unchanged_since(keys.ROUTERS.prefix(project), state.revision),
     ]
     change.writes[keys.VNIS.key(str(row.message.status.vni))] = None
     change.events.append(common.event(context, "network", meta, "Deleted", f"network {name} was deleted"))
     return change
 
 
-def _free_vni(state: State, context: Context) -> int:
+def claim_vni(change: Change, vni: int, uid: str) -> None:
+    """Nobody else has it, and from now on nobody else gets it."""
+    key = keys.VNIS.key(str(vni))
+    change.compares.append(absent(key))
+    change.writes[key] = uid.encode()
+
+
+def free_vni(state: State, context: Context) -> int:
+    """A random one, for a network or a router. Raises UnavailableError."""
     for _ in range(VNI_TRIES):
         vni = context.rng.randint(1, VNI_MAX)
         if state.find(keys.VNIS, str(vni)) is None:

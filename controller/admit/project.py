@@ -26,6 +26,7 @@ NETWORKS_DEFAULT: Final = 100
 OWNED: Final = (
     keys.INSTANCES,
     keys.PLACEMENT_GROUPS,
+    keys.ROUTERS,
     keys.PORTS,
     keys.SUBNETS,
     keys.NETWORKS,

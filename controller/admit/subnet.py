@@ -115,7 +115,9 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
     )
     common.rest_on(change, keys.PROJECTS, project_row, project)
     common.rest_on(change, keys.NETWORKS, network, project, given.spec.network)
-    change.compares.append(range_unchanged_since(keys.SUBNETS.prefix(project), state.revision))
+    change.compares += [
+        range_unchanged_since(table.prefix(project), state.revision) for table in (keys.SUBNETS, keys.ROUTERS)
+    ]
     return change
 
 
@@ -266,9 +268,12 @@ def _check_dns(spec: subnet_pb2.SubnetSpec, violations: Violations) -> None:
 def _check_overlap(
     state: State, project: str, given: subnet_pb2.Subnet, cidr: Cidr, violations: Violations
 ) -> None:
-    for name, row in subnets_of(state, project, given.spec.network):
+    router = state.router_of(project, given.spec.network)
+    networks = [given.spec.network] if router is None else router.message.spec.networks
+    for name, row in (found for network in networks for found in subnets_of(state, project, network)):
         other = ip_network(row.message.spec.cidr)
         if (
             cidr.version == other.version and cidr.overlaps(other) and name != given.meta.name
         ):  # that it exists already is said elsewhere
-            violations.add("spec.cidr", f"{cidr} overlaps subnet {name} ({other}) of the same network")
+            where = "the same network" if router is None else f"router {router.message.meta.name}"
+            violations.add("spec.cidr", f"{cidr} overlaps subnet {name} ({other}) of {where}")

@@ -32,6 +32,7 @@ from controller.admit import (
     placementgroup,
     port,
     project,
+    router,
     securitygroup,
     subnet,
 )
@@ -66,6 +67,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    router_pb2,
     securitygroup_pb2,
     subnet_pb2,
     system_pb2,
@@ -90,6 +92,7 @@ PROTO_FILES: Final = (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    router_pb2,
     securitygroup_pb2,
     subnet_pb2,
     system_pb2,
@@ -140,6 +143,7 @@ def standard_rules(files: FileStore, policy: Policy) -> tuple[Rules, ...]:
         Rules(kinds.NETWORK, keys.NETWORKS, network.create, network.update, _by_etag(network.delete)),
         Rules(kinds.SUBNET, keys.SUBNETS, subnet.create, subnet.update, _by_etag(subnet.delete)),
         Rules(kinds.PORT, keys.PORTS, update=port.update),
+        Rules(kinds.ROUTER, keys.ROUTERS, router.create, router.update, _by_etag(router.delete)),
         Rules(
             kinds.SECURITY_GROUP,
             keys.SECURITY_GROUPS,

@@ -151,8 +151,10 @@ def _messages(pieces: Iterable[Piece]) -> Iterator[agent_pb2.DirectoryChange]:
 
 
 def _networks_of(state: State, plan: agent_pb2.NodePlan) -> dict[Name, str]:
-    """Networks of the plan, uid by name."""
-    found = [state.find_uid(network.uid) for network in plan.networks]
+    """Networks of the plan and of its routers, uid by name."""
+    uids = {network.uid for network in plan.networks}
+    uids.update(uid for router in plan.routers for uid in router.network_uids)
+    found = [state.find_uid(uid) for uid in uids]
     return {(row[1][0], row[1][1]): row[2].message.meta.uid for row in found if row is not None}
 
 

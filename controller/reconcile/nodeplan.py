@@ -21,6 +21,7 @@ from cumulet.v1 import (
     instance_pb2,
     network_pb2,
     port_pb2,
+    router_pb2,
     securitygroup_pb2,
     store_pb2,
 )
@@ -35,6 +36,7 @@ class _Needs:
 
     networks: dict[str, network_pb2.Network] = field(default_factory=dict)
     groups: dict[str, securitygroup_pb2.SecurityGroup] = field(default_factory=dict)
+    routers: dict[str, router_pb2.Router] = field(default_factory=dict)
 
 
 def compile_plan(
@@ -67,7 +69,9 @@ def compile_plan(
             plan.tombstones.add(uid=stray.uid, epoch=elsewhere.message.epoch - 1)
     mtu = guest_mtu(state)
     for uid in sorted(needs.networks):
-        _add_network(plan, state, needs.networks[uid], mtu)
+        _add_network(plan, state, needs.networks[uid], mtu, needs)
+    for uid in sorted(needs.routers):
+        _add_router(plan, state, needs.routers[uid], needs)
     for uid in sorted(needs.groups):
         _add_group(plan, state, needs.groups[uid])
     return plan
@@ -147,7 +151,11 @@ def _add_port(
 
 
 def _add_network(
-    plan: agent_pb2.NodePlan, state: State, network: network_pb2.Network, guest_mtu_bytes: int
+    plan: agent_pb2.NodePlan,
+    state: State,
+    network: network_pb2.Network,
+    guest_mtu_bytes: int,
+    needs: _Needs,
 ) -> None:
     planned = plan.networks.add(
         uid=network.meta.uid,
@@ -156,11 +164,32 @@ def _add_network(
         outbound_nat=network.spec.outbound_nat,
         mtu=guest_mtu_bytes,
     )
+    router = state.router_of(network.meta.project, network.meta.name)
+    if router is not None:
+        planned.router_uid = router.message.meta.uid
+        needs.routers[planned.router_uid] = router.message
     for row in state.subnets_of(network.meta.project, network.meta.name):
         spec = row.message.spec
         planned.subnets.add(
             uid=row.message.meta.uid, cidr=spec.cidr, gateway=spec.gateway, dns_servers=spec.dns_servers
         )
+
+
+def _add_router(plan: agent_pb2.NodePlan, state: State, router: router_pb2.Router, needs: _Needs) -> None:
+    planned = plan.routers.add(
+        uid=router.meta.uid, vni=router.status.vni, outbound_nat=router.spec.outbound_nat
+    )
+    for route in router.spec.routes:
+        planned.routes.add(cidr=route.cidr, next_hop=route.next_hop)
+    for name in router.spec.networks:
+        network = state.find(keys.NETWORKS, router.meta.project, name)
+        if network is None:
+            continue
+        uid = network.message.meta.uid
+        planned.network_uids.append(uid)
+        if uid not in needs.networks:
+            subnets = state.subnets_of(router.meta.project, name)
+            planned.cidrs_elsewhere.extend(row.message.spec.cidr for row in subnets)
 
 
 def _add_group(plan: agent_pb2.NodePlan, state: State, group: securitygroup_pb2.SecurityGroup) -> None:

@@ -441,12 +441,23 @@ def _concerned_nodes(state: State, changed: Changed) -> set[str]:
         node = state.places.node_of(row.message)
         return set() if node is None else {node}
     if table is keys.NETWORKS:
-        return set(state.places.of_network(*parts))
+        return _nodes_near(state, parts[0], parts[1])
     if table is keys.SUBNETS:
-        return set(state.places.of_network(parts[0], row.message.spec.network))
+        return _nodes_near(state, parts[0], row.message.spec.network)
+    if table is keys.ROUTERS:
+        rows = [one for one in (changed.before, changed.after) if one is not None]
+        names = {name for one in rows for name in one.message.spec.networks}
+        return {node for name in names for node in state.places.of_network(parts[0], name)}
     if table is keys.SECURITY_GROUPS:
         return set(state.places.of_group(*parts))
     return set()
+
+
+def _nodes_near(state: State, project: str, network: str) -> set[str]:
+    """Nodes with ports of a network, or of another one of its router."""
+    router = state.router_of(project, network)
+    names = {network, *(router.message.spec.networks if router is not None else ())}
+    return {node for name in names for node in state.places.of_network(project, name)}
 
 
 def _nodes_of(state: State, uids: list[str]) -> set[str]:

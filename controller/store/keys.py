@@ -20,6 +20,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    router_pb2,
     securitygroup_pb2,
     store_pb2,
     subnet_pb2,
@@ -81,6 +82,9 @@ PORTS: Final = Table("ports", ("project", "name"), port_pb2.Port, API, "meta and
 PLACEMENT_GROUPS: Final = Table(
     "placement-groups", ("project", "name"), placementgroup_pb2.PlacementGroup, API, "meta and spec"
 )
+ROUTERS: Final = Table(
+    "routers", ("project", "name"), router_pb2.Router, API, "meta, spec and the assigned VNI"
+)
 SECURITY_GROUPS: Final = Table(
     "security-groups", ("project", "name"), securitygroup_pb2.SecurityGroup, API, "meta and spec"
 )
@@ -96,7 +100,7 @@ ADDRESSES: Final = Table(
     "addresses", ("network_uid", "address"), None, API, "uid of the port that holds an address"
 )
 MACS: Final = Table("macs", ("network_uid", "mac"), None, API, "uid of the port that holds a MAC")
-VNIS: Final = Table("vnis", ("vni",), None, API, "uid of the network that holds a VNI")
+VNIS: Final = Table("vnis", ("vni",), None, API, "uid of the network or router that holds a VNI")
 PLACEMENTS: Final = Table(
     "placements",
     ("node", "uid"),
@@ -161,6 +165,7 @@ TABLES: Final = (
     SUBNETS,
     PORTS,
     PLACEMENT_GROUPS,
+    ROUTERS,
     SECURITY_GROUPS,
     INSTANCES,
     OPERATIONS,

@@ -46,6 +46,7 @@ class Shape(StrEnum):
     PREFERENCES = "preferences"  # KEY=VALUE[:WEIGHT], may be repeated
     RULES = "rules"  # DIRECTION PROTOCOL[:PORTS] [REMOTE], may be repeated
     ADDRESS_PAIRS = "address-pairs"  # CIDR[@MAC], may be repeated
+    ROUTES = "routes"  # CIDR=ADDRESS, may be repeated
     RATE = "rate"  # 10Mbit; the field is in bits per second
     DEVICES = "devices"  # MODEL[,MODEL][:COUNT|:SHARE], may be repeated
 
@@ -423,6 +424,32 @@ PORT: Final = _kind(
         Flag("egress-rate", "spec.egress_bps", "Limit from the instance; 0 is none.", Shape.RATE),
     ),
 )
+ROUTER: Final = _kind(
+    "Router",
+    "router",
+    True,
+    Column("VNI", "status.vni"),
+    Column("NETWORKS", "spec.networks"),
+    Column("ROUTES", "spec.routes", wide_only=True),
+    Column("OUTBOUND_NAT", "spec.outbound_nat"),
+    flags=(
+        Flag(
+            "network",
+            "spec.networks",
+            "Network whose gateways it holds, instead of those before. May be repeated.",
+            Shape.WORDS,
+        ),
+        Flag(
+            "route",
+            "spec.routes",
+            "Range behind an address of its networks, as 192.168.0.0/16=10.0.0.7. May be repeated.",
+            Shape.ROUTES,
+        ),
+        Flag("outbound-nat", "spec.outbound_nat", "Let guests reach the outside.", Shape.YES_NO),
+        _DESCRIPTION,
+    ),
+    example="--network web --network db --outbound-nat",
+)
 SECURITY_GROUP: Final = _kind(
     "SecurityGroup",
     "security-group",
@@ -508,6 +535,7 @@ KINDS: Final = (
     SECURITY_GROUP,
     NETWORK,
     SUBNET,
+    ROUTER,
     PORT,
     OPERATION,
 )

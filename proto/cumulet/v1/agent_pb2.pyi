@@ -448,8 +448,9 @@ class PlannedRouter(_message.Message):
     UID_FIELD_NUMBER: _builtins.int
     VNI_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
-    PEERS_FIELD_NUMBER: _builtins.int
     OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
+    NETWORK_UIDS_FIELD_NUMBER: _builtins.int
+    CIDRS_ELSEWHERE_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     """Of the tunnel between the router's parts."""
@@ -457,8 +458,12 @@ class PlannedRouter(_message.Message):
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRoute]: ...
     @_builtins.property
-    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRouterPeer]:
-        """Other nodes with a part of it."""
+    def network_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All of its networks. The directory says where their ports are, also of those without a port here."""
+
+    @_builtins.property
+    def cidrs_elsewhere(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ranges of its networks without a port here: nothing leaves the cloud for an address that no port has."""
 
     def __init__(
         self,
@@ -466,12 +471,13 @@ class PlannedRouter(_message.Message):
         uid: _builtins.str = ...,
         vni: _builtins.int = ...,
         routes: _abc.Iterable[Global___PlannedRoute] | None = ...,
-        peers: _abc.Iterable[Global___PlannedRouterPeer] | None = ...,
         outbound_nat: _builtins.bool = ...,
+        network_uids: _abc.Iterable[_builtins.str] | None = ...,
+        cidrs_elsewhere: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outbound_nat", b"outbound_nat", "peers", b"peers", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidrs_elsewhere", b"cidrs_elsewhere", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,31 +504,6 @@ class PlannedRoute(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedRoute: _TypeAlias = PlannedRoute  # noqa: Y015
-
-@_typing.final
-class PlannedRouterPeer(_message.Message):
-    """Ports behind the router's part on another node."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VTEP_FIELD_NUMBER: _builtins.int
-    ADDRESSES_FIELD_NUMBER: _builtins.int
-    vtep: _builtins.str
-    @_builtins.property
-    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    def __init__(
-        self,
-        *,
-        vtep: _builtins.str = ...,
-        addresses: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "vtep", b"vtep"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PlannedRouterPeer: _TypeAlias = PlannedRouterPeer  # noqa: Y015
 
 @_typing.final
 class PlannedSubnet(_message.Message):

@@ -1,0 +1,101 @@
+"""What the leader has told of ports on other nodes, in this session: kept in memory, changed by messages.
+
+**Pure** in effect: no I/O. Nothing of it is needed after a restart: the kernel keeps what is programmed, and
+a new session is told everything anew. A bad entry becomes a refusal of that entry and holds up no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final, Generic, TypeVar
+
+from agent.intent import Refusal
+from agent.net.driver import IPAddress, RemotePort
+from agent.net_intent import check_mac, check_uid
+from cumulet.v1 import agent_pb2 as pb
+
+T = TypeVar("T")
+REFUSALS_MAX: Final = 100  # of a directory that is all wrong, the first ones say enough
+
+
+@dataclass(slots=True)
+class _Book(Generic[T]):
+    """Entries by port uid, and the same as one frozen value, made when it is asked for."""
+
+    entries: dict[str, T] = field(default_factory=dict)
+    frozen: frozenset[T] | None = None
+
+    def take(self, *, full: bool, gone: Iterable[str], put: Iterable[tuple[str, T]]) -> None:
+        self.frozen = None
+        if full:
+            self.entries.clear()
+        for uid in gone:
+            self.entries.pop(uid, None)
+        self.entries.update(put)
+
+    def freeze(self) -> frozenset[T]:
+        if self.frozen is None:
+            self.frozen = frozenset(self.entries.values())
+        return self.frozen
+
+
+class Directory:
+    """Remote ports by network, and members by security group, by uid."""
+
+    def __init__(self) -> None:
+        self._networks: dict[str, _Book[RemotePort]] = {}
+        self._groups: dict[str, _Book[tuple[IPAddress, ...]]] = {}
+        self.refusals: dict[str, Refusal] = {}  # by port uid
+
+    def find_remotes(self, network_uid: str) -> frozenset[RemotePort] | None:
+        """Ports of a network on other nodes; None when nothing was told of it."""
+        book = self._networks.get(network_uid)
+        return None if book is None else book.freeze()
+
+    def find_members(self, group_uid: str) -> frozenset[IPAddress] | None:
+        """Addresses of a group's members on all nodes; None when nothing was told of it."""
+        book = self._groups.get(group_uid)
+        return None if book is None else frozenset(one for entry in book.freeze() for one in entry)
+
+    def take(self, change: pb.DirectoryChange) -> None:
+        """Apply one message."""
+        for network in change.networks:
+            put = self._parsed(network.put, lambda entry: (entry.uid, _remote_port(entry)))
+            book = self._networks.setdefault(network.network_uid, _Book())
+            book.take(full=network.full, gone=network.gone_port_uids, put=put)
+        for group in change.groups:
+            members = self._parsed(group.put, lambda entry: (entry.port_uid, _addresses(entry.addresses)))
+            group_book = self._groups.setdefault(group.group_uid, _Book())
+            group_book.take(full=group.full, gone=group.gone_port_uids, put=members)
+
+    def _parsed(
+        self,
+        entries: Iterable[pb.PlannedRemotePort | pb.PlannedMember],
+        parse: Callable[..., tuple[str, T]],
+    ) -> list[tuple[str, T]]:
+        found = []
+        for entry in entries:
+            uid = entry.uid if isinstance(entry, pb.PlannedRemotePort) else entry.port_uid
+            try:
+                found.append(parse(entry))
+                self.refusals.pop(uid, None)
+            except ValueError as err:
+                if len(self.refusals) < REFUSALS_MAX:
+                    text = f"port {uid!r} of the directory: {err}; correct it at the controller"
+                    self.refusals[uid] = Refusal(uid, "BadDirectory", text)
+        return found
+
+
+def _remote_port(entry: pb.PlannedRemotePort) -> RemotePort:
+    return RemotePort(
+        uid=check_uid("uid", entry.uid),
+        mac=check_mac("mac", entry.mac),
+        addresses=_addresses(entry.addresses),
+        vtep=ip_address(entry.vtep),
+    )
+
+
+def _addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
+    return tuple(ip_address(text) for text in texts)

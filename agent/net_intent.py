@@ -1,0 +1,126 @@
+"""The network part of a node's plan, parsed into the values that the network driver takes.
+
+**Pure.** Whatever cannot be given to a driver raises IntentError or ValueError, and is refused by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Final
+from uuid import UUID
+
+from agent.net.driver import (
+    GUEST_MTU_DEFAULT,
+    AddressPair,
+    NetworkIntent,
+    PortIntent,
+    RuleIntent,
+    SubnetIntent,
+)
+from cumulet.v1 import agent_pb2 as pb
+
+_MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+_RULE_ID: Final = re.compile(r"[a-z0-9-]{1,64}")  # it becomes a comment in the kernel
+VNI_MAX: Final = 2**24 - 1  # Source: RFC 7348, section 5
+GUEST_MTU_MIN: Final = 1280  # RFC 8200, section 5
+GUEST_MTU_MAX: Final = 65_535
+PROTOCOL_MAX: Final = 255
+PORT_MAX: Final = 65_535
+
+
+class IntentError(ValueError):
+    """A field of a planned object that no driver can be given."""
+
+
+def check_uid(field: str, text: str) -> str:
+    """`text`, if it is a UUID in canonical form; uids become names on the host. Raises IntentError."""
+    try:
+        canonical = str(UUID(text)) == text
+    except ValueError:
+        canonical = False
+    if not canonical:
+        raise IntentError(f"{field} {text!r} is not a UUID in lower case")
+    return text
+
+
+def check_mac(field: str, text: str) -> str:
+    """`text`, if it is a MAC address in lower case. Raises IntentError."""
+    if not _MAC.fullmatch(text):
+        raise IntentError(f"{field} {text!r} is not a MAC address in lower case")
+    return text
+
+
+def parse_network(network: pb.PlannedNetwork) -> NetworkIntent:
+    """Without ports: the diff adds those that live on this node."""
+    if not 0 < network.vni <= VNI_MAX:
+        raise IntentError(f"vni {network.vni} is not in 1..{VNI_MAX}")
+    mtu = network.mtu or GUEST_MTU_DEFAULT
+    if not GUEST_MTU_MIN <= mtu <= GUEST_MTU_MAX:
+        raise IntentError(f"mtu {mtu} is not in {GUEST_MTU_MIN}..{GUEST_MTU_MAX}")
+    return NetworkIntent(
+        uid=check_uid("uid", network.uid),
+        vni=network.vni,
+        subnets=tuple(_parse_subnet(subnet) for subnet in network.subnets),
+        outbound_nat=network.outbound_nat,
+        ports=(),
+        mtu=mtu,
+        router_uid=check_uid("router_uid", network.router_uid) if network.router_uid else "",
+    )
+
+
+def _parse_subnet(subnet: pb.PlannedSubnet) -> SubnetIntent:
+    return SubnetIntent(
+        uid=check_uid("subnets.uid", subnet.uid),
+        cidr=ip_network(subnet.cidr),
+        gateway=ip_address(subnet.gateway),
+        dns_servers=tuple(ip_address(server) for server in subnet.dns_servers),
+    )
+
+
+def parse_port(port: pb.PlannedPort, hostname: str) -> PortIntent:
+    """One port of an instance of this node."""
+    return PortIntent(
+        uid=check_uid("ports.uid", port.uid),
+        network_uid=check_uid("ports.network_uid", port.network_uid),
+        mac=check_mac("ports.mac", port.mac),
+        addresses=tuple(ip_address(address) for address in port.addresses),
+        hostname=hostname,
+        security_groups=tuple(check_uid("ports.security_groups", uid) for uid in port.security_group_uids),
+        allowed_pairs=tuple(_parse_pair(pair) for pair in port.allowed_pairs),
+        ingress_bps=port.ingress_bps,
+        egress_bps=port.egress_bps,
+    )
+
+
+def _parse_pair(pair: pb.PlannedAddressPair) -> AddressPair:
+    return AddressPair(ip_network(pair.cidr), check_mac("allowed_pairs.mac", pair.mac) if pair.mac else "")
+
+
+def parse_rules(group: pb.PlannedSecurityGroup) -> tuple[RuleIntent, ...]:
+    """The rules of a security group, all or none: a part of them would not be what was asked for."""
+    check_uid("uid", group.uid)
+    return tuple(_parse_rule(rule) for rule in group.rules)
+
+
+def _parse_rule(rule: pb.PlannedRule) -> RuleIntent:
+    if not _RULE_ID.fullmatch(rule.id):
+        raise IntentError(f"rules.id {rule.id!r} is not of letters, digits and hyphens")
+    if rule.ip_version not in (4, 6) or rule.protocol > PROTOCOL_MAX:
+        raise IntentError(f"rule {rule.id}: IP version {rule.ip_version}, protocol {rule.protocol}")
+    if not 0 <= rule.port_min <= rule.port_max <= PORT_MAX:
+        raise IntentError(f"rule {rule.id}: ports {rule.port_min}-{rule.port_max}")
+    return RuleIntent(
+        uid=rule.id,
+        egress=rule.egress,
+        ip_version=rule.ip_version,
+        protocol=rule.protocol,
+        port_min=rule.port_min,
+        port_max=rule.port_max,
+        icmp_type=rule.icmp_type if rule.HasField("icmp_type") else None,
+        icmp_code=rule.icmp_code if rule.HasField("icmp_code") else None,
+        remote_cidr=ip_network(rule.remote_cidr) if rule.remote_cidr else None,
+        remote_group=check_uid("rules.remote_group_uid", rule.remote_group_uid)
+        if rule.remote_group_uid
+        else "",
+    )
