@@ -168,3 +168,27 @@ async def test_the_policy_places_and_explains(directory: Path, policy: str, node
         assert len({one.status.node for one in placed}) == nodes
         told = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="b")
         assert f"policy {policy} prefers it" in told.summary
+
+
+async def test_shares_of_devices_go_where_they_leave_the_most_of_use(directory: Path) -> None:
+    clock = SystemClock().monotonic
+    store = MemoryStore(clock)
+    gpus = policy_named("gpu")
+    made = serving(store, lambda lease, at: LeaseTask(store, lease, at, clock=clock), directory, gpus)
+    async with made as cloud, agent_of(cloud, "n1", (GPU,)), agent_of(cloud, "n2", (GPU,)):
+        await cloud.seed()
+        for share_milli in (470, 810, 160):
+            flavor = sample(FLAVOR, f"share{share_milli}")
+            flavor.spec.devices.add(share_milli=share_milli)
+            await cloud.create(FLAVOR, flavor)
+        for name, share_milli in (("a", 470), ("b", 810), ("c", 160), ("d", 470)):
+            await create(cloud, name, flavor=f"share{share_milli}")
+            await until_placed(cloud, name)
+        a, b, c, d = [one.status.node for one in await until_placed(cloud, "a", "b", "c", "d")]
+        assert (c, d) == (b, a)  # c would have fitted beside a, too, and left no room for d
+        assert a != b
+        told = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="d")
+        assert "policy gpu prefers it" in told.summary
+        assert "shares_worth_lost" in told.nodes[0].score_terms
+        await create(cloud, "e", flavor="share470")
+        assert "devices on 2" in await until_refused(cloud, "e")
