@@ -82,6 +82,11 @@ _PLACEMENT: Final = {
         "No node fits now; the instance waits and is tried again whenever a node changes.",
         ("cumulet node list",),
     ),
+    "PlannerFault": Meaning(
+        "The planner and its independent checker do not agree on where the instance may go. This is a fault "
+        "of ours: nothing was placed, the instance is set apart and tried again, and all others go on.",
+        ("cumulet events", "cumulet node list"),
+    ),
     "Cordoned": Meaning("The node takes no new instances; those that run stay.", ("cumulet node list",)),
     "Uncordoned": Meaning("The node takes new instances again."),
 }

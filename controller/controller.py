@@ -19,7 +19,7 @@ from controller.reconcile.election import Election, KeeperFactory, Term, epoch_g
 from controller.reconcile.export import Exporter, ensure_cloud
 from controller.reconcile.placer import Placer
 from controller.reconcile.sessions import Sessions
-from controller.reconcile.status import Statuses, concerns_status
+from controller.reconcile.status import Refusal, Statuses, concerns_status
 from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import Store
@@ -128,11 +128,12 @@ class Controller:
         note_queue = self.metrics.note_status_queue
         statuses = Statuses(self.state, committer, sessions, self.clock, self.rng, note_queue)
 
-        def on_refusal(uid: str, text: str | None) -> None:
-            if text is None:
+        def on_refusal(uid: str, refusal: Refusal | None) -> None:
+            told = statuses.refusals.get(uid)
+            if refusal is None:
                 statuses.refusals.pop(uid, None)
-            elif not says_the_same(statuses.refusals.get(uid), text):
-                statuses.refusals[uid] = text
+            elif told is None or told.reason != refusal.reason or not says_the_same(told.text, refusal.text):
+                statuses.refusals[uid] = refusal
                 statuses.queue.add(uid)
 
         transactor = Transactor(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from controller.scheduling import (
@@ -18,12 +18,11 @@ from controller.scheduling import (
     taint_of,
     wanted_capabilities,
 )
-from controller.state import Changed, State, Stored
+from controller.state import State, Stored
 from controller.store import keys
 from cumulet.convert import find_condition, resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
-from scheduler.fleet import Fleet
 from scheduler.model import (
     Gang,
     NodeView,
@@ -40,8 +39,6 @@ from scheduler.topology import Cell, DeviceRequest
 # Guests rarely use all their vCPUs at once; memory and disk are really taken.
 RATIOS_DEFAULT: Final = {"vcpu": 4.0}
 READY: Final = "Ready"
-_NONE: Final[Mapping[str, Stored]] = {}
-_NODE_TABLES: Final = (keys.NODES, keys.NODE_STATUS, keys.PLACEMENTS)
 
 
 def ratios(spec: node_pb2.NodeSpec) -> Mapping[str, float]:
@@ -60,84 +57,15 @@ def build_view(state: State, policy: Policy) -> View:
     return View(state.revision, nodes, build_groups(state))
 
 
-class FleetView:
-    """The planner's fleet, kept up to date: only nodes that a change touched are built anew.
-
-    What was placed and is not in the State yet is assumed to be there: `assume` until it is, or `drop`.
-    """
-
-    def __init__(self, state: State, policy: Policy) -> None:
-        self._state = state
-        self._policy = policy
-        self._fleet: Fleet | None = None
-        self._touched: set[str] = set()
-        self._assumed: dict[str, dict[str, Stored]] = {}
-        self._node_of: dict[str, str] = {}
-
-    def note_change(self, changed: Changed) -> None:
-        """Called with every applied change."""
-        if changed.table in _NODE_TABLES:
-            self._touched.add(changed.parts[0])
-            if changed.table is keys.PLACEMENTS:
-                self.drop(changed.parts[1])
-        elif changed.table is keys.PLACEMENT_GROUPS:
-            self._fleet = None
-
-    def assume(self, uid: str, node: str, row: Stored) -> None:
-        """It is on its way there."""
-        self._assumed.setdefault(node, {})[uid] = row
-        self._node_of[uid] = node
-        self._touched.add(node)
-
-    def drop(self, uid: str) -> str | None:
-        """It is assumed no more; the node, if it was."""
-        node = self._node_of.pop(uid, None)
-        if node is not None:
-            del self._assumed[node][uid]
-            if not self._assumed[node]:
-                del self._assumed[node]
-            self._touched.add(node)
-        return node
-
-    def look(self, name: str) -> NodeView | None:
-        """One node as it is now."""
-        row = self._state.find(keys.NODES, name)
-        assumed = self._assumed.get(name, _NONE).values()
-        return node_view(self._state, row, assumed, self._policy.counts) if row else None
-
-    def fleet(self) -> Fleet:
-        """All nodes as they are now. It changes with the next call."""
-        if self._fleet is None:
-            names = [parts[0] for parts in self._state.rows(keys.NODES)]
-            nodes = tuple(node for name in names if (node := self.look(name)) is not None)
-            self._fleet = Fleet.of(View(self._state.revision, nodes, build_groups(self._state)), self._policy)
-            self._touched.clear()
-        for name in sorted(self._touched):
-            node = self.look(name)
-            if node is None:
-                self._fleet.remove(name)
-            else:
-                self._fleet.update(node)
-        self._touched.clear()
-        return self._fleet
-
-
-def node_view(state: State, row: Stored, assumed: Collection[Stored] = (), counts: bool = False) -> NodeView:
-    """A node with what is placed there and what is assumed to be.
-
-    `counts`: with what the instances hold that are no residents, too.
-    """
+def node_view(state: State, row: Stored, counts: bool = False) -> NodeView:
+    """A node with what is placed there. `counts`: with what the instances hold that are no residents, too."""
     name = row.message.meta.name
     status_row = state.find(keys.NODE_STATUS, name)
-    there = (*state.placements_on(name).values(), *assumed)
+    there = state.placements_on(name).values()
     return build_node(
         row.message,
         status_row.message if status_row else None,
-        state.allocated_on(name)
-        if not assumed
-        else Resources.total(
-            (state.allocated_on(name), *(resources_from(one.message.resources) for one in assumed))
-        ),
+        state.allocated_on(name),
         tuple(residents_of(there)),
         others_of(there) if counts else (),
     )

@@ -88,6 +88,13 @@ class Metrics:
             registry=make,
         )
 
+        self.quarantined = Counter(
+            "cumulet_scheduler_quarantined",
+            "Requests set apart, by why: the checker refused their plan, or they could not be planned",
+            ["why"],
+            registry=make,
+        )
+
     def _make_queues(self, make: CollectorRegistry) -> None:
         self.queue_depth = Gauge(
             "cumulet_controller_queue_depth",
@@ -120,6 +127,9 @@ class Metrics:
     def note_conflicts(self, where: str, count: int) -> None:
         if count:
             self.conflicts.labels(where).inc(count)
+
+    def note_quarantined(self, why: str, count: int) -> None:
+        self.quarantined.labels(why).inc(count)
 
     def note_placed(self, waited_s: float) -> None:
         self.wait_seconds.observe(waited_s)

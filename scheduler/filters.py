@@ -65,6 +65,8 @@ def label_mismatch(node: NodeView, request: Request) -> tuple[Reason, ...]:
 
 
 def tainted(node: NodeView, request: Request) -> tuple[Reason, ...]:
+    if not node.taints:
+        return ()
     return tuple(
         Tainted(str(taint))
         for taint in node.taints
@@ -79,6 +81,8 @@ def dedicated(node: NodeView, request: Request) -> tuple[Reason, ...]:
 
 
 def no_capability(node: NodeView, request: Request) -> tuple[Reason, ...]:
+    if request.capabilities <= node.capabilities:
+        return ()
     return tuple(NoCapability(one) for one in sorted(request.capabilities - node.capabilities))
 
 

@@ -279,11 +279,17 @@ class NodeView:
             counts[resources] += count
         return counts
 
-    def holding(self, allocated: Resources, residents: tuple[Resident, ...]) -> NodeView:
+    def holding(
+        self,
+        allocated: Resources,
+        residents: tuple[Resident, ...],
+        others: tuple[tuple[Resources, int], ...] = (),
+    ) -> NodeView:
         """The same node with other instances on it. What was checked and derived once stays as it is."""
         made = _copied(self, _NODE_SLOTS)
         object.__setattr__(made, "allocated", allocated)
         object.__setattr__(made, "residents", residents)
+        object.__setattr__(made, "others", others)
         return made
 
     def free(self) -> dict[str, int]:

@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 import structlog
 
 from controller.admit.common import Context
 from controller.commit import journal_entry
-from controller.fleet import FleetView, build_request
 from controller.metrics import Metrics
+from controller.reconcile.fleetview import FleetView
 from controller.reconcile.gate import Bundle, Gate
+from controller.reconcile.shapes import Shapes
+from controller.reconcile.status import NO_CAPACITY, PLANNER_FAULT, Refusal
 from controller.reconcile.waiting import FairQueue, RefusedBook
 from controller.state import Changed, State, Stored
 from controller.store import keys
@@ -28,7 +32,8 @@ from controller.store.protocol import StoreError
 from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.v1 import instance_pb2
-from scheduler.check import check_plan
+from scheduler.check import Violation, check_plan
+from scheduler.group import Occupancy
 from scheduler.model import ModelError, Placement, Plan, Request
 from scheduler.plan import plan_on
 from scheduler.policy import Policy
@@ -49,7 +54,7 @@ class Placer:
         transactor: Transactor,
         clock: Clock,
         rng: random.Random,
-        on_refusal: Callable[[str, str | None], None],
+        on_refusal: Callable[[str, Refusal | None], None],
         metrics: Metrics,
         policy: Policy,
     ) -> None:
@@ -60,12 +65,15 @@ class Placer:
         self._on_refusal = on_refusal
         self._metrics = metrics
         self._fleet = FleetView(state, policy)
+        self._shapes = Shapes()
         self._queue = FairQueue()
         self._refused = RefusedBook(rng)
+        self._suspects = RefusedBook(rng)  # set apart: time alone brings them back, each by itself
         self._since: dict[str, float] = {}  # when it began to wait, until its placement is committed
         self._busy: set[str] = set()  # planned, and neither in the State nor given up
         self._gained: set[str] = set()  # nodes that may have room now
         self._committed: dict[str, int] = {}  # revision of our last commit by node
+        self._apart: deque[list[str]] = deque()  # uids of parts of batches that could not be planned whole
         self._limit = BATCH
         self._pausing = False
         self._wake = asyncio.Event()
@@ -108,11 +116,11 @@ class Placer:
         await asyncio.sleep(GATHER_S)
         while True:
             self._wake_refused()
-            if self._queue:
+            if self._queue or self._apart:
                 return
             self._wake.clear()
-            due = self._refused.next_due()
-            left_s = None if due is None else max(due - self._clock.monotonic(), GATHER_S)
+            due = [at for book in (self._refused, self._suspects) if (at := book.next_due()) is not None]
+            left_s = max(min(due) - self._clock.monotonic(), GATHER_S) if due else None
             try:
                 async with asyncio.timeout(left_s):
                     await self._wake.wait()
@@ -122,15 +130,17 @@ class Placer:
     # --- who waits -------------------------------------------------------------------------------
 
     def _note_instance(self, after: Stored | None, before: Stored | None) -> None:
-        row = after or before
-        if row is None:
+        if before is not None and (after is None or after.message.meta.uid != before.message.meta.uid):
+            self._forget(before.message.meta.uid)
+        if after is None:
             return
-        uid = row.message.meta.uid
-        if after is None or self._find_placeable(uid) is None:
-            self._forget(uid)
-        elif uid not in self._busy:
-            self._refused.forget(uid)  # it asks for something else now, perhaps
-            self._add(uid)
+        meta = after.message.meta
+        if meta.HasField("deleted_at") or self._state.placement_of(meta.uid) is not None:
+            self._forget(meta.uid)
+        elif meta.uid not in self._busy:
+            self._refused.forget(meta.uid)  # it asks for something else now, perhaps
+            self._suspects.forget(meta.uid)
+            self._enqueue(meta.uid, meta.project)
 
     def _find_placeable(self, uid: str) -> instance_pb2.Instance | None:
         """The instance, unless it is placed, gone or going: the gate would refuse it, again and again."""
@@ -142,15 +152,18 @@ class Placer:
 
     def _add(self, uid: str, *, first: bool = False) -> None:
         instance = self._find_placeable(uid)
-        if instance is None or uid in self._busy:
-            return
+        if instance is not None and uid not in self._busy:
+            self._enqueue(uid, instance.meta.project, first=first)
+
+    def _enqueue(self, uid: str, project: str, *, first: bool = False) -> None:
         self._since.setdefault(uid, self._clock.monotonic())
-        (self._queue.add_first if first else self._queue.add)(uid, instance.meta.project)
+        (self._queue.add_first if first else self._queue.add)(uid, project)
         self._wake.set()
 
     def _forget(self, uid: str) -> None:
         self._queue.discard(uid)
         self._refused.forget(uid)
+        self._suspects.forget(uid)
         self._since.pop(uid, None)
 
     def _gain(self, node: str) -> None:
@@ -159,7 +172,9 @@ class Placer:
             self._wake.set()
 
     def _wake_refused(self) -> None:
-        self._requeue(self._refused.wake_due(self._clock.monotonic()))
+        now = self._clock.monotonic()
+        self._apart.extend([uid] for uid in self._suspects.wake_due(now))
+        self._requeue(self._refused.wake_due(now))
         if self._gained:
             nodes = [node for name in sorted(self._gained) if (node := self._fleet.look(name)) is not None]
             self._gained.clear()
@@ -177,25 +192,28 @@ class Placer:
         if not requests:
             return []
         started = time.perf_counter()
-        fleet, revision = self._fleet.fleet(), self._state.revision
-        view = fleet.view(revision)
+        fleet = self._fleet.fleet()
         try:
-            decided = plan_on(fleet, requests, self._rng, revision)
-        except ModelError as error:
-            log.error("a batch cannot be planned, later in halves", error=str(error))
-            self._give_up(requests)
+            decided = plan_on(fleet, requests, self._rng, self._state.revision)
+        except (ModelError, AssertionError) as error:
+            self._set_apart(requests, "unplannable", f"it cannot be planned: {error}")
             return []
-        violations = check_plan(view, requests, decided)
-        if violations:
-            raise AssertionError(f"the planner contradicts its checker: {violations[0]}")
+        faults = check_plan(self._fleet.witness(fleet, requests, decided), requests, decided)
+        if faults:
+            self._set_apart(requests, "contradiction", _contradiction(faults))
+            return []
         took_s = time.perf_counter() - started
         self._metrics.note_decisions(len(decided.placements), len(decided.rejections), took_s)
         by_uid = {request.uid: request for request in requests}
         for rejection in decided.rejections:
-            self._refuse(by_uid[rejection.uid], rejection.advice())
-        context = Context(self._clock.now(), self._rng, "scheduler")
-        gate = Gate(self._state, self._fleet, context, fleet.occupancy.copy())
-        bundles, failed = gate.bundles(_units(decided, by_uid), self._transactor.reserve)
+            self._refuse(by_uid[rejection.uid], Refusal(NO_CAPACITY, rejection.advice()))
+        return self._bind(_units(decided, by_uid), grouped=any(request.groups for request in requests))
+
+    def _bind(self, units: Iterable[list[tuple[Request, Placement]]], *, grouped: bool) -> list[Bundle]:
+        """What passes the gate, assumed to be where it goes."""
+        occupancy = self._fleet.fleet().occupancy.copy() if grouped else Occupancy(())
+        gate = Gate(self._state, self._fleet, Context(self._clock.now(), self._rng, "scheduler"), occupancy)
+        bundles, failed = gate.bundles(units, self._transactor.reserve)
         self._metrics.note_conflicts("gate", len(failed))
         for bundle in bundles:
             for bound in bundle.members:
@@ -208,12 +226,13 @@ class Placer:
     def _take(self) -> list[Request]:
         """The next ones in turn; a gang's members come together."""
         requests: dict[str, Request] = {}
-        for uid in self._queue.take(self._limit):
+        for uid in self._apart.popleft() if self._apart else self._queue.take(self._limit):
             for instance in self._together(uid):
                 one = instance.meta.uid
                 if one not in requests and one not in self._busy:
                     self._queue.discard(one)
                     self._refused.take(one)
+                    self._suspects.take(one)
                     request = self._build(instance)
                     if request is not None:
                         requests[one] = request
@@ -222,10 +241,11 @@ class Placer:
     def _build(self, instance: instance_pb2.Instance) -> Request | None:
         """The instance's request; None for one that admission would refuse, which then waits for a change."""
         try:
-            request = build_request(instance)
+            request = self._shapes.request(instance)
         except ValueError as error:  # quantities, topology, groups: the store holds what cannot be
-            log.error("an instance cannot be read", instance=instance.meta.uid, error=str(error))
-            self._on_refusal(instance.meta.uid, f"its spec cannot be placed: {error}; delete it")
+            uid = instance.meta.uid
+            log.error("an instance cannot be read", instance=uid, error=str(error))
+            self._on_refusal(uid, Refusal(NO_CAPACITY, f"its spec cannot be placed: {error}; delete it"))
             return None
         if request.gang is not None and self._has_placed_member(instance):
             return replace(request, gang=None)  # the gang has been placed: this one joins it
@@ -247,13 +267,32 @@ class Placer:
         rows = self._state.rows(keys.INSTANCES, instance.meta.project).values()
         return [row.message for row in rows if row.message.spec.gang.name == instance.spec.gang.name]
 
-    def _refuse(self, request: Request, text: str | None) -> None:
+    def _refuse(self, request: Request, refusal: Refusal | None) -> None:
         self._refused.add(request, self._clock.monotonic())
-        if text is not None:
-            self._on_refusal(request.uid, text)
+        if refusal is not None:
+            self._on_refusal(request.uid, refusal)
+
+    def _set_apart(self, requests: list[Request], why: str, text: str) -> None:
+        """Nothing of the batch is committed. Its halves are planned next, each by itself, on another fleet.
+
+        So whoever is the cause is soon alone, told of and tried again with growing pauses, and others go on.
+        """
+        units = [[request.uid for request in unit] for unit in _together(requests)]
+        if len(units) > 1:
+            log.error("a batch is planned again in halves", why=why, requests=len(requests), error=text)
+            if not self._apart:
+                self._fleet.renew()
+            middle = len(units) // 2
+            self._apart.extendleft([list(chain(*units[middle:])), list(chain(*units[:middle]))])
+            return
+        log.error("requests are set apart", why=why, instances=units[0], error=text)
+        self._metrics.note_quarantined(why, len(requests))
+        for request in requests:
+            self._suspects.add(request, self._clock.monotonic())
+            self._on_refusal(request.uid, Refusal(PLANNER_FAULT, text))
 
     def _give_up(self, requests: list[Request]) -> None:
-        """None of them can be told to be the cause: fewer at once, and a lone one is refused for a while."""
+        """A guard did not hold, not told whose: fewer at once, and a lone one is refused for a while."""
         if len(requests) == 1:
             self._refuse(requests[0], None)
         for request in reversed(requests):
@@ -291,6 +330,7 @@ class Placer:
             uid = bound.request.uid
             self._metrics.note_placed(now - self._since.pop(uid, now))
             self._refused.forget(uid)
+            self._suspects.forget(uid)
             self._on_refusal(uid, None)
 
     def _take_back(self, bundle: Bundle) -> None:
@@ -321,3 +361,20 @@ def _units(decided: Plan, requests: dict[str, Request]) -> Iterator[list[tuple[R
         else:
             gangs.setdefault((request.project, request.gang.name), []).append((request, placed))
     yield from gangs.values()
+
+
+def _together(requests: Iterable[Request]) -> list[list[Request]]:
+    """Gangs whole, everyone else alone, in order."""
+    units: dict[object, list[Request]] = {}
+    for request in requests:
+        key = request.uid if request.gang is None else (request.project, request.gang.name)
+        units.setdefault(key, []).append(request)
+    return list(units.values())
+
+
+def _contradiction(faults: Sequence[Violation]) -> str:
+    """The first fault in words. The planner's checker was written apart from it, so one of them is wrong."""
+    fault = faults[0]
+    where = f" on node {fault.node}" if fault.node else ""
+    what = f"{fault.kind}{where}: {fault.detail}"
+    return f"a fault of ours: the planner's choice is refused by its checker ({what})"

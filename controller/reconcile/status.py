@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -35,12 +35,22 @@ RETRY_S: Final = 1.0
 SWEEP_S: Final = 30.0  # how late a passed deadline may be noticed
 PENDING_TEXT_S: Final = 60.0  # how often the text of a lasting refusal is written anew
 
+NO_CAPACITY: Final = "NoCapacity"
+PLANNER_FAULT: Final = "PlannerFault"
+_REFUSED: Final = (NO_CAPACITY, PLANNER_FAULT)
 MORE: Final = "more"  # a change's result: look again at once
 PLACED: Final = "Placed"
 RUNNING: Final = "Running"
 ADDRESS: Final = "AddressReady"
 
 log = structlog.get_logger(__name__)
+
+
+class Refusal(NamedTuple):
+    """Why an instance has no node: the condition's reason and its text."""
+
+    reason: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class FactSource(Protocol):
 
 
 def build_status(
-    state: State, instance: instance_pb2.Instance, facts: Facts, refusal: str | None, now: float
+    state: State, instance: instance_pb2.Instance, facts: Facts, refusal: Refusal | None, now: float
 ) -> instance_pb2.InstanceStatus:
     """The status that the facts support, on top of the last one."""
     before = state.status_of(instance.meta.uid)
@@ -90,7 +100,7 @@ def build_status(
 
 
 def _build_pending(
-    status: instance_pb2.InstanceStatus, instance: instance_pb2.Instance, refusal: str | None, now: float
+    status: instance_pb2.InstanceStatus, instance: instance_pb2.Instance, refusal: Refusal | None, now: float
 ) -> None:
     status.node = ""
     if instance.meta.HasField("deleted_at"):
@@ -101,10 +111,10 @@ def _build_pending(
     )
     if refusal is not None:
         known = find_condition(status.conditions, PLACED)
-        lasting = known is not None and known.reason == "NoCapacity"
+        lasting = known is not None and known.reason == refusal.reason
         if known is not None and lasting and now - known.changed_at.seconds < PENDING_TEXT_S:
             return
-        _set(status, PLACED, meta_pb2.CONDITION_STATUS_FALSE, "NoCapacity", refusal, now)
+        _set(status, PLACED, meta_pb2.CONDITION_STATUS_FALSE, refusal.reason, refusal.text, now)
 
 
 def _build_placed(
@@ -272,7 +282,7 @@ def _end_of_boot(
 
 
 def build_change(
-    state: State, context: Context, uid: str, facts: Facts, refusal: str | None
+    state: State, context: Context, uid: str, facts: Facts, refusal: Refusal | None
 ) -> Change | None:
     """Everything that there is to write of an instance now, or None."""
     found = state.find_instance(uid)
@@ -327,8 +337,8 @@ def _transitions(
             context, "instance", instance.meta, running.reason, running.message, warning=warning
         )
     placed = find_condition(status.conditions, PLACED)
-    refused = find_condition(before.message.conditions, PLACED) if before else None
-    if placed is not None and placed.reason == "NoCapacity" and refused is None:
+    told = find_condition(before.message.conditions, PLACED) if before else None
+    if placed is not None and placed.reason in _REFUSED and (told is None or told.reason != placed.reason):
         yield common.event(context, "instance", instance.meta, placed.reason, placed.message, warning=True)
 
 
@@ -414,7 +424,7 @@ class Statuses:
         self._facts = facts
         self._clock = clock
         self._rng = rng
-        self.refusals: dict[str, str] = {}
+        self.refusals: dict[str, Refusal] = {}
         self.queue: Queue[str] = Queue(on_take)
 
     async def run(self) -> None:

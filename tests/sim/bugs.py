@@ -32,7 +32,7 @@ import controller.state
 from agent.actions import Need, Work, instance_key
 from controller.admit.common import Context
 from controller.commit import Committer
-from controller.fleet import FleetView
+from controller.reconcile.fleetview import FleetView
 from controller.store import keys
 from controller.store.protocol import Compare
 from controller.transact import Transactor

@@ -16,9 +16,11 @@ from controller.admit.common import Context
 from controller.assemble import assemble, instance_phase
 from controller.reconcile.status import (
     MORE,
+    NO_CAPACITY,
     OPERATIONS_AT_ONCE,
     SILENT,
     Facts,
+    Refusal,
     build_change,
     build_status,
     end_of_operation,
@@ -49,7 +51,9 @@ def placed() -> Paper:
     return paper
 
 
-def step(paper: Paper, facts: Facts, refusal: str | None = None, at: float = NOW) -> instance_pb2.Instance:
+def step(
+    paper: Paper, facts: Facts, refusal: Refusal | None = None, at: float = NOW
+) -> instance_pb2.Instance:
     """Write what there is to write, then the instance as the API shows it."""
     uid = paper.instance().meta.uid
     change = build_change(paper.state, Context(at, paper.context.rng, "test"), uid, facts, refusal)
@@ -80,7 +84,7 @@ def test_a_life_from_pending_to_gone() -> None:
     paper = Paper().seed()
     paper.add_instance()
     assert shown(paper).status.phase == lifecycle.PENDING
-    made = step(paper, SILENT, "fits nowhere: 1 node is full")
+    made = step(paper, SILENT, Refusal(NO_CAPACITY, "fits nowhere: 1 node is full"))
     assert reason(made, "Placed") == "NoCapacity"
     paper.add_node()
     paper.place()
@@ -166,7 +170,7 @@ def test_a_lasting_refusal_is_written_anew_now_and_then_only() -> None:
     paper = Paper().seed()
     paper.add_instance()
     for at, text in ((NOW, "first"), (NOW + 5, "second"), (NOW + 100, "third")):
-        step(paper, SILENT, text, at)
+        step(paper, SILENT, Refusal(NO_CAPACITY, text), at)
     found = find_condition(shown(paper).status.conditions, "Placed")
     assert found is not None
     assert found.message == "third"
