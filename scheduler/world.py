@@ -121,7 +121,7 @@ class World:
 
 def emptied(node: NodeView) -> NodeView:
     """The node with nobody on it."""
-    return replace(node, allocated=ZERO, residents=())
+    return replace(node, allocated=ZERO, residents=(), others=())
 
 
 def domains_of(view: View, scope: Scope) -> dict[str, tuple[str, ...]]:

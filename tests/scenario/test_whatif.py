@@ -9,20 +9,35 @@ import asyncio
 import os
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from controller.store.lease import LeaseTask
+from controller.store.memory import MemoryStore
+from controller.store.protocol import Put, Txn
+from cumulet.clock import SystemClock
 from cumulet.errors import InvalidArgumentError, NotFoundError, RevisionGoneError, UnavailableError
 from cumulet.kinds import FLAVOR, INSTANCE, NODE
-from cumulet.v1 import instance_pb2, meta_pb2, node_pb2, placementgroup_pb2, whatif_pb2, whatif_pb2_grpc
+from cumulet.v1 import (
+    instance_pb2,
+    meta_pb2,
+    node_pb2,
+    placement_pb2,
+    placementgroup_pb2,
+    whatif_pb2,
+    whatif_pb2_grpc,
+)
 from cumulet.wire_errors import from_rpc_error
-from tests.scenario.serving import Cloud, agent_of, refusal, sample, until_true
+from scheduler.policy import policy_named
+from tests.scenario.serving import Cloud, agent_of, refusal, sample, serving, until_true
 
 on_etcd = pytest.mark.parametrize("cloud", ["etcd"], indirect=True)
 Step = whatif_pb2.WhatIfStep
 Resources = meta_pb2.Resources
+GPUS = tuple(placement_pb2.Device(address=f"0000:3{index}:00.0", model="gpu-a100") for index in range(2))
 RACK = placementgroup_pb2.PLACEMENT_SCOPE_RACK
 UNKNOWN_SCOPE = Step.FromString(b"\x42\x04\x08\x01\x10\x07")  # check_failures, as a newer client may send it
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -93,6 +108,30 @@ async def test_what_it_says_is_what_the_scheduler_then_does(cloud: Cloud) -> Non
         assert (now.before.instances, now.before.waiting, now.fits) == (16, 0, True)
         assert not now.outcomes
         assert not now.notes
+
+
+@pytest.mark.parametrize("policy", ["spread", "slots", "dot-product", "gpu"])
+async def test_it_decides_as_the_policy_does_that_is_in_use(directory: Path, policy: str) -> None:
+    """Also with devices, of which a part is asked for: the policies look at what the others hold."""
+    clock = SystemClock().monotonic
+    store = MemoryStore(clock)
+    await store.txn(Txn([], [Put(b"/of-another-program", b"")], "before"))
+    async with serving(
+        store, lambda lease, at: LeaseTask(store, lease, at, clock=clock), directory, policy_named(policy)
+    ) as cloud:
+        await cloud.seed()
+        await add_flavor(cloud, "odd", 6, 5_000)
+        for name, share in (("half", 500), ("fifth", 200)):
+            flavor = sample(FLAVOR, name)
+            flavor.spec.devices.add(models=["gpu-a100"], share_milli=share)
+            await cloud.create(FLAVOR, flavor)
+        async with agent_of(cloud, "n1", GPUS), agent_of(cloud, "n2", GPUS[:1]), agent_of(cloud, "n3"):
+            for number, flavor_name in enumerate(("odd", "fifth", "small", "half", "fifth", "odd")):
+                said = await ask(cloud, add(2, flavor_name), image="blank")
+                assert (said.policy, said.fits) == (policy, True)
+                names = [f"i{number}-{index}" for index in range(2)]
+                foretold = [one.node for one in said.outcomes[0].placed]
+                assert await launch(cloud, *names, flavor=flavor_name) == foretold
 
 
 @on_etcd
