@@ -107,7 +107,7 @@ class Attributes:
 
     def levels(self, request: Request) -> tuple[Level, ...]:
         """Where the request may go by its static constraints, the most welcome first."""
-        key = self._static(request)
+        key = self.static(request)
         wish = self._wishes.get(key)
         if wish is None:
             wish = self._wishes[key] = Wish(replace(request, excluded_nodes=frozenset()))
@@ -132,7 +132,13 @@ class Attributes:
         """Attributes and constraints together: whoever keeps them for long bounds them."""
         return len(self._examples) + self._constraints
 
-    def _static(self, request: Request) -> Hashable:
+    @property
+    def count(self) -> int:
+        """Attributes so far."""
+        return len(self._examples)
+
+    def static(self, request: Request) -> Hashable:
+        """What the request asks of a node but for its amounts: equal for requests of one wish."""
         return (
             request.project if self._dedicated else None,
             request.security_level,

@@ -11,36 +11,33 @@ attributes (`scheduler.attributes`) that say who may use a node and who likes it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
+import cext.groups
+import cext.seating
+from cext.cells import Cells
+from cext.groups import Group
 from cext.index import FleetIndex
+from cext.seating import Asked, Seating
 from cumulet.resources import BASE_NAMES, Resources
 from scheduler.attributes import CLOSED, Attributes, Level
-from scheduler.cellsets import Bins, CellSets, Node
+from scheduler.axes import Axes, rank
 from scheduler.columns import Columns
 from scheduler.gpu import Devices, Look
 from scheduler.gpu_workload import Usage
-from scheduler.group import Occupancy, PlacementGroup, Scope, domain_of
+from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
-from scheduler.policy import PACK, Norm, Order, Policy
-from scheduler.reference import Scale, Scoring
-from scheduler.topology import NOTHING, Choice
+from scheduler.policy import PACK, Order, Policy
+from scheduler.preference import SOFT_GROUP_PENALTY
+from scheduler.topology import NOTHING, Choice, part
 
 NAMES_MAX: Final = 54  # resources of a fleet; the index has 56 rows, and two are for NUMA cells
 MEMORY_MAX: Final = 16_384  # shapes, attributes and constraints that are remembered before starting anew
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A node's slot, the shape that is taken there, and what is taken by name."""
-
-    slot: int
-    shape: int
-    choice: Choice = NOTHING
+Seat: TypeAlias = cext.seating.Seat[Choice]
 
 
 class Fleet:
@@ -49,22 +46,24 @@ class Fleet:
     def __init__(self, policy: Policy = PACK, groups: Iterable[PlacementGroup] = ()) -> None:
         self.policy = policy
         self.names: tuple[str, ...] = BASE_NAMES
-        self.occupancy = Occupancy(groups)
-        self.rooms: dict[int, Room] = {}  # cells and devices of nodes that have some; amounts are the index's
+        self.rooms: dict[int, Room] = {}  # of nodes with devices, by slot
         self._slots: dict[str, int] = {}
         self._nodes: list[NodeView | None] = []
         self._ranks: list[int] = []  # of the nodes' names, by slot
         self._vacant: list[int] = []
         self._sizes: dict[str, Counter[int]] = {}  # allocatable amounts by resource, to know the largest
         self._largest: dict[str, int] = {}
-        self._domains: dict[Scope, dict[str, set[int]]] = {Scope.RACK: {}, Scope.ZONE: {}}
-        self._nowhere: dict[Scope, set[int]] = {scope: set() for scope in Scope}  # slots without a domain
+        self._scopes = {scope: cext.groups.Scope() for scope in Scope}
         self._columns: Columns | None = None
-        self._asked: set[str] = set()  # extended resources that requests have named
+        self._named: set[str] = set()  # extended resources that requests have named
         self._attributes = Attributes(policy.tier, self._allow)
         self._usage = Usage()  # of devices
-        self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, in order
+        self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, where Python follows it
+        self._trials = 0
+        # Whether all that is entered matters to devices or use; else it does where there are devices.
+        self._follows = policy.devices is not None or policy.order is Order.ENERGY
         self._stale = True  # the index lacks a resource, or its scale is another
+        self._define(groups)
         self._rebuild()
 
     @classmethod
@@ -117,16 +116,6 @@ class Fleet:
         """Where the node of that name is; None if there is none."""
         return self._slots.get(name)
 
-    def slots_of(self, scope: Scope, domain: str) -> Iterable[int]:
-        """The nodes of a domain."""
-        if scope is Scope.NODE:
-            return (self._slots[domain],) if domain in self._slots else ()
-        return self._domains[scope].get(domain, ())
-
-    def slots_without(self, scope: Scope) -> Set[int]:
-        """The nodes that have no domain of that scope."""
-        return self._nowhere[scope]
-
     def update(self, node: NodeView) -> None:
         """Set a node, new or known. Not during a trial."""
         slot = self._slots.get(node.name)
@@ -151,19 +140,42 @@ class Fleet:
         self._forget(slot)
         self._nodes[slot] = None
         self._vacant.append(slot)
+        for known in self._scopes.values():
+            known.set_domain(slot, "")
         if slot in self.index:
             self.index.remove_node(slot)
+        self.seating.cells.set_cells(slot, ())
 
     def set_groups(self, groups: Iterable[PlacementGroup]) -> None:
         """Other groups: their members are counted anew. Not during a trial."""
+        self._define(groups)
+        self._seat_groups()
+        for slot, node in enumerate(self._nodes):
+            for resident in node.residents if node else ():
+                self.seating.count(resident.request.groups, slot, +1)
+
+    def _define(self, groups: Iterable[PlacementGroup]) -> None:
+        """The groups, without members yet. Their counts are the occupancy's own, changed by the kernel."""
         self.occupancy = Occupancy(groups)
-        for node in self.nodes():
-            for resident in node.residents:
-                self.occupancy.enter(resident.request.groups, node)
+        self._groups = {
+            group.name: Group(
+                self._scopes[group.scope],
+                group.rule is Rule.AFFINITY,
+                group.hard,
+                group.limit,
+                self.occupancy.counter(group.name),
+            )
+            for group in self.occupancy.groups().values()
+        }
+
+    def _seat_groups(self) -> None:
+        self.seating.set_groups(self._groups)
 
     def _learn(self, slot: int, node: NodeView) -> None:
+        for scope, known in self._scopes.items():
+            known.set_domain(slot, domain_of(node, scope))
         for resident in node.residents:
-            self.occupancy.enter(resident.request.groups, node)
+            self.seating.count(resident.request.groups, slot, +1)
             self._usage.change(resident.request, resident.choice, +1)
         self._count(node, +1)
         for name, amount in node.allocatable.as_dict().items():
@@ -174,19 +186,13 @@ class Fleet:
                 self._stale = True
         if node.allocated.extended:
             self._stale = self._stale or not set(node.allocated.names()) <= set(self.names)
-        if node.cells or node.devices:
+        if node.devices or (node.cells and self.policy.devices is not None):
             self.rooms[slot] = Room(node)
-        for scope, domains in self._domains.items():
-            domain = domain_of(node, scope)
-            if domain:
-                domains.setdefault(domain, set()).add(slot)
-            else:
-                self._nowhere[scope].add(slot)
 
     def _forget(self, slot: int) -> None:
         node = self.node(slot)
         for resident in node.residents:
-            self.occupancy.leave(resident.request.groups, node)
+            self.seating.count(resident.request.groups, slot, -1)
             self._usage.change(resident.request, resident.choice, -1)
         self._count(node, -1)
         for name, amount in node.allocatable.as_dict().items():
@@ -199,49 +205,103 @@ class Fleet:
                     self._stale = True
         self.rooms.pop(slot, None)
         self._touch(slot)
-        for scope, domains in self._domains.items():
-            domain = domain_of(node, scope)
-            if domain:
-                domains[domain].discard(slot)
-                if not domains[domain]:
-                    del domains[domain]
-            self._nowhere[scope].discard(slot)
 
     # ---- the index
 
-    def prepare(self, requests: Iterable[Request]) -> None:
+    def prepare(self, requests: Sequence[Request]) -> list[Asked]:
         """Make sure that the index knows what the requests name. Before a trial, not during one.
 
-        Raises ModelError where more resources are named than an index has rows.
+        What each asks for, as `find` wants it. Raises ModelError where more resources are named than an index
+        has rows.
         """
-        requests = list(requests)
+        if not self._stale and self._remembered() <= MEMORY_MAX:
+            known = [self._asked.get(self._question(request)) for request in requests]
+            found = [asked for asked in known if asked is not None]
+            if len(found) == len(known):
+                return found
+        self._meet(requests)
+        return [self.ask(request) for request in requests]
+
+    def ask(self, request: Request) -> Asked:
+        """What the request asks for. `prepare` has seen it, or one that asks for the same."""
+        question = self._question(request)
+        asked = self._asked.get(question)
+        if asked is None:
+            asked = self._asked[question] = self._compile(request)
+        return asked
+
+    def _remembered(self) -> int:
+        return len(self._asked) + len(self._shapes) + len(self._attributes)
+
+    def _question(self, request: Request) -> Hashable:
+        """Equal for requests that ask for the same, but for groups and nodes by name."""
+        wants = request.resources
+        return (
+            wants.vcpu,
+            wants.memory_mib,
+            wants.disk_gib,
+            wants.extended,
+            request.numa_cells,
+            not request.devices,
+            self._attributes.static(request),
+        )
+
+    def _compile(self, request: Request) -> Asked:
+        cells = 0 if request.devices else request.numa_cells  # with devices, nodes are matched one by one
+        levels = self.levels(request)
+        shapes = [self.shape(request, level.constraint) for level in levels]
+        if not cells:
+            plain = zip(levels, shapes, strict=True)
+            return Asked([(one.penalty, one.tier, shape, 0) for one, shape in plain])
+        vcpu, memory_mib = part(request.resources.vcpu, cells), part(request.resources.memory_mib, cells)
+        bins = self._bins(cells)
+        demand = [*self.row(request.resources.as_dict()), vcpu, memory_mib]
+        both = [
+            (one.penalty, one.tier, shape, bins.add_shape(demand, one.constraint))
+            for one, shape in zip(levels, shapes, strict=True)
+        ]
+        return Asked(both, cells, vcpu, memory_mib)
+
+    def _bins(self, cells: int) -> FleetIndex:
+        """The index of sets of so many cells, made when it is first asked for."""
+        bins = self._cell_sets.get(cells)
+        if bins is None:
+            bins = self._cell_sets[cells] = self._axes.with_cells(self.index)
+            for constraint, attribute in self._allowed:
+                bins.set_eligible(constraint, attribute, True)
+            self.seating.cells.add_bins(bins, cells)
+        return bins
+
+    def _meet(self, requests: Iterable[Request]) -> None:
         for request in requests:
             if request.resources.extended:
-                asked = {name for name, _ in request.resources.extended}
-                self._asked |= asked
-                self._stale = self._stale or not asked <= set(self.names)
+                named = {name for name, _ in request.resources.extended}
+                self._named |= named
+                self._stale = self._stale or not named <= set(self.names)
             if self._attributes.asks_for_more(request):
                 self._stale = True
-        if self._stale or len(self._shapes) + len(self._attributes) > MEMORY_MAX:
+        if self._stale or self._remembered() > MEMORY_MAX:
             self._rebuild()
-        for request in requests:
-            self._attributes.levels(request)
 
     def _rebuild(self) -> None:
         """A new index, with a row for every resource that a node has or a request has asked for."""
         extended = {name for name, sizes in self._sizes.items() if sizes and name not in BASE_NAMES}
         for node in self.nodes():
             extended.update(name for name, _ in node.allocated.extended)
-        extended |= self._asked
+        extended |= self._named
         if len(BASE_NAMES) + len(extended) > NAMES_MAX:
-            self._asked.clear()
+            self._named.clear()
             raise ModelError(f"{len(extended)} extended resources are named, at most {NAMES_MAX - 3} can be")
         self.names = (*BASE_NAMES, *sorted(extended))
         largest = {name: self.largest(name) for name in self.names}
-        axes = Axes.of(self.names, largest, self.policy)
-        self.index = axes.index()
-        self.cellsets = CellSets(lambda: axes.with_cells(self.index), self._look)
-        scales = zip(axes.scales, axes.scored, strict=True)
+        self._axes = Axes.of(self.names, largest, self.policy)
+        self.index = self._axes.index()
+        self._cell_sets: dict[int, FleetIndex] = {}
+        cells = Cells(self.index)
+        self.seating: Seating[Choice] = Seating(self.index, cells, Choice, NOTHING, SOFT_GROUP_PENALTY)
+        self._seat_groups()
+        self._asked: dict[Hashable, Asked] = {}
+        scales = zip(self._axes.scales, self._axes.scored, strict=True)
         self._scales = tuple(scale if scores else None for scale, scores in scales)
         self.devices = Devices(len(self.names), self.policy.devices, self._usage, self._look_at, self._vector)
         self._allowed: list[tuple[int, int]] = []  # pairs of constraint and attribute
@@ -256,7 +316,12 @@ class Fleet:
 
     def _put(self, slot: int, node: NodeView) -> None:
         size = self.row(node.allocatable.as_dict()) if self.policy.counts else None
+        known = self._attributes.count
         self.index.set_node(slot, self.row(node.free()), self._attribute(node), self._ranks[slot], size)
+        if self._attributes.count > known:
+            self._asked.clear()  # there may be levels that they lack
+        cells = self.rooms.get(slot, Room(node)).cells if node.cells else ()
+        self.seating.cells.set_cells(slot, [(cell.vcpu, cell.memory_mib) for cell in cells])
         self.devices.touch(slot)
 
     def _count(self, node: NodeView, sign: int) -> None:
@@ -282,16 +347,9 @@ class Fleet:
     def _allow(self, constraint: int, attribute: int) -> None:
         self._allowed.append((constraint, attribute))
         self.index.set_eligible(constraint, attribute, True)
-        self.cellsets.allow(constraint, attribute)
+        for bins in self._cell_sets.values():
+            bins.set_eligible(constraint, attribute, True)
         self.devices.allow(constraint, attribute)
-
-    def _look(self, slot: int) -> Node | None:
-        """A node with cells, as the cell sets want it."""
-        room = self.rooms.get(slot)
-        if room is None or not room.cells:
-            return None
-        free, size = self.index.free_at(slot), self.row(room.node.allocatable.as_dict())
-        return Node(free, size, room.cells, self.index.attr_at(slot), self._ranks[slot])
 
     def _look_at(self, slot: int) -> Look | None:
         """Any node, as the devices want it."""
@@ -306,12 +364,8 @@ class Fleet:
 
     def _touch(self, slot: int) -> None:
         """What is left on the node has changed: those who follow by themselves are told."""
-        self.cellsets.touch(slot)
+        self.seating.cells.touch_slot(slot)
         self.devices.touch(slot)
-
-    def bins(self, count: int) -> Bins:
-        """The nodes' sets of so many cells."""
-        return self.cellsets.bins(count, self.rooms, self._allowed)
 
     def levels(self, request: Request) -> Sequence[Level]:
         """Where the request may go, the most welcome first."""
@@ -326,54 +380,52 @@ class Fleet:
             self._shapes[key] = shape
         return shape
 
-    # ---- trials
+    # ---- seats
 
-    @contextmanager
-    def trial(self) -> Iterator[None]:
-        """Whatever is entered within is taken out again at the end."""
-        mark, start = self.index.mark(), len(self._taken)
-        try:
-            yield
-        finally:
-            self.index.rollback(mark)
-            self._unwind(start)
+    def is_soft(self, name: str) -> bool:
+        """Whether the group is one that may be given up."""
+        return name in self._groups and not self._groups[name].hard
 
-    def attempt(self) -> tuple[int, int]:
-        """The beginning of something that may be given up, within a trial."""
-        return self.index.mark(), len(self._taken)
+    def excluded(self, request: Request) -> Sequence[int]:
+        """The slots of the nodes that the request does not want."""
+        if not request.excluded_nodes:
+            return ()
+        return [slot for name in request.excluded_nodes if (slot := self.slot(name)) is not None]
 
-    def give_up(self, attempt: tuple[int, int]) -> None:
-        """Take out what was entered since."""
-        mark, start = attempt
-        self.index.rollback(mark)
-        self._unwind(start)
-
-    def keep(self, attempt: tuple[int, int]) -> None:
-        """What was entered since stays until the end of the trial."""
-        self.index.keep(attempt[0])
-
-    def _unwind(self, start: int) -> None:
-        for request, seat in reversed(self._taken[start:]):
-            self._beside(request, seat, enter=False)
-        del self._taken[start:]
+    def seat(self, request: Request, slot: int, shape: int, choice: Choice = NOTHING) -> Seat:
+        """A seat that was found elsewhere."""
+        count = len(choice.cells)
+        wants = request.resources
+        vcpu, memory_mib = (part(wants.vcpu, count), part(wants.memory_mib, count)) if count else (0, 0)
+        return self.seating.seat(slot, shape, request.groups, choice, choice.cells, vcpu, memory_mib)
 
     def enter(self, request: Request, seat: Seat) -> None:
-        """Put the request on its seat. Within a trial."""
-        self.settle(request, seat)
-        self._taken.append((request, seat))
-
-    def settle(self, request: Request, seat: Seat) -> None:
-        """Put the request on its seat for good: until `vacate`, or until the node is set anew."""
-        self.index.take_shape(seat.slot, seat.shape)
-        if self.policy.order is Order.ENERGY:
-            self._note_use(seat.slot)
-        self._beside(request, seat, enter=True)
+        """Put the request on its seat, until the trial ends or it is vacated, or the node is set anew."""
+        self.seating.enter(seat)
+        if self._follows or self.rooms:
+            self._beside(request, seat, enter=True)
+            if self._trials:
+                self._taken.append((request, seat))
 
     def vacate(self, request: Request, seat: Seat) -> None:
-        """The inverse of `settle`."""
-        self.index.release(seat.slot, seat.shape)
-        self._note_use(seat.slot)
-        self._beside(request, seat, enter=False)
+        """The inverse of `enter`. Not during a trial."""
+        self.seating.leave(seat)
+        if self._follows or self.rooms:
+            self._beside(request, seat, enter=False)
+
+    def _beside(self, request: Request, seat: Seat, *, enter: bool) -> None:
+        """What the seating does not know: use, and devices."""
+        slot = seat.slot
+        if self.policy.order is Order.ENERGY:
+            self._note_use(slot)
+        self._devices_of(request, seat, enter=enter)
+
+    def _devices_of(self, request: Request, seat: Seat, *, enter: bool) -> None:
+        room = self.rooms.get(seat.slot)
+        if room is not None:
+            (room.take_named if enter else room.give_named)(request, seat.choice)
+        self._usage.change(request, seat.choice, 1 if enter else -1)
+        self.devices.touch(seat.slot)
 
     def close(self, slot: int) -> None:
         """The node takes nothing until `reopen`."""
@@ -393,65 +445,32 @@ class Fleet:
             used = list(self.index.free_at(slot)) != self.row(node.allocatable.as_dict())
             self.index.set_attr(slot, self._attributes.attribute(node, used))
 
-    def _beside(self, request: Request, seat: Seat, *, enter: bool) -> None:
-        """Everything but the index."""
-        slot = seat.slot
-        if request.groups:
-            change = self.occupancy.enter if enter else self.occupancy.leave
-            change(request.groups, self.node(slot))
-        room = self.rooms.get(slot)
-        if room is not None:
-            (room.take_named if enter else room.give_named)(request, seat.choice)
-        self._usage.change(request, seat.choice, 1 if enter else -1)
-        self._touch(slot)
+    # ---- trials
 
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Whatever is entered within is taken out again at the end."""
+        attempt = self.attempt()
+        try:
+            yield
+        finally:
+            self.give_up(attempt)
 
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """How the rows of an index are scaled and which of them score."""
+    def attempt(self) -> tuple[int, int]:
+        """The beginning of something that may be given up."""
+        self._trials += 1
+        return self.seating.mark(), len(self._taken)
 
-    names: tuple[str, ...]
-    scales: tuple[Scale, ...]
-    scored: tuple[bool, ...]
-    norm: str
-    largest: tuple[int, ...]
+    def give_up(self, attempt: tuple[int, int]) -> None:
+        """Take out what was entered since."""
+        mark, start = attempt
+        self._trials -= 1
+        self.seating.rollback(mark)
+        for request, seat in reversed(self._taken[start:]):
+            self._devices_of(request, seat, enter=False)  # use is the index's, and rolled back
+        del self._taken[start:]
 
-    @classmethod
-    def of(cls, names: Sequence[str], largest: dict[str, int], policy: Policy) -> Self:
-        """A share of the fleet's largest node weighs as the policy says, relative to the heaviest."""
-        weights = {name: policy.weight(name) for name in names}
-        heaviest = max(weights.values()) or 1.0
-        scored = tuple(largest[name] > 0 and weights[name] > 0 for name in names)
-        scales = tuple(
-            Scale.of(largest[name], weights[name] / heaviest) if scores else Scale(1, 0)
-            for name, scores in zip(names, scored, strict=True)
-        )
-        return cls(tuple(names), scales, scored, policy.norm.value, tuple(largest[name] for name in names))
-
-    @property
-    def scoring(self) -> Scoring:
-        """The specification of how an index with these rows compares nodes."""
-        return Scoring(self.scales, self.scored, self.norm, largest=self.largest)
-
-    def index(self) -> FleetIndex:
-        """An empty index with these rows."""
-        multipliers = [scale.multiplier for scale in self.scales]
-        largest = self.largest if self.norm == Norm.SLOTS else None
-        return FleetIndex(
-            multipliers, [scale.shift for scale in self.scales], self.scored, self.norm, largest=largest
-        )
-
-    def with_cells(self, whole: FleetIndex) -> FleetIndex:
-        """An empty index with two more rows that must fit and do not score: a cell's vcpu and memory.
-
-        `whole` is that of the nodes: what is typical is asked of it, where the norm wants to know.
-        """
-        multipliers = [*(scale.multiplier for scale in self.scales), 1, 1]
-        shifts = [*(scale.shift for scale in self.scales), 0, 0]
-        crowd_of = whole if self.norm == Norm.SLOTS else None
-        return FleetIndex(multipliers, shifts, (*self.scored, False, False), self.norm, crowd_of=crowd_of)
-
-
-def rank(name: str) -> int:
-    """The canonical order of nodes that are equal: by their name, but not alphabetically."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
+    def keep(self, attempt: tuple[int, int]) -> None:
+        """What was entered since stays until the end of the trial."""
+        self._trials -= 1
+        self.seating.keep(attempt[0])

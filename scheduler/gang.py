@@ -83,7 +83,7 @@ def _seat_packed(fleet: Fleet, gang: Sequence[Request]) -> dict[str, Seat]:
         return {}
     seats = {}
     for request, shapes, bin_ in zip(gang, able, chosen.tolist(), strict=True):
-        seat = Seat(slots[bin_], shapes[slots[bin_]])
+        seat = fleet.seat(request, slots[bin_], shapes[slots[bin_]])
         fleet.enter(request, seat)
         seats[request.uid] = seat
     return seats

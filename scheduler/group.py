@@ -97,6 +97,10 @@ class Occupancy:
     def groups(self) -> Mapping[str, PlacementGroup]:
         return dict(self._groups)
 
+    def counter(self, name: str) -> Counter[str]:
+        """The very members by domain of a group, for whoever counts them in place."""
+        return self._members.setdefault(name, Counter())
+
     def members(self, name: str) -> Mapping[str, int]:
         """Members by domain, only domains with some."""
         return self._members.get(name, _NONE)

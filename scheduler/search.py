@@ -1,167 +1,106 @@
-"""Where a request goes: the question put to the fleet's index in the order of what is preferred.
+"""Where a request goes: the question put to the fleet's seating, or to its devices where they decide.
 
 **Pure**: reads a fleet, changes nothing but what it remembers.
 
-Static constraints and preferences are levels of the fleet's attributes; placement groups turn into nodes
-that are left out, or that are the only ones; a soft group is first obeyed and then given up. So nodes are
-asked for in order of their penalty, and among equal penalties the index decides.
+The seating (`cext.seating`) asks the index for nodes in order of their penalty: static preferences are
+levels, hard placement groups leave nodes out, a soft group is first obeyed and then given up; among equal
+penalties the index decides. Devices are asked in the same order, by `questions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import combinations, groupby
 
+from cext.seating import Asked
 from scheduler.fleet import Fleet, Seat
 from scheduler.gpu import Found
-from scheduler.group import PlacementGroup, Rule
 from scheduler.model import Request
 from scheduler.preference import SOFT_GROUP_PENALTY
-from scheduler.topology import NOTHING
-
-_NOWHERE: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Slots that are left out, and the only ones that count (None: all)."""
+def find_seat(fleet: Fleet, request: Request, asked: Asked | None = None) -> Seat | None:
+    """The seat that the request gets, None if no node takes it.
 
-    excluded: frozenset[int] = _NOWHERE
-    among: frozenset[int] | None = None
-
-    def and_in(self, slots: frozenset[int]) -> Where:
-        return Where(self.excluded, slots if self.among is None else self.among & slots)
-
-    def and_not_in(self, slots: frozenset[int]) -> Where:
-        return Where(self.excluded | slots, self.among)
-
-    def holds(self, slot: int) -> bool:
-        return slot not in self.excluded and (self.among is None or slot in self.among)
-
-
-EVERYWHERE = Where()
-
-
-def find_seat(fleet: Fleet, request: Request) -> Seat | None:
-    """The seat that the request gets, None if no node takes it. `Fleet.prepare` has seen the request."""
-    if not request.groups and not request.excluded_nodes:
-        for level in fleet.levels(request):
-            seat = _ask(fleet, request, level.constraint, EVERYWHERE)
-            if seat is not None:
-                return seat
-        return None
-    for _, group in groupby(questions(fleet, request), key=lambda one: one.order):
-        found = [_ask(fleet, request, one.constraint, one.where) for one in group]
-        seats = [seat for seat in found if seat is not None]
-        if seats:
-            return seats[0] if len(seats) == 1 else min(seats, key=lambda seat: _key(fleet, request, seat))
-    return None
-
-
-def _key(fleet: Fleet, request: Request, seat: Seat) -> tuple[object, ...]:
+    `Fleet.prepare` has seen the request, or one like it; `asked` is what it said of this one.
+    """
     if fleet.devices.decides():
-        return fleet.devices.key(request, Found(seat.slot, seat.choice))
-    key = fleet.index.key(seat.shape, seat.slot)
-    if key is None:
-        raise AssertionError("a seat that was just found does not fit")
-    return key
+        return _by_devices(fleet, request)
+    asked = asked or fleet.ask(request)
+    if request.devices:
+        return _with_devices(fleet, request, asked)
+    return fleet.seating.find(asked, request.groups, fleet.excluded(request))
+
+
+def _with_devices(fleet: Fleet, request: Request, asked: Asked) -> Seat | None:
+    """Of the nodes whose devices (and cells) do, the index's best."""
+    seat = fleet.seating.find(asked, request.groups, fleet.excluded(request), _able(fleet, request))
+    if seat is None:
+        return None
+    choice = fleet.rooms[seat.slot].choose(request)
+    if choice is None:
+        raise AssertionError(f"node {fleet.node(seat.slot).name} has no devices for instance {request.name}")
+    return fleet.seat(request, seat.slot, seat.shape, choice)
+
+
+def _able(fleet: Fleet, request: Request) -> list[int]:
+    """The slots whose devices and cells do."""
+    found: list[int] = []
+    for level in fleet.levels(request):
+        able = fleet.devices.able(request, level.constraint)
+        if able is None:  # each node must be asked for itself
+            admitted = fleet.seating.admitted(request.groups, fleet.excluded(request), fleet.rooms)
+            return [slot for slot in admitted if fleet.rooms[slot].choose(request) is not None]
+        found += able
+    return found
+
+
+# ---- by devices
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question to the index; `order` is (penalty, tier)."""
+    """One question to the devices; `order` is (penalty, tier), `among` the only slots unless it is None."""
 
     order: tuple[int, int]
     constraint: int
-    where: Where
+    excluded: Collection[int]
+    among: Collection[int] | None
+
+
+def _by_devices(fleet: Fleet, request: Request) -> Seat | None:
+    for _, group in groupby(questions(fleet, request), key=lambda one: one.order):
+        seats = [seat for one in group if (seat := _ask_devices(fleet, request, one)) is not None]
+        if seats:
+            return min(seats, key=lambda seat: fleet.devices.key(request, Found(seat.slot, seat.choice)))
+    return None
 
 
 def questions(fleet: Fleet, request: Request) -> list[Question]:
     """Everything to ask, in order. A node that several of them reach belongs to the first."""
-    hard, soft = EVERYWHERE, []
-    excluded = {fleet.slot(name) for name in request.excluded_nodes} - {None}
-    if excluded:
-        hard = hard.and_not_in(frozenset(slot for slot in excluded if slot is not None))
-    for name in request.groups:
-        group = fleet.occupancy.find(name)
-        if group is None:
-            return []
-        if group.hard:
-            hard = _within(fleet, hard, group)
-        else:
-            soft.append(group)
     asked = [
-        Question((level.penalty + broken * SOFT_GROUP_PENALTY, level.tier), level.constraint, where)
-        for broken, where in _soft(fleet, hard, soft)
+        Question((level.penalty + broken * SOFT_GROUP_PENALTY, level.tier), level.constraint, *where)
+        for broken, where in _places(fleet, request)
         for level in fleet.levels(request)
     ]
     return sorted(asked, key=lambda one: one.order)
 
 
-def _soft(fleet: Fleet, where: Where, groups: list[PlacementGroup]) -> Iterator[tuple[int, Where]]:
-    """The places at which all but some of the groups are obeyed, and how many those are."""
-    for count in range(len(groups) + 1):
-        for broken in combinations(groups, count):
-            narrowed = where
-            for group in groups:
-                if group not in broken:
-                    narrowed = _within(fleet, narrowed, group)
-            yield count, narrowed
+def _places(
+    fleet: Fleet, request: Request
+) -> Iterator[tuple[int, tuple[Collection[int], Collection[int] | None]]]:
+    """The places at which all but some of the soft groups are obeyed, and how many those are."""
+    soft = [name for name in request.groups if fleet.is_soft(name)]
+    for count in range(len(soft) + 1):
+        for given_up in combinations(soft, count):
+            where = fleet.seating.where(request.groups, given_up, fleet.excluded(request))
+            if where is not None:
+                yield count, where
 
 
-def _within(fleet: Fleet, where: Where, group: PlacementGroup) -> Where:
-    """The places where the group takes one more member."""
-    members = fleet.occupancy.members(group.name)
-    full = (domain for domain, count in members.items() if count >= group.limit)
-    closed = frozenset(slot for domain in full for slot in fleet.slots_of(group.scope, domain))
-    if group.rule is Rule.AFFINITY and members:
-        home = (slot for domain in members for slot in fleet.slots_of(group.scope, domain))
-        return where.and_in(frozenset(home)).and_not_in(closed)
-    return where.and_not_in(closed | fleet.slots_without(group.scope))
-
-
-def _ask(fleet: Fleet, request: Request, constraint: int, where: Where) -> Seat | None:
-    shape = fleet.shape(request, constraint)
-    if fleet.devices.decides():
-        found = fleet.devices.find(request, constraint, where.excluded, where.among)
-        return None if found is None else Seat(found.slot, shape, found.choice)
-    if request.devices:
-        return _with_devices(fleet, request, constraint, where)
-    if request.numa_cells:
-        slot = _with_cells(fleet, request, constraint, where)
-        return None if slot < 0 else _named(fleet, request, slot, shape)
-    if where.among is not None:
-        slot = fleet.index.best_among(shape, where.among - where.excluded)
-    elif where.excluded:
-        slot = fleet.index.best_excluding(shape, where.excluded)
-    else:
-        slot = fleet.index.best(shape)
-    return None if slot < 0 else Seat(slot, shape, NOTHING)
-
-
-def _with_cells(fleet: Fleet, request: Request, constraint: int, where: Where) -> int:
-    bins = fleet.bins(request.numa_cells)
-    shape = bins.shape(request.resources, fleet.row(request.resources.as_dict()), constraint)
-    among = None if where.among is None else where.among - where.excluded
-    return bins.best(shape, where.excluded, among)
-
-
-def _with_devices(fleet: Fleet, request: Request, constraint: int, where: Where) -> Seat | None:
-    """Of the nodes whose devices (and cells) do, the index's best."""
-    able = fleet.devices.able(request, constraint)
-    if able is None:
-        able = [
-            slot for slot, room in fleet.rooms.items() if room.devices and room.choose(request) is not None
-        ]
-    able = [slot for slot in able if where.holds(slot)]
-    shape = fleet.shape(request, constraint)
-    slot = fleet.index.best_among(shape, able)
-    return None if slot < 0 else _named(fleet, request, slot, shape)
-
-
-def _named(fleet: Fleet, request: Request, slot: int, shape: int) -> Seat:
-    choice = fleet.rooms[slot].choose(request)
-    if choice is None:
-        raise AssertionError(f"node {fleet.node(slot).name} has lost its cells for instance {request.name}")
-    return Seat(slot, shape, choice)
+def _ask_devices(fleet: Fleet, request: Request, one: Question) -> Seat | None:
+    found = fleet.devices.find(request, one.constraint, one.excluded, one.among)
+    if found is None:
+        return None
+    return fleet.seat(request, found.slot, fleet.shape(request, one.constraint), found.choice)

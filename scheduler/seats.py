@@ -104,19 +104,19 @@ class KeptSeats:
             if seat is None:
                 found.append(None)
             else:
-                self._fleet.settle(request, seat)
+                self._fleet.enter(request, seat)
                 found.append(Placement(request.uid, self._fleet.node(seat.slot).name, seat.choice))
         return found
 
     def enter(self, request: Request, placement: Placement) -> None:
-        self._fleet.settle(request, self._seat(request, placement))
+        self._fleet.enter(request, self._seat(request, placement))
 
     def leave(self, request: Request, placement: Placement) -> None:
         self._fleet.vacate(request, self._seat(request, placement))
 
     def _seat(self, request: Request, placement: Placement) -> Seat:
         slot = self._slot(placement.node)
-        return Seat(slot, self._fleet.shape(request, 0), placement.choice)
+        return self._fleet.seat(request, slot, self._fleet.shape(request, 0), placement.choice)
 
     def close(self, nodes: Iterable[str]) -> None:
         for name in nodes:

@@ -117,7 +117,7 @@ def report_numa(suite: Suite) -> None:
         seat = find_seat(fleet, request)
         if seat is None:
             raise AssertionError("the fleet has room for all")
-        fleet.settle(request, seat)
+        fleet.enter(request, seat)
         took.append(1e6 * (time.perf_counter() - started))
     suite.figure("numa_decision_us", median(took), "us", hosts=NUMA_HOSTS, p99=percentile(took, 0.99))
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.axes import Axes, rank
 from scheduler.check import check_plan
-from scheduler.fleet import Axes, Fleet, rank
+from scheduler.fleet import Fleet
 from scheduler.group import PlacementGroup, Rule, Scope
 from scheduler.model import Gang, NodeView, Placement, Preference, Request, View
 from scheduler.packing import build_table, is_idle

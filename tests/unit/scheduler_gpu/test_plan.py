@@ -34,6 +34,7 @@ from scheduler.policy import BY_NAME, Policy
 from scheduler.preference import group_penalty, node_penalty
 from scheduler.reference import UNIT_TOP
 from scheduler.resident import resident_of
+from scheduler.seats import KeptSeats, ReplannedSeats
 from scheduler.situation import Situation
 from scheduler.topology import NOTHING, Choice, Device, DeviceRequest, DeviceShare
 from tests.unit.scheduler.fleets import node, request, rich_batches, rich_views
@@ -179,6 +180,35 @@ def test_contended_plans_equal_the_specification(seed: int) -> None:
     specification = Specification(view, batch, policy)
     for wanted in batch:
         assert placed.get(wanted.uid) == specification.decide(wanted), wanted
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_kept_seats_decide_like_a_plan_of_the_view(seed: int) -> None:
+    """Instances come and go, nodes close: what was before leaves no trace."""
+    chance = random.Random(seed)
+    view, batch = _contended(chance)
+    policy = chance.choice((GPU, FGD))
+    kept, anew = KeptSeats(view, policy, batch), ReplannedSeats(view, policy)
+    there: list[tuple[Request, Placement]] = []
+    for number in range(60):
+        if there and chance.random() < 0.4:
+            wanted, placed = there.pop(chance.randrange(len(there)))
+            kept.leave(wanted, placed)
+            anew.leave(wanted, placed)
+        wanted = replace(chance.choice(batch), uid=f"t{number}")
+        found = kept.place((wanted,), chance)
+        assert found == anew.place((wanted,), chance)
+        there.extend((wanted, placed) for placed in found if placed is not None)
+        if number % 20 == 10:
+            closing = {chance.choice(view.nodes).name}
+            kept.close(closing)
+            anew.close(closing)
+            wanted = replace(chance.choice(batch), uid=f"c{number}")
+            found = kept.place((wanted,), chance)
+            assert found == anew.place((wanted,), chance)
+            there.extend((wanted, placed) for placed in found if placed is not None)
+            kept.reopen(closing)
+            anew.reopen(closing)
 
 
 def _gpus(name: str, count: int, vcpu: int = 32, model: str = "a100") -> NodeView:
