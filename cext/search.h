@@ -196,6 +196,7 @@ static inline int64_t best_unmasked(Fleet *f, uint32_t shape, const uint64_t **m
     f->mask_bit = mask_bit;
     int64_t slot = best_excluding(f, shape, NULL, 0);
     f->mask_count = 0;
+    f->mask_bit = NULL;
     return slot;
 }
 
