@@ -1,4 +1,4 @@
-"""What a fresh cloud starts with: a project, flavors, a network, the guest image.
+"""What a fresh cloud starts with: a project that can be reached, flavors, a network, the guest image.
 
 **Edge**: gRPC calls. The contents are constants, pure. Every call is an ensure: what exists stays as it is.
 """
@@ -13,11 +13,21 @@ from typing import Any, Final
 from cumulet.client import Client
 from cumulet.errors import AlreadyExistsError, CumuletError, NotFoundError
 from cumulet.names import DEFAULT_PROJECT
-from cumulet.v1 import flavor_pb2, image_pb2, meta_pb2, network_pb2, project_pb2, subnet_pb2
+from cumulet.v1 import (
+    flavor_pb2,
+    image_pb2,
+    meta_pb2,
+    network_pb2,
+    project_pb2,
+    securitygroup_pb2,
+    subnet_pb2,
+)
 from deploy.images.image import BuiltImage
 from deploy.images.recipe import NAME as GUEST_IMAGE
 
 DEFAULT_NETWORK: Final = "default"
+DEFAULT_GROUP: Final = "default"
+SSH_PORT: Final = 22
 DEFAULT_CIDR: Final = "10.42.0.0/24"
 
 
@@ -40,10 +50,24 @@ def seed(cloud: Client) -> tuple[str, ...]:
     network = network_pb2.NetworkSpec(outbound_nat=True)
     subnet = subnet_pb2.SubnetSpec(network=DEFAULT_NETWORK, cidr=DEFAULT_CIDR)
     made = [ensure(cloud, "project", project_pb2.Project(meta=meta_pb2.Meta(name=DEFAULT_PROJECT)))]
+    if made[0]:
+        cloud.update("security-group", _first_group(), ["spec.rules"])
     made += [ensure(cloud, "flavor", flavor) for flavor in FLAVORS]
     made.append(ensure(cloud, "network", network_pb2.Network(meta=scoped, spec=network)))
     made.append(ensure(cloud, "subnet", subnet_pb2.Subnet(meta=scoped, spec=subnet)))
     return tuple(name for name in made if name)
+
+
+def _first_group() -> securitygroup_pb2.SecurityGroup:
+    """A project's default group lets in nobody from outside; a first trial is to be pinged and logged in to."""
+    ingress = securitygroup_pb2.TRAFFIC_DIRECTION_INGRESS
+    spec = securitygroup_pb2.SecurityGroupSpec()
+    spec.rules.add(direction=securitygroup_pb2.TRAFFIC_DIRECTION_EGRESS)
+    spec.rules.add(direction=ingress, remote_group=DEFAULT_GROUP)
+    spec.rules.add(direction=ingress, protocol="icmp")
+    spec.rules.add(direction=ingress, protocol="tcp", port_min=SSH_PORT, port_max=SSH_PORT)
+    meta = meta_pb2.Meta(name=DEFAULT_GROUP, project=DEFAULT_PROJECT)
+    return securitygroup_pb2.SecurityGroup(meta=meta, spec=spec)
 
 
 def ensure(cloud: Client, noun: str, message: Any) -> str:
