@@ -59,7 +59,7 @@ def seed(cloud: Client) -> tuple[str, ...]:
 
 
 def _first_group() -> securitygroup_pb2.SecurityGroup:
-    """A project's default group lets in nobody from outside; a first trial is to be pinged and logged in to."""
+    """A default group lets in nobody from outside; a first trial is to be pinged and logged in to."""
     ingress = securitygroup_pb2.TRAFFIC_DIRECTION_INGRESS
     spec = securitygroup_pb2.SecurityGroupSpec()
     spec.rules.add(direction=securitygroup_pb2.TRAFFIC_DIRECTION_EGRESS)

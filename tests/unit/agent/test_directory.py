@@ -22,12 +22,8 @@ RULE = pb.PlannedRule(id="sgr-1-4", ip_version=4, remote_group_uid=OTHER)
 
 
 def remote(number: int) -> pb.PlannedRemotePort:
-    return pb.PlannedRemotePort(
-        uid=uid(3, number),
-        mac=f"02:00:00:00:00:{number:02x}",
-        addresses=[f"10.0.0.{number}"],
-        vtep="192.0.2.2",
-    )
+    mac, address = f"02:00:00:00:00:{number:02x}", f"10.0.0.{number}"
+    return pb.PlannedRemotePort(uid=uid(3, number), mac=mac, addresses=[address], vtep="192.0.2.2")
 
 
 def told(*pieces: pb.NetworkDirectory | pb.GroupDirectory) -> Directory:
@@ -64,10 +60,13 @@ def works_of(directory: Directory, net: ObservedNet, *, in_session: bool = True)
     return [work for work in decision.works if isinstance(work.actions[-1], kinds)]
 
 
+def groups_of(works: list[Work]) -> list[GroupIntent]:
+    return [action.group for work in works for action in work.actions if isinstance(action, EnsureGroup)]
+
+
 def test_what_is_told_replaces_adds_and_removes() -> None:
-    directory = told(
-        full(1, 2), pb.NetworkDirectory(network_uid=NETWORK, put=[remote(3)], gone_port_uids=[uid(3, 1)])
-    )
+    news = pb.NetworkDirectory(network_uid=NETWORK, put=[remote(3)], gone_port_uids=[uid(3, 1)])
+    directory = told(full(1, 2), news)
     found = directory.find_remotes(NETWORK)
     assert found is not None
     assert {port.uid for port in found} == {uid(3, 2), uid(3, 3)}
@@ -91,7 +90,7 @@ def test_a_directory_is_made_after_its_network_and_only_where_it_differs() -> No
     directory = told(full(1), members())
     remotes = directory.find_remotes(NETWORK)
     assert remotes is not None
-    (work, _) = works_of(directory, seen_net(directories={NETWORK: "other"}))
+    work = works_of(directory, seen_net(directories={NETWORK: "other"}))[0]
     assert work.actions == (Need(network_key(NETWORK)), EnsureDirectory(NETWORK, remotes))
     same = seen_net(directories={NETWORK: digest_of_directory(remotes)})
     assert all(not isinstance(work.actions[-1], EnsureDirectory) for work in works_of(directory, same))
@@ -105,7 +104,7 @@ def test_nothing_told_means_that_what_is_there_stays() -> None:
 
 def test_a_group_is_made_with_the_members_of_those_that_it_refers_to() -> None:
     directory = told(members("10.0.0.5", "fd00::5"))
-    wanted = {work.actions[-1].group.uid: work.actions[-1].group for work in works_of(directory, seen_net())}
+    wanted = {group.uid: group for group in groups_of(works_of(directory, seen_net()))}
     assert wanted.keys() == {GROUP, OTHER}
     assert wanted[OTHER].members == {ip_address("10.0.0.5"), ip_address("fd00::5")}
     assert wanted[OTHER].rules == ()
@@ -116,11 +115,10 @@ def test_a_group_is_made_with_the_members_of_those_that_it_refers_to() -> None:
 
 def test_a_change_of_members_is_one_work() -> None:
     directory = told(members("10.0.0.5"))
-    groups: list[GroupIntent] = [work.actions[-1].group for work in works_of(directory, seen_net())]
-    done = {group.uid: digest_of_group(group) for group in groups}
+    done = {group.uid: digest_of_group(group) for group in groups_of(works_of(directory, seen_net()))}
     directory.take(pb.DirectoryChange(groups=[members("10.0.0.6", full=False)]))
-    (work,) = works_of(directory, seen_net(groups=done))
-    assert work.actions[-1].group.members == {ip_address("10.0.0.6")}
+    (group,) = groups_of(works_of(directory, seen_net(groups=done)))
+    assert group.members == {ip_address("10.0.0.6")}
 
 
 def test_a_group_that_nothing_here_uses_goes_in_a_session_only() -> None:
