@@ -12,6 +12,8 @@ from typing import Any, Final
 from agent.net.rule_words import TABLE, Json
 
 GUARD_TABLE: Final = "cumulet-guard"  # see guard_rules.py
+# Sets whose elements the kernel adds itself (counted connections), or that are a group's (group_listing.py).
+_UNOWNED: Final = ("connections-", "members")
 __all__ = ["GUARD_TABLE", "TABLE", "Element", "Json", "add_elements", "parse_elements", "remove_elements"]
 
 
@@ -60,7 +62,7 @@ def parse_elements(listing: Json) -> frozenset[Element]:
     found: set[Element] = set()
     for item in listing["nftables"]:
         body = item.get("set") or item.get("map")
-        if body is not None:
+        if body is not None and not body["name"].startswith(_UNOWNED):
             found.update(_parse_element(body, raw) for raw in body.get("elem", ()))
     return frozenset(found)
 

@@ -24,6 +24,7 @@ class GroupRecord:
     intent: GroupIntent
     digest: str
     rules: str
+    members: frozenset[str]  # as nft prints them
 
 
 class GroupState:
@@ -46,7 +47,6 @@ class GroupState:
         return {uid: record.intent for uid, record in self._records.items()}
 
     def write(self, intent: GroupIntent, rules: str) -> None:
-        record = GroupRecord(intent, digest_of_group(intent), rules)
         raw = {
             "uid": intent.uid,
             "rules": [_rule_json(rule) for rule in intent.rules],
@@ -54,7 +54,7 @@ class GroupState:
             "fingerprint": rules,
         }
         write_text(self._file(intent.uid), json.dumps(raw))
-        self._records[intent.uid] = record
+        self._records[intent.uid] = _record(intent, rules)
 
     def forget(self, uid: str) -> None:
         self._file(uid).unlink(missing_ok=True)
@@ -62,6 +62,10 @@ class GroupState:
 
     def _file(self, uid: str) -> Path:
         return self._directory / f"{uid}.json"
+
+
+def _record(intent: GroupIntent, rules: str) -> GroupRecord:
+    return GroupRecord(intent, digest_of_group(intent), rules, frozenset(map(str, intent.members)))
 
 
 def _rule_json(rule: RuleIntent) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def _parse(text: str) -> GroupRecord | None:
         raw = json.loads(text)
         rules = tuple(_parse_rule(rule) for rule in raw["rules"])
         intent = GroupIntent(raw["uid"], rules, frozenset(map(ip_address, raw["members"])))
-        return GroupRecord(intent, digest_of_group(intent), str(raw["fingerprint"]))
+        return _record(intent, str(raw["fingerprint"]))
     except (ValueError, KeyError, TypeError):
         return None
 

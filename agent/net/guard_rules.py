@@ -17,7 +17,7 @@ from typing import Final
 from agent.net import addressing, names
 from agent.net.driver import IPAddress, NetworkIntent, PortIntent
 from agent.net.elements import GUARD_TABLE, Element
-from cumulet.addresses import link_local_address
+from agent.net.senders import ipv6_claims
 
 GUARD_RULES: Final = """
 table inet cumulet-guard
@@ -96,17 +96,11 @@ def is_peer(element: Element) -> bool:
 def speaker_elements(port: PortIntent) -> frozenset[Element]:
     """What a guest may answer for in neighbour discovery; without IPv6 nothing."""
     tap = names.tap_name(port.uid)
-    values = [("speakers", (tap,)), *(("targets", (tap, f"{int(own):#x}")) for own in ipv6_addresses(port))]
+    values = [("speakers", (tap,)), *(("targets", (tap, f"{int(own):#x}")) for own in ipv6_claims(port))]
     return frozenset(
         Element("bridge", set_name, value, port.network_uid, port.uid, GUARD_TABLE)
         for set_name, value in values
     )
-
-
-def ipv6_addresses(port: PortIntent) -> tuple[IPAddress, ...]:
-    """The port's own, and with any the one that every guest makes itself."""
-    own = tuple(address for address in port.addresses if address.version == 6)
-    return (*own, link_local_address(port.mac)) if own else ()
 
 
 def _vni_element(set_name: str, address: IPAddress, vni: int, network_uid: str) -> Element:

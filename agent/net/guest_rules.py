@@ -22,7 +22,7 @@ from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Jso
 
 NUMBER_MAX: Final = 0xFFFFFE
 _TAG: Final = 0x43000000
-_TAG_MASK: Final = 0xFF000000
+_TAG_LENGTH: Final = 8  # bits
 OPEN: Final = _TAG  # of a gateway's or a tunnel's link: what it sends or gets is judged at the guest's end
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 # One guest cannot fill the node's table of connections (nf_conntrack_max is 262,144 on common nodes).
@@ -144,7 +144,7 @@ def inet_rules() -> list[Json]:
         words.named_set("inet", "gateways4", ["ifname", "ipv4_addr"]),
         words.named_set("inet", "gateways6", ["ifname", "ipv6_addr"]),
         *(words.named_map("inet", name, "mark", "verdict") for name in ("egress", "ingress")),
-        *(words.named_set("inet", name, "mark") for name in ("sent_connections", "received_connections")),
+        *(words.named_set("inet", name, "mark") for name in ("connections-sent", "connections-received")),
         words.base_chain("inet", "raw", "filter", "prerouting", _RAW),
         words.rule("inet", "raw", words.vmap("zones", IIFNAME)),
         words.rule("inet", "raw", words.iifname("@bridges"), *DROP),
@@ -166,7 +166,7 @@ def zone_rules(zone: int) -> tuple[str, list[tuple[Json, ...]]]:
 
 
 def _is_not_ours() -> Json:
-    return words.match("!=", {"&": [MARK, _TAG_MASK]}, _TAG)
+    return words.match("!=", MARK, {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}})
 
 
 def _egress() -> list[tuple[Json, ...]]:
@@ -210,7 +210,7 @@ def _services() -> list[tuple[Json, ...]]:
     asks_name = words.match("==", words.payload("th", "dport"), 53)
     metadata = words.is_field("ip", "daddr", "169.254.169.254")
     return [
-        _too_many("sent_connections"),
+        _too_many("connections-sent"),
         (gateway4, domain, asks_name, *ACCEPT),
         (gateway6, domain, asks_name, *ACCEPT),
         (gateway4, words.is_field("udp", "dport", _DHCP), *ACCEPT),
@@ -236,7 +236,7 @@ def _ingress() -> list[tuple[Json, ...]]:
         (words.match("==", udp, _DHCP), words.is_field("udp", "dport", _DHCP_CLIENT), clear, *ACCEPT),
         (words.match("==", udp, _DHCPV6), words.is_field("udp", "dport", _DHCPV6_CLIENT), clear, *ACCEPT),
         (words.match("==", icmpv6, {"set": _ADVERTISES}), clear, *ACCEPT),
-        _too_many("received_connections"),
+        _too_many("connections-received"),
         (words.vmap("ingress", MARK),),
         DROP,
     ]

@@ -12,11 +12,15 @@ from typing import Final
 
 from agent.errors import DriverError
 from agent.net.addressing import VNI_MAX
-from agent.net.driver import NetworkIntent, PortIntent, RemotePort
+from agent.net.driver import AddressPair, GroupIntent, NetworkIntent, PortIntent, RemotePort, RuleIntent
 
 _UID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")  # it becomes part of paths and comments
 _MAC: Final = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")  # unicast
 _HOSTNAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)  # RFC 1123, 2.1
+IPV6_PAIR_MAX: Final = 256  # each is an element of the set of what a port may answer for in ND
+BYTE_MAX: Final = 255
+PORT_MAX: Final = 65_535
+WITH_PORTS: Final = frozenset({6, 17, 33, 132, 136})  # TCP, UDP, DCCP, SCTP, UDP-Lite
 SUBNETS_MAX: Final = 64  # one DHCP range, tag and gateway address each
 
 
@@ -63,6 +67,46 @@ def check_port(port: PortIntent) -> None:
         raise _invalid("port", port.uid, "mac", f"{port.mac!r} is not a unicast MAC address")
     if not _HOSTNAME.fullmatch(port.hostname):
         raise _invalid("port", port.uid, "hostname", f"{port.hostname!r} is not a DNS label")
+    for uid in port.security_groups:
+        check_uid("security group", uid)
+    for pair in port.allowed_pairs:
+        _check_pair(port, pair)
+
+
+def _check_pair(port: PortIntent, pair: AddressPair) -> None:
+    if pair.mac and not _MAC.fullmatch(pair.mac):
+        raise _invalid("port", port.uid, "allowed_pairs", f"{pair.mac!r} is not a unicast MAC address")
+    if pair.cidr.version == 6 and pair.cidr.num_addresses > IPV6_PAIR_MAX:
+        problem = f"{pair.cidr} has more than {IPV6_PAIR_MAX} addresses; name smaller ranges"
+        raise _invalid("port", port.uid, "allowed_pairs", problem)
+
+
+def check_group(group: GroupIntent) -> None:
+    """Raises DriverError (InvalidIntent, permanent) that names the rule and the field."""
+    check_uid("security group", group.uid)
+    for rule in group.rules:
+        problem = _rule_problem(rule)
+        if problem:
+            raise _invalid("security group", group.uid, f"rules[{rule.uid[:64]}]", problem)
+
+
+def _rule_problem(rule: RuleIntent) -> str:
+    remote = rule.remote_cidr
+    checks = (
+        (bool(_UID.fullmatch(rule.uid)), "its id has letters, digits and hyphens, at most 64"),
+        (rule.ip_version in (4, 6), f"IP version {rule.ip_version} is neither 4 nor 6"),
+        (0 <= rule.protocol <= BYTE_MAX, f"protocol {rule.protocol} is not between 0 and {BYTE_MAX}"),
+        (
+            0 <= rule.port_min <= rule.port_max <= PORT_MAX and (rule.port_min > 0 or rule.port_max == 0),
+            f"ports {rule.port_min} to {rule.port_max} are no range between 1 and {PORT_MAX}",
+        ),
+        (rule.protocol in WITH_PORTS or not rule.port_max, f"protocol {rule.protocol} has no ports"),
+        (0 <= (rule.icmp_type or 0) <= BYTE_MAX, f"ICMP type {rule.icmp_type}"),
+        (0 <= (rule.icmp_code or 0) <= BYTE_MAX, f"ICMP code {rule.icmp_code}"),
+        (remote is None or remote.version == rule.ip_version, f"{remote} is not IPv{rule.ip_version}"),
+        (not rule.remote_group or bool(_UID.fullmatch(rule.remote_group)), "its remote group is no uid"),
+    )
+    return next((problem for fits, problem in checks if not fits), "")
 
 
 def check_uid(kind: str, uid: str) -> None:

@@ -17,9 +17,11 @@ from typing import Final, TypeVar
 
 from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, netns
-from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, PortIntent, RemotePort
-from agent.net.intent_check import check_directory, check_network, check_port, check_uid
+from agent.net.driver import GroupIntent, IPAddress, NetworkIntent, ObservedNet, PortIntent, RemotePort
+from agent.net.group_state import GroupState
+from agent.net.intent_check import check_directory, check_group, check_network, check_port, check_uid
 from agent.net.kernel_directory import KernelDirectory
+from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
 from agent.net.rules_reader import RulesReader
@@ -60,15 +62,19 @@ class KernelNet:
         self._thread = ThreadPoolExecutor(1, "net", netns.enter, (self._home,))
         reader = RulesReader()
         self._directory = KernelDirectory()
-        self._host = KernelHost(self._state, reader, underlay, self._directory.peers)
-        self._network = KernelNetwork(self._state, netns_dir, self._host, reader, self._directory)
+        group_state = GroupState(state_dir.absolute() / "groups")
+        self._host = KernelHost(self._state, reader, underlay, self._directory.peers, group_state)
+        self._groups = KernelGroups(group_state, self._host, self._state.networks)
+        self._network = KernelNetwork(
+            self._state, netns_dir, self._host, reader, self._directory, self._groups
+        )
         self._reader = reader
 
     async def observe_net(self) -> ObservedNet:
         return await self._run(
             "observing networks",
             lambda: kernel_observe.observe(
-                self._state, self._netns_dir, self._host, self._reader, self._directory
+                self._state, self._netns_dir, self._host, self._reader, self._directory, self._groups
             ),
         )
 
@@ -95,6 +101,14 @@ class KernelNet:
             f"directory of network {network_uid}",
             lambda: self._network.ensure_directory(network_uid, remotes),
         )
+
+    async def ensure_group(self, group: GroupIntent) -> None:
+        check_group(group)
+        await self._run(f"security group {group.uid}", lambda: self._groups.ensure(group))
+
+    async def ensure_group_absent(self, uid: str) -> None:
+        check_uid("security group", uid)
+        await self._run(f"removal of security group {uid}", lambda: self._groups.ensure_absent(uid))
 
     async def close(self) -> None:
         """What was begun is finished; networks, taps and DHCP servers stay."""

@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from agent.net import dnsmasq_config, guard_rules, nft, program, ruleset, sysctl
-from agent.net.driver import IPAddress
-from agent.net.elements import Element
+from agent.errors import DriverError
+from agent.net import dnsmasq_config, guard_rules, host_change, nft, program, ruleset, security, sysctl
+from agent.net.driver import IPAddress, PortIntent
+from agent.net.elements import Element, Json
+from agent.net.group_state import GroupState
+from agent.net.guest_rules import NUMBER_MAX
+from agent.net.numbers import Numbers
 from agent.net.rules_reader import RulesReader, Tables
 from agent.net.ruleset import HOST_TABLES
-from agent.net.state import HostRecord, State, read_text, write_text
+from agent.net.state import HostRecord, NetworkRecord, State, read_text, write_text
 
 _OWNER: Final = ""
 # The second is where systemd-resolved keeps the real servers while the first names its own loopback.
@@ -24,8 +29,11 @@ _RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/r
 Chosen = Callable[[Element], bool]
 
 
+ZONE_MAX: Final = 65_535  # a conntrack zone has 16 bits, a VNI 24
+
+
 class KernelHost:
-    """`peers` gives who may send into the node's tunnels now."""
+    """`peers` gives who may send into the node's tunnels now. `numbers` are of ports, `zones` of networks."""
 
     def __init__(
         self,
@@ -33,9 +41,13 @@ class KernelHost:
         reader: RulesReader,
         underlay: IPAddress | None,
         peers: Callable[[], frozenset[Element]],
+        groups: GroupState,
     ) -> None:
         self._state = state
         self._reader = reader
+        self._groups = groups
+        self.numbers = Numbers(state.directory / "ports", NUMBER_MAX - 1)
+        self.zones = Numbers(state.directory / "zones", ZONE_MAX)
         self._peers = peers
         self.underlay = underlay
 
@@ -49,6 +61,7 @@ class KernelHost:
             record is not None
             and record.program == program.host_digest()
             and record.rules == tables.fingerprint
+            and not tables.chains.damaged
             and sysctl.forwarding_is_on()
             and read_text(self._state.resolvers) == _resolvers_text()
         )
@@ -60,42 +73,92 @@ class KernelHost:
             return
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
-        elements = self._recorded_elements() | _owned(tables.elements) | self._peers()
         nft.commit_text(guard_rules.GUARD_RULES)  # without elements it only closes
-        batch = ruleset.host_rules(elements)
-        programmed = self._reader.replace(_OWNER, HOST_TABLES, batch)
+        programmed = self._replace(tables)
         write_text(self._state.resolvers, _resolvers_text())
         self._state.write_host(HostRecord(program.host_digest(), programmed.fingerprint, was_off))
         if not sysctl.forwarding_is_on():
             sysctl.set_forwarding(True)
 
-    def ensure_elements(self, wanted: frozenset[Element], chosen: Chosen) -> None:
-        """Of the elements that `chosen` picks, exactly `wanted` are there. One transaction."""
-        present = frozenset(filter(chosen, self.tables().elements))
-        if present != wanted:
-            self._reader.change_elements(_OWNER, HOST_TABLES, present - wanted, wanted - present)
+    def _replace(self, tables: Tables) -> Tables:
+        """With all groups, or where the kernel refuses that, with none: each is then tried by itself."""
+        ports = [port for record in self._records() for port in record.intent.ports]
+        groups = {**tables.chains.ports, **security.port_groups(ports)}
+        found = _by_key(_owned(tables.elements) | self._peers(), self._recorded_elements())
+        elements = [one for one in found if host_change.ports_of([one]) <= groups.keys()]
+        used = {name: groups[name] for name in host_change.ports_of(elements)}
+        chains = host_change.chain_commands(host_change.zones_of(elements), used)
+        compiled = [
+            command
+            for group in self._groups.intents().values()
+            for command in security.group_commands(group, security.NOTHING, keep_rules=False)
+        ]
+        try:
+            batch = ruleset.host_rules(elements, [*chains, *compiled])
+            return self._reader.replace(_OWNER, HOST_TABLES, batch)
+        except DriverError as err:
+            if err.reason != nft.REFUSED:
+                raise
+            return self._reader.replace(_OWNER, HOST_TABLES, ruleset.host_rules(elements, chains))
+
+    def ensure_elements(
+        self, wanted: frozenset[Element], chosen: Chosen, ports: Iterable[PortIntent] = ()
+    ) -> bool:
+        """Of the elements that `chosen` picks, exactly `wanted` are there, with the chains that they lead to.
+
+        One transaction. `ports` are those of `wanted`. True when somebody is judged otherwise than before.
+        """
+        tables = self.tables()
+        present = frozenset(filter(chosen, tables.elements))
+        stale, missing = present - wanted, wanted - present
+        if not stale and not missing:
+            return False
+        after = tables.elements - stale | missing
+        groups = security.port_groups(ports)
+        batch, chains = host_change.build_change(tables.chains, after, stale, missing, groups)
+        self.change(batch, lambda before: replace(before, elements=after, chains=chains))
+        return any(element.set_name in ("egress", "ingress") for element in stale)
+
+    def change(self, batch: list[Json], after: Callable[[Tables], Tables]) -> None:
+        """One transaction."""
+        self._reader.change(_OWNER, HOST_TABLES, batch, after)
+
+    def learn(self, after: Callable[[Tables], Tables]) -> None:
+        self._reader.learn(_OWNER, HOST_TABLES, after)
 
     def leave_if_unused(self) -> None:
         """With the last of ours the tables go, and forwarding if it was us who turned it on."""
         tables, record = self.tables(), self._state.find_host()
-        if self._state.network_uids() or _owned(tables.elements):
+        if self._state.network_uids() or _owned(tables.elements) or self._groups.records:
             return
         if not tables.is_absent:
             nft.commit(ruleset.host_rules_absent())
         if record is not None and record.forwarding_was_off:
             sysctl.set_forwarding(False)
         self._state.forget_host()
+        self.numbers.clear()
+        self.zones.clear()
         self._reader.forget(_OWNER)
+
+    def _records(self) -> list[NetworkRecord]:
+        found = map(self._state.find_network, self._state.network_uids())
+        return [record for record in found if record is not None]
 
     def _recorded_elements(self) -> frozenset[Element]:
         found: set[Element] = set()
-        for uid in self._state.network_uids():
-            found |= ruleset.network_elements(uid)
-            record = self._state.find_network(uid)
-            if record is not None:
-                found |= guard_rules.tunnel_elements(record.intent, self.underlay)
-                found |= frozenset().union(*map(ruleset.port_elements, record.intent.ports))
+        for record in self._records():
+            network = record.intent
+            found |= ruleset.network_elements(network, self.zones.ensure(network.uid))
+            found |= guard_rules.tunnel_elements(network, self.underlay)
+            for port in network.ports:
+                found |= ruleset.port_elements(port, self.numbers.ensure(port.uid))
         return frozenset(found)
+
+
+def _by_key(older: Iterable[Element], newer: Iterable[Element]) -> frozenset[Element]:
+    """A map has one value for a key: the newer."""
+    keyed = {(one.table, one.family, one.set_name, one.value): one for one in (*older, *newer)}
+    return frozenset(keyed.values())
 
 
 def _owned(elements: frozenset[Element]) -> frozenset[Element]:

@@ -7,7 +7,7 @@ network is ensured again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.net import addressing, guard_rules, names, ports, ruleset
@@ -62,6 +62,9 @@ class HostView:
     is_sound: bool
     entries: EntryMirror
     underlay: IPAddress | None
+    numbers: Mapping[str, int]  # of ports
+    zones: Mapping[str, int]  # of networks
+    groups: Mapping[str, str]  # digests
 
 
 def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
@@ -77,6 +80,7 @@ def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
         taps=_taps(host),
         leased=frozenset(address for network in networks for address in _leased(network)),
         directories=dict(_directories(host, networks)),
+        groups={uid: digest if host.is_sound else "" for uid, digest in host.groups.items()},
         items=tuple(sorted({*_host_items(host), *_network_items(networks)})),
     )
 
@@ -91,18 +95,19 @@ def _is_complete(host: HostView, network: NetworkView) -> bool:
         and record.program == network.program
         and namespace.forwards
         and namespace.rules == record.rules
-        and ruleset.network_elements(network.uid) <= host.tables.elements
+        and network.uid in host.zones
+        and ruleset.network_elements(record.intent, host.zones[network.uid]) <= host.tables.elements
         and guard_rules.tunnel_elements(record.intent, host.underlay) <= host.tables.elements
-        and _guards_fit(host.tables, record.intent)
+        and _guards_fit(host, record.intent)
         and _host_links_fit(host, record.intent)
         and _inner_links_fit(namespace.links, record.intent)
     )
 
 
-def _guards_fit(tables: Tables, network: NetworkIntent) -> bool:
+def _guards_fit(host: HostView, network: NetworkIntent) -> bool:
     """Ports with a tap may send as their intent says, and as nothing else."""
-    present = {element for element in tables.of_network(network.uid) if element.port_uid}
-    return present == ruleset.guard_elements(network, tables.tapped(network.uid))
+    present = {element for element in host.tables.of_network(network.uid) if element.port_uid}
+    return present == ruleset.guard_elements(network, host.tables.tapped(network.uid), host.numbers)
 
 
 def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:
@@ -117,6 +122,7 @@ def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:
     return (
         all(link.up and link.alias == names.alias(kind, uid) for link, kind in marks)
         and bridge.mtu == network.mtu
+        and bridge.filters
         and _is_attached(gateway, bridge, ports.GATEWAY)
         and _leads_to(host, bridge, gateway_pair(uid).inner_mac, gateway)
         and view.addresses_of(uplink.name) == {(addressing.HOST_END, 32)}
@@ -195,7 +201,7 @@ def _taps(host: HostView) -> dict[str, bool]:
 def _tap_fits(host: HostView, tap: Link | None, guards: set[Element]) -> bool:
     """Up, on the bridge of the network that its guards name, guarded, and where its MAC leads to."""
     networks = {element.network_uid for element in guards}
-    macs = [element.value[1] for element in guards if element.set_name == "macs"]
+    macs = {element.value[1] for element in guards if element.set_name == "senders4"}
     if tap is None or len(networks) != 1 or not macs or not any(one.set_name == "taps" for one in guards):
         return False
     bridge = host.links.links.get(names.bridge_name(networks.pop()))

@@ -114,6 +114,8 @@ def _ensure_bridge(host: Netlink, network: NetworkIntent) -> Link:
         host.add_bridge(name, addressing.fixed_mac("bridge", network.uid))
     bridge = get_link(host, name)
     mark(host, bridge, "bridge", network.uid)
+    if not bridge.filters:
+        host.change_link(bridge.index, filters=True)
     sysctl.silence_bridge(name)
     _ensure_mtu(host, bridge, network.mtu)
     _set_up(host, bridge)

@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 from agent.errors import DriverError
-from agent.net import dnsmasq, guard_rules, kernel_links, names, netns, rtnetlink, ruleset, sysctl
+from agent.net import conntrack, dnsmasq, guard_rules, kernel_links, names, netns, rtnetlink, ruleset, sysctl
 from agent.net.directory import Spot
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, PortIntent, RemotePort, digest_of
 from agent.net.kernel_directory import KernelDirectory
+from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.netlink_link import Link
 from agent.net.ports import guest_port
@@ -33,8 +34,10 @@ class KernelNetwork:
         host: KernelHost,
         reader: RulesReader,
         directory: KernelDirectory,
+        groups: KernelGroups,
     ) -> None:
         self._directory = directory
+        self._groups = groups
         self._state = state
         self._netns_dir = netns_dir
         self._host = host
@@ -51,7 +54,10 @@ class KernelNetwork:
         files.directory.mkdir(exist_ok=True)
         files.directory.chmod(0o755)  # whatever the umask: dnsmasq's user reads here
         self._host.ensure()
-        self._ensure_elements(network)
+        if network.uid not in self._host.zones.known:
+            conntrack.flush_zone(self._host.zones.ensure(network.uid))
+        if self._ensure_elements(network):
+            self._groups.end_connections(network)
         tables = self._ensure_namespace(network.uid, program, record)
         gateway_is_new = kernel_links.ensure_links(network, self.namespace(network.uid), self._host.underlay)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
@@ -68,6 +74,7 @@ class KernelNetwork:
         kernel_links.delete_host_links(uid)
         netns.remove(self.namespace(uid))
         self._host.ensure_elements(frozenset(), lambda element: element.owner == uid)
+        self._host.zones.release(uid)
         self._reader.forget(uid)
         self._directory.forget(uid)
         self._state.forget_network(uid)
@@ -88,8 +95,8 @@ class KernelNetwork:
         with Netlink() as host:
             bridge = self._get_bridge(host, port.network_uid, f"port {port.uid}")
             self._host.ensure()
-            wanted = ruleset.port_elements(port)
-            self._host.ensure_elements(wanted, lambda element: element.port_uid == port.uid)
+            wanted = ruleset.port_elements(port, self._host.numbers.ensure(port.uid))
+            self._host.ensure_elements(wanted, lambda element: element.port_uid == port.uid, [port])
             name = names.tap_name(port.uid)
             tap = host.find_link(name)
             if tap is None:
@@ -103,6 +110,8 @@ class KernelNetwork:
         with Netlink() as host:
             kernel_links.delete_ours(host, "tap", names.tap_name(uid), uid)
         self._host.ensure_elements(frozenset(), lambda element: element.port_uid == uid)
+        self._host.numbers.release(uid)
+        self._groups.sweep()
         self._host.leave_if_unused()
 
     def _get_bridge(self, host: Netlink, uid: str, what: str) -> Link:
@@ -127,17 +136,21 @@ class KernelNetwork:
 
     # -- steps --------------------------------------------------------------------------------------------
 
-    def _ensure_elements(self, network: NetworkIntent) -> None:
-        """The network's links, and what its ports may send as: of those that have a tap already."""
+    def _ensure_elements(self, network: NetworkIntent) -> bool:
+        """The network's links, and what its ports may send as: of those that have a tap already.
+
+        True when somebody's connections are to be judged again.
+        """
         tapped = self._host.tables().tapped(network.uid)
         wanted = (
-            ruleset.network_elements(network.uid)
+            ruleset.network_elements(network, self._host.zones.ensure(network.uid))
             | guard_rules.tunnel_elements(network, self._host.underlay)
-            | ruleset.guard_elements(network, tapped)
+            | ruleset.guard_elements(network, tapped, self._host.numbers.known)
         )
-        self._host.ensure_elements(
+        return self._host.ensure_elements(
             wanted,
             lambda element: element.network_uid == network.uid and not guard_rules.is_peer(element),
+            network.ports,
         )
 
     def _ensure_namespace(self, uid: str, program: NetworkProgram, record: NetworkRecord | None) -> Tables:

@@ -15,6 +15,7 @@ from agent.net import dnsmasq, names, netns, sysctl
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, ObservedNet
 from agent.net.kernel_directory import KernelDirectory
+from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
 from agent.net.program import build_program
@@ -27,11 +28,25 @@ _NAMESPACE_PREFIX: Final = names.namespace_name("")
 
 
 def observe(
-    state: State, netns_dir: Path, host: KernelHost, reader: RulesReader, directory: KernelDirectory
+    state: State,
+    netns_dir: Path,
+    host: KernelHost,
+    reader: RulesReader,
+    directory: KernelDirectory,
+    groups: KernelGroups,
 ) -> ObservedNet:
     tables = host.tables()
     mirror = directory.follow()
-    host_view = HostView(_links(), tables, host.is_sound(tables), mirror, host.underlay)
+    host_view = HostView(
+        links=_links(),
+        tables=tables,
+        is_sound=host.is_sound(tables),
+        entries=mirror,
+        underlay=host.underlay,
+        numbers=host.numbers.known,
+        zones=host.zones.known,
+        groups=groups.digests(tables),
+    )
     uids = _network_uids(state, netns_dir, host_view)
     return judge(host_view, tuple(_network(uid, state, netns_dir, reader) for uid in uids))
 

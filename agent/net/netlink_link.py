@@ -35,6 +35,8 @@ _INFO_SLAVE_KIND: Final = 4
 _INFO_SLAVE_DATA: Final = 5
 _VETH_INFO_PEER: Final = 1
 _BR_MCAST_SNOOPING: Final = 23
+_BR_NF_CALL_IPTABLES: Final = 36
+_BR_NF_CALL_IP6TABLES: Final = 37
 _BRPORT_LEARNING: Final = 8
 _BRPORT_UNICAST_FLOOD: Final = 9
 _BRPORT_MCAST_FLOOD: Final = 27
@@ -47,6 +49,7 @@ _VXLAN_PORT: Final = 15
 _VXLAN_LOCAL6: Final = 17
 
 _LINK: Final = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_FILTERS: Final = attribute(_BR_NF_CALL_IPTABLES, b"\1") + attribute(_BR_NF_CALL_IP6TABLES, b"\1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Link:
     mtu: int = 0
     bridge_port: BridgePort | None = None
     tunnel: Tunnel | None = None
+    filters: bool = False  # of a bridge: its frames pass the inet rules
 
 
 def link_dump() -> bytes:
@@ -95,8 +99,11 @@ def link_by_name(name: str) -> bytes:
 
 
 def bridge(name: str, mac: str) -> bytes:
-    """Without multicast snooping: nobody asks on these bridges, and it would forget who listens."""
-    data = attribute(_BR_MCAST_SNOOPING, b"\0")
+    """Without multicast snooping: nobody asks on these bridges, and it would forget who listens.
+
+    Frames pass the inet rules, where groups judge; IPv6 too, which is a switch of its own.
+    """
+    data = attribute(_BR_MCAST_SNOOPING, b"\0") + _FILTERS
     return (
         _LINK.pack(0, 0, 0, 0, 0)
         + attribute(_IFLA_IFNAME, pack_text(name))
@@ -144,8 +151,9 @@ def link_change(
     alias: str | None = None,
     mtu: int | None = None,
     bridge_port: BridgePort | None = None,
+    filters: bool = False,
 ) -> bytes:
-    """What is None stays as it is."""
+    """What is None stays as it is; `filters` turns a bridge's on."""
     flags = IFF_UP if up else 0
     payload = _LINK.pack(0, 0, index, flags, 0 if up is None else IFF_UP)
     if master is not None:
@@ -156,6 +164,9 @@ def link_change(
         payload += attribute(_IFLA_MTU, pack_u32(mtu))
     if bridge_port is not None:
         payload += attribute(_IFLA_LINKINFO, _bridge_port(bridge_port))
+    if filters:
+        info = attribute(_INFO_KIND, b"bridge") + attribute(_INFO_DATA, _FILTERS)
+        payload += attribute(_IFLA_LINKINFO, info)
     return payload
 
 
@@ -179,6 +190,7 @@ def parse_link(payload: bytes) -> Link:
         mtu=parse_u32(found.get(_IFLA_MTU)),
         bridge_port=_parse_bridge_port(info) if _INFO_SLAVE_DATA in info else None,
         tunnel=_parse_tunnel(info.get(_INFO_DATA, b"")) if kind == "vxlan" else None,
+        filters=kind == "bridge" and _parse_filters(info.get(_INFO_DATA, b"")),
     )
 
 
@@ -205,6 +217,11 @@ def _parse_bridge_port(info: dict[int, bytes]) -> BridgePort | None:
         floods_broadcast=found.get(_BRPORT_BCAST_FLOOD, off) == on,
         suppresses=found.get(_BRPORT_NEIGH_SUPPRESS, off) == on,
     )
+
+
+def _parse_filters(data: bytes) -> bool:
+    found = attributes(data, 0)
+    return found.get(_BR_NF_CALL_IPTABLES) == found.get(_BR_NF_CALL_IP6TABLES) == b"\1"
 
 
 def _parse_tunnel(data: bytes) -> Tunnel | None:

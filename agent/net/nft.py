@@ -15,6 +15,7 @@ _NFT: Final = "/usr/sbin/nft"
 _MISSING: Final = "No such file or directory"
 _TIMEOUT_S: Final = 30.0  # tens of thousands of elements take seconds; more is a hang
 
+REFUSED: Final = "NftRefused"  # the reason when a batch is not taken; then nothing of it is done
 Tables = tuple[tuple[str, str], ...]  # (family, name)
 
 
@@ -41,9 +42,18 @@ def list_tables(tables: Tables) -> dict[str, Any]:
     return {"nftables": [item for items in apart for item in items]}
 
 
+def list_chains(family: str, table: str, chains: list[str]) -> list[dict[str, Any]]:
+    """Items of libnftables-json(5) of these chains alone."""
+    bodies = ({"family": family, "table": table, "name": name} for name in chains)
+    return _list_items([{"list": {"chain": body}} for body in bodies])
+
+
 def _list(tables: Tables) -> list[Any]:
     """All in one run of nft, which fails when one is missing and prints a document for each otherwise."""
-    batch = [{"list": {"table": {"family": family, "name": name}}} for family, name in tables]
+    return _list_items([{"list": {"table": {"family": family, "name": name}}} for family, name in tables])
+
+
+def _list_items(batch: list[dict[str, Any]]) -> list[Any]:
     printed = _run(["-j", "-f", "-"], json.dumps({"nftables": batch}))
     return [item for line in printed.splitlines() if line for item in json.loads(line)["nftables"]]
 
@@ -58,5 +68,5 @@ def _run(arguments: list[str], text: str) -> str:
             "NftUnavailable", f"running {_NFT} {' '.join(arguments)} failed: {err}; is nftables installed?"
         ) from err
     if done.returncode:
-        raise DriverError("NftRefused", f"nft {' '.join(arguments)} refused: {done.stderr.strip()[:500]}")
+        raise DriverError(REFUSED, f"nft {' '.join(arguments)} refused: {done.stderr.strip()[:500]}")
     return done.stdout

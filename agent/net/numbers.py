@@ -44,6 +44,13 @@ class Numbers:
             self._append(f"{_GONE} {uid}\n")
             heapq.heappush(self._free, number)
 
+    def clear(self) -> None:
+        """Nothing of ours is left on the node."""
+        self._file.unlink(missing_ok=True)
+        self._numbers.clear()
+        self._free.clear()
+        self._next = 1
+
     def _take(self, uid: str) -> int:
         if not self._free and self._next > self._last:
             raise DriverError(

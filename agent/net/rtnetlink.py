@@ -103,10 +103,11 @@ class Netlink:
         alias: str | None = None,
         mtu: int | None = None,
         bridge_port: BridgePort | None = None,
+        filters: bool = False,
     ) -> None:
-        """What is None stays as it is."""
+        """What is None stays as it is; `filters` turns a bridge's on."""
         payload = netlink_link.link_change(
-            index, up=up, master=master, alias=alias, mtu=mtu, bridge_port=bridge_port
+            index, up=up, master=master, alias=alias, mtu=mtu, bridge_port=bridge_port, filters=filters
         )
         self._do(netlink_link.RTM_NEWLINK, 0, payload)
 

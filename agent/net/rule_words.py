@@ -20,11 +20,11 @@ MARK: Final[Json] = {"meta": {"key": "mark"}}
 
 def table(family: str) -> list[Json]:
     """An empty table in place of whatever has this name."""
-    return [*table_absent(family), {"add": {"table": {"family": family, "name": TABLE}}}]
+    return [*table_absent(family, TABLE), {"add": {"table": {"family": family, "name": TABLE}}}]
 
 
-def table_absent(family: str) -> list[Json]:
-    body = {"table": {"family": family, "name": TABLE}}
+def table_absent(family: str, name: str) -> list[Json]:
+    body = {"table": {"family": family, "name": name}}
     return [{"add": body}, {"delete": body}]
 
 

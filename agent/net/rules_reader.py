@@ -7,12 +7,14 @@ namespaces have cookies that are never used twice: an unchanged pair proves that
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.errors import DriverError
 from agent.net import elements, nft, rtnetlink, ruleset
 from agent.net.elements import Element
+from agent.net.group_listing import NO_CHAINS, Chains, parse_chains
 
 _NOTHING: Final = ruleset.rules_fingerprint({"nftables": []})
 
@@ -23,6 +25,7 @@ class Tables:
 
     fingerprint: str
     elements: frozenset[Element]
+    chains: Chains = NO_CHAINS
 
     @property
     def is_absent(self) -> bool:
@@ -80,18 +83,21 @@ class RulesReader:
         self._readings[owner] = reading
         return reading.tables
 
-    def change_elements(
-        self, owner: str, names: nft.Tables, stale: frozenset[Element], missing: frozenset[Element]
+    def change(
+        self, owner: str, names: nft.Tables, batch: list[elements.Json], after: Callable[[Tables], Tables]
     ) -> None:
         """One transaction. It raises the generation by one: then nobody else came between, and what we know
-        plus our change is what there is, without a listing."""
+        plus our change (`after`) is what there is, without a listing."""
         before = self.read(owner, names)
-        version = self._readings[owner].version
-        nft.commit([*elements.remove_elements(stale), *elements.add_elements(missing)])
-        cookie, generation = version
+        cookie, generation = self._readings[owner].version
+        nft.commit(batch)
         if rtnetlink.rules_generation() == (cookie, generation + 1):
-            tables = Tables(before.fingerprint, before.elements - stale | missing)
-            self._readings[owner] = _Reading((cookie, generation + 1), tables)
+            self._readings[owner] = _Reading((cookie, generation + 1), after(before))
+
+    def learn(self, owner: str, names: nft.Tables, after: Callable[[Tables], Tables]) -> None:
+        """More of what there is, found by another listing; not when rules have changed since."""
+        self.read(owner, names)
+        self._readings[owner] = replace(self._readings[owner], tables=after(self._readings[owner].tables))
 
     def forget(self, owner: str) -> None:
         self._readings.pop(owner, None)
@@ -101,5 +107,6 @@ def _read(names: nft.Tables) -> tuple[_Reading, int]:
     """A reading, and the number of rules."""
     version = rtnetlink.rules_generation()  # before the listing: a change in between is seen next time
     listing = nft.list_tables(names)
-    tables = Tables(ruleset.rules_fingerprint(listing), elements.parse_elements(listing))
+    fingerprint, found = ruleset.rules_fingerprint(listing), elements.parse_elements(listing)
+    tables = Tables(fingerprint, found, parse_chains(listing["nftables"]))
     return _Reading(version, tables), ruleset.count_rules(listing["nftables"])

@@ -8,7 +8,7 @@ groups. A port's mark leads there by one lookup. Only a connection's first packe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,6 +56,12 @@ def port_verdicts(port: PortIntent) -> dict[str, str]:
     return {"egress": f"goto ports-out-{name}", "ingress": f"goto ports-in-{name}"}
 
 
+def port_groups(ports: Iterable[PortIntent]) -> dict[str, tuple[str, ...]]:
+    """Groups by the name of the chains that they need."""
+    judged = (port.security_groups for port in ports if is_filtered(port))
+    return {ports_name(groups): tuple(sorted(set(groups))) for groups in judged}
+
+
 def ports_name(groups: Iterable[str]) -> str:
     """Of the ports that are in exactly these groups."""
     return hashlib.sha256(" ".join(sorted(set(groups))).encode()).hexdigest()[:16]
@@ -101,12 +107,18 @@ def group_closed(uid: str) -> list[Json]:
     return [*_group_chains(uid), *_group_sets(uid), *chains, *sets]
 
 
-def group_chains_absent(uid: str) -> list[Json]:
-    return [{"delete": _chain_body(f"{prefix}{uid}")} for prefix in GROUP_PREFIXES]
+def group_absent(uid: str) -> list[Json]:
+    """Nothing refers to it any more. What is to go is added first, so that its absence is no error."""
+    chains = [_chain_body(f"{prefix}{uid}") for prefix in GROUP_PREFIXES]
+    sets = [_set_body(f"{prefix}{uid}") for prefix in MEMBERS_PREFIXES]
+    deletions: list[Json] = [{verb: chain} for verb in ("flush", "delete") for chain in chains]
+    return [*_group_chains(uid), *_group_sets(uid), *deletions, *({"delete": one} for one in sets)]
 
 
-def group_sets_absent(uid: str) -> list[Json]:
-    return [{"delete": _set_body(f"{prefix}{uid}")} for prefix in MEMBERS_PREFIXES]
+def used_names(groups: Mapping[str, GroupIntent], ports: Iterable[Iterable[str]]) -> frozenset[str]:
+    """Groups that somebody told of, that their rules mean, or that a port is in."""
+    remotes = {rule.remote_group for group in groups.values() for rule in group.rules}
+    return frozenset({*groups, *remotes, *(uid for uids in ports for uid in uids)})
 
 
 def compile_rule(group_uid: str, rule: RuleIntent) -> Json:

@@ -79,6 +79,11 @@ class State:
         except (KeyError, TypeError, ValueError):
             return None
 
+    def networks(self) -> list[NetworkIntent]:
+        """As they were last programmed."""
+        records = map(self.find_network, self.network_uids())
+        return [record.intent for record in records if record is not None]
+
     def write_network(self, record: NetworkRecord) -> None:
         write_text(self._networks / record.intent.uid / _RECORD, json.dumps(_network_json(record)))
 

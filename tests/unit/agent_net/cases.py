@@ -9,9 +9,11 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from agent.net import ruleset
 from agent.net.addressing import VNI_MAX
 from agent.net.dnsmasq_config import ServerFiles
 from agent.net.driver import AddressPair, IPAddress, NetworkIntent, PortIntent, RemotePort, SubnetIntent
+from agent.net.elements import Element
 
 FEWER = settings(max_examples=30)  # whole networks are slow to draw
 FILES = ServerFiles(Path("/var/lib/cumulet/net/net/0f1e2d3c-4b5a-4678-9abc-def012345678"))
@@ -59,6 +61,21 @@ DUAL = replace(
     mtu=1430,
 )
 
+ZONE = 7
+
+
+def numbers(network: NetworkIntent) -> dict[str, int]:
+    """Of its ports on the node."""
+    return {port.uid: at for at, port in enumerate(network.ports, start=1)}
+
+
+def elements_of(network: NetworkIntent) -> frozenset[Element]:
+    """Of the network with all its ports."""
+    known = numbers(network)
+    ports = (ruleset.port_elements(port, known[port.uid]) for port in network.ports)
+    return ruleset.network_elements(network, ZONE).union(*ports)
+
+
 uids = st.uuids(version=4).map(str)
 macs = st.binary(min_size=6, max_size=6).map(lambda raw: (bytes([raw[0] & 0xFE]) + raw[1:]).hex(":"))
 hostnames = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
@@ -105,7 +122,7 @@ def networks(draw: st.DrawFn) -> NetworkIntent:
         draw(st.integers(1, VNI_MAX)),
         tuple(draw(st.lists(subnets(), min_size=1, max_size=3))),
         draw(st.booleans()),
-        tuple(draw(st.lists(port, max_size=4, unique_by=lambda one: one.uid))),
+        tuple(draw(st.lists(port, max_size=4, unique_by=(lambda one: one.uid, lambda one: one.mac)))),
         draw(st.sampled_from([1450, 1430, 8950])),
         draw(st.one_of(st.just(""), uids)),
     )

@@ -21,7 +21,7 @@ from agent.net.netlink_neighbour import Entry, Neighbour, PortEntry, TunnelEntry
 from agent.net.ports import guest_port
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
-from tests.unit.agent_net.cases import FEWER, NETWORK, networks
+from tests.unit.agent_net.cases import FEWER, NETWORK, ZONE, elements_of, networks, numbers
 
 World = tuple[HostView, NetworkView]
 UNDERLAY = IPv4Address("192.0.2.1")
@@ -37,10 +37,19 @@ REMOTES = frozenset(
 def complete_world(network: NetworkIntent) -> World:
     """What the kernel shows when all of a network and its ports is in place."""
     record = NetworkRecord(network, digest_of(network), "program", "rules")
-    elements = ruleset.network_elements(network.uid).union(*map(ruleset.port_elements, network.ports))
+    elements = elements_of(network)
     elements |= guard_rules.tunnel_elements(network, UNDERLAY)
     elements |= guard_rules.peer_elements(network.uid, network.vni, {remote.vtep for remote in REMOTES})
-    host = HostView(_host_links(network), Tables("host-rules", elements), True, _entries(network), UNDERLAY)
+    host = HostView(
+        links=_host_links(network),
+        tables=Tables("host-rules", elements),
+        is_sound=True,
+        entries=_entries(network),
+        underlay=UNDERLAY,
+        numbers=numbers(network),
+        zones={network.uid: ZONE},
+        groups={},
+    )
     inner = NamespaceView(_inner_links(network), True, "rules")
     leased = frozenset((port.mac, str(a)) for port in network.ports for a in port.addresses)
     return host, NetworkView(network.uid, record, "program", inner, 4242, leased)
@@ -49,7 +58,7 @@ def complete_world(network: NetworkIntent) -> World:
 def _host_links(network: NetworkIntent) -> LinkView:
     uid = network.uid
     links = [
-        _link(2, names.bridge_name(uid), "bridge", "bridge", uid, network, master=0),
+        _link(2, names.bridge_name(uid), "bridge", "bridge", uid, network, master=0, filters=True),
         _link(3, names.gateway_link_name(uid), "veth", "gateway", uid, network, bridge_port=ports.GATEWAY),
         _link(4, names.uplink_name(uid), "veth", "uplink", uid, network, master=0),
         _link(
@@ -132,6 +141,8 @@ def _without_one(view: LinkView) -> Iterator[LinkView]:
                 yield replace(view, links={**view.links, name: replace(link, mtu=1500)})
         if link.bridge_port is not None and not link.name.startswith("tap"):
             yield replace(view, links={**view.links, name: replace(link, bridge_port=BridgePort())})
+        if link.filters:
+            yield replace(view, links={**view.links, name: replace(link, filters=False)})
         if link.tunnel is not None:
             elsewhere = replace(link.tunnel, vni=link.tunnel.vni + 1)
             yield replace(view, links={**view.links, name: replace(link, tunnel=elsewhere)})
@@ -152,10 +163,10 @@ def damaged_worlds(world: World) -> Iterator[World]:
     for links in _without_one(inner.links):
         yield host, replace(view, namespace=replace(inner, links=links))
     tunnel_elements = guard_rules.tunnel_elements(view.record.intent, UNDERLAY)
-    for element in ruleset.network_elements(view.uid) | tunnel_elements:
+    for element in ruleset.network_elements(view.record.intent, ZONE) | tunnel_elements:
         yield replace(host, tables=replace(host.tables, elements=host.tables.elements - {element})), view
     for element in host.tables.elements:
-        if element.set_name == "addresses":
+        if element.set_name in ("senders4", "senders6", "egress", "ingress"):
             yield replace(host, tables=replace(host.tables, elements=host.tables.elements - {element})), view
     yield replace(host, entries=EntryMirror(entries_of(REMOTES, Spot(2, TUNNEL)))), view
     yield replace(host, is_sound=False), view

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from agent.net import ruleset
+from agent.net import names, ruleset
 from agent.net.driver import NetworkIntent
-from agent.net.elements import Element, Json, add_elements, parse_elements, remove_elements
-from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, networks
+from agent.net.elements import Json, add_elements, parse_elements, remove_elements
+from agent.net.guest_rules import mark_of
+from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, elements_of, networks
 
 ASKED = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
 GOLDENS = Path(__file__).parent / "goldens"
 
 
-def _elements(network: NetworkIntent) -> frozenset[Element]:
-    return ruleset.network_elements(network.uid).union(*map(ruleset.port_elements, network.ports))
-
-
 @pytest.mark.parametrize(
     ("golden", "batch"),
     [
-        ("host_rules.json", ruleset.host_rules(_elements(NETWORK))),
+        ("host_rules.json", ruleset.host_rules(elements_of(NETWORK))),
         ("host_rules_absent.json", ruleset.host_rules_absent()),
         ("namespace_rules.json", ruleset.namespace_rules(outbound_nat=True)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
-        ("remove_elements.json", remove_elements(ruleset.port_elements(DB))),
+        ("remove_elements.json", remove_elements(ruleset.port_elements(DB, 2))),
     ],
 )
 def test_the_rules_are_the_golden(golden: str, batch: list[Json]) -> None:
@@ -40,7 +38,7 @@ def test_the_rules_are_the_golden(golden: str, batch: list[Json]) -> None:
 @FEWER
 @given(networks())
 def test_elements_survive_a_listing(network: NetworkIntent) -> None:
-    elements = _elements(network)
+    elements = elements_of(network)
     assert parse_elements(_as_listing(add_elements(elements))) == elements
 
 
@@ -54,13 +52,17 @@ def test_an_element_of_somebody_else_has_no_owner() -> None:
 @given(networks())
 def test_a_port_may_send_as_itself_only(network: NetworkIntent) -> None:
     for port in network.ports:
-        elements = ruleset.port_elements(port)
-        assert {e.value[1] for e in elements if e.set_name == "macs"} == {port.mac}
-        assert {e.value[1] for e in elements if e.set_name == "addresses"} == {
-            str(address) for address in port.addresses if address.version == 4
+        elements = ruleset.port_elements(replace(port, allowed_pairs=()), 5)
+        senders = [e for e in elements if e.set_name.startswith("senders")]
+        assert {e.value[1] for e in senders} == {port.mac}
+        assert {e.value[2] for e in senders if e.set_name == "senders4"} == {
+            "0.0.0.0",
+            *(str(address) for address in port.addresses if address.version == 4),
         }
         assert {e.owner for e in elements} == {port.uid}
-        assert len({e.value[0] for e in elements}) == 1
+        assert {e.value[0] for e in elements if e.family == "bridge"} == {names.tap_name(port.uid)}
+        marks = {e.data for e in elements if e.set_name in ("senders4", "senders6", "receivers")}
+        assert marks == {e.value[0] for e in elements if e.family == "inet"} == {str(mark_of(5))}
 
 
 def test_the_fingerprint_ignores_what_changes_by_itself_and_nothing_else() -> None:
@@ -99,13 +101,13 @@ def test_the_way_into_a_gateway_is_closed_by_default() -> None:
         ['"gw0"', "53"],
         ['"gw0"', "53"],
         ['"gw0"', '"echo-request"'],
-        ['"gw0"', "547"],
+        ['"gw0"', '"ipv6"', "547"],
         ['"gw0"', json.dumps({"set": ASKED})],
     ]
 
 
 def test_removal_and_addition_name_the_same_element() -> None:
-    added, deleted = remove_elements([next(iter(ruleset.port_elements(WEB)))])
+    added, deleted = remove_elements([next(iter(ruleset.port_elements(WEB, 1)))])
     assert added["add"] == deleted["delete"]
 
 
