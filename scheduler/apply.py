@@ -147,6 +147,7 @@ def empty_like(node: NodeView, name: str) -> NodeView:
         name=name,
         allocated=ZERO,
         residents=(),
+        others=(),
         schedulable=True,
         cordon_reason="",
         ready=True,
