@@ -80,6 +80,8 @@ def down(place: Place) -> None:
     """End the lab and remove every trace of it."""
     with _opened(place) as found:
         found.down()
+        with contextlib.suppress(OSError):
+            place[0].rmdir()  # stays while there are other labs
         click.echo(f"{found.state_dir} is gone", err=True)
 
 

@@ -71,6 +71,7 @@ class Lab:
 
         `context`: name for the command line; empty leaves its configuration alone.
         """
+        check_host()
         with ThreadPoolExecutor(max_workers=1) as pool:
             # The first build takes longer than everything else; it goes on beside it.
             building = pool.submit(_build_image, progress) if guest_image else None
@@ -83,11 +84,10 @@ class Lab:
     def ensure_machines(self, settings: Settings, progress: Progress) -> LabLayout:
         """All machines run and are connected; what is on them may still be starting. Raises SetupError."""
         check_host()
-        layout = checked(LabLayout(self.state_dir, settings))
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        if load_lab(self.state_dir) is None:
+            save_lab(checked(LabLayout(self.state_dir, settings)))
         with self._alone():
-            known = load_lab(self.state_dir)
-            layout = grown(known, settings) if known else layout
+            layout = checked(grown(self.layout, settings))
             save_lab(layout)
             started = self._ensure_machines(layout)
         progress.step(f"machines started: {', '.join(started)}" if started else "all machines run")
@@ -96,11 +96,12 @@ class Lab:
     def down(self) -> None:
         """Ends all and removes the lab's directory. Works on half a lab and on none. Raises SetupError."""
         layout = LabLayout(self.state_dir)  # its settings are not needed, and may be damaged
-        with self._alone() if self.state_dir.exists() else contextlib.nullcontext():
+        is_ours = (self.state_dir / SETTINGS_FILE).exists()
+        with self._alone() if is_ours else contextlib.nullcontext():
             namespaces.end_machines(namespaces.find_all(layout).values())
             self._drop_leashes(list(self._leashes))
             forget_context(self.state_dir.name, layout.control.layout.controller_target)
-            if (self.state_dir / SETTINGS_FILE).exists():  # else the directory is somebody else's
+            if is_ours:
                 shutil.rmtree(self.state_dir)
 
     # Machines

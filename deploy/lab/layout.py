@@ -23,7 +23,7 @@ SETTINGS_VERSION: Final = 1
 FABRIC: Final = "fabric"
 OUTSIDE: Final = "outside"
 CONTROL: Final = "control"
-# Each node is some 300 MiB of processes before its first guest.
+# Each node is some 70 MiB and half a second of CPU before its first guest; a person hardly needs more.
 NODES_MAX: Final = 32
 # A node's tunnels need 50 bytes more than what they carry; guests' packets fit this however it is divided.
 MTU_MIN: Final = 1330
@@ -214,10 +214,10 @@ def load_lab(state_dir: Path) -> LabLayout | None:
 
 
 def save_lab(lab: LabLayout) -> None:
-    """Writes LAB/lab.json. Raises SetupError for a directory that holds something else."""
+    """Writes LAB/lab.json: from now on the directory is the lab's. Raises SetupError for somebody else's."""
     path = lab.state_dir / SETTINGS_FILE
     lab.state_dir.mkdir(parents=True, exist_ok=True)
-    if not path.exists() and any(entry != lab.lock_path for entry in lab.state_dir.iterdir()):
+    if not path.exists() and any(lab.state_dir.iterdir()):
         raise SetupError(f"{lab.state_dir} is not empty and no lab's", "choose another directory")
     write_atomically(path, render_settings(lab.settings))
 

@@ -27,6 +27,9 @@ GO: Final = "go\n"  # the cables are there
 UP: Final = "up\n"  # the links have their addresses, services are about to start
 LEASHED: Final = "--leashed"
 _IPV6_OFF: Final = tuple(Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") for name in ("all", "default"))
+_BRIDGE_HOOKS: Final = tuple(
+    Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}") for name in ("iptables", "ip6tables", "arptables")
+)
 
 
 def arrange(machine: Machine) -> None:
@@ -41,6 +44,9 @@ def connect(lab: LabLayout, machine: Machine) -> None:
     if machine.role is Role.FABRIC:
         for path in _IPV6_OFF:  # a switch says nothing by itself
             path.write_text("1")
+    if machine.role in (Role.FABRIC, Role.OUTSIDE):
+        for path in filter(Path.exists, _BRIDGE_HOOKS):  # nor does it look into packets
+            path.write_text("0")
     for words in plan_links(lab, machine):
         _run(words)
 
