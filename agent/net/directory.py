@@ -13,10 +13,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from agent.net.driver import IPAddress, RemotePort
 from agent.net.netlink_neighbour import Entry, Neighbour, PortEntry, TunnelEntry
 from cumulet.addresses import link_local_address
+
+_digests: WeakKeyDictionary[frozenset[RemotePort], str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,15 @@ class Spot:
     tunnel: int
 
 
-def digest_of_directory(remotes: Iterable[RemotePort]) -> str:
-    """Independent of order and of uids, which the kernel does not know."""
-    total = 0
-    for remote in remotes:
-        total ^= _hash_of_remote(remote)
-    return render_digest(total)
+def digest_of_directory(remotes: frozenset[RemotePort]) -> str:
+    """Independent of order and of uids, which the kernel does not know. Kept while the set lives."""
+    found = _digests.get(remotes)
+    if found is None:
+        total = 0
+        for remote in remotes:
+            total ^= _hash_of_remote(remote)
+        found = _digests[remotes] = render_digest(total)
+    return found
 
 
 def render_digest(total: int) -> str:
@@ -84,6 +90,14 @@ class EntryMirror:
         ports = (entry for entry in self._ports.get(spot.bridge, {}).values() if entry.link == spot.tunnel)
         tunnels = self._tunnels.get(spot.tunnel, {}).values()
         return {*ports, *tunnels, *self._neighbours.get(spot.bridge, {}).values()}
+
+    def find(self, like: Entry) -> Entry | None:
+        """What the kernel holds in the place of this entry."""
+        if isinstance(like, PortEntry):
+            return self._ports.get(like.bridge, {}).get(like.mac)
+        if isinstance(like, TunnelEntry):
+            return self._tunnels.get(like.link, {}).get((like.mac, None))
+        return self._neighbours.get(like.link, {}).get(like.address)
 
     def vteps_at(self, spot: Spot) -> frozenset[IPAddress]:
         return frozenset(self._vteps.get(spot.tunnel, ()))

@@ -18,6 +18,7 @@ from agent.net.directory import EntryMirror, Spot, entries_of, hash_of
 from agent.net.driver import RemotePort
 from agent.net.elements import Element
 from agent.net.guard_rules import peer_elements
+from agent.net.intent_check import check_directory
 from agent.net.netlink_neighbour import Entry, Neighbour, PortEntry, TunnelEntry
 from agent.net.rtnetlink import EntryChange, EventsLostError, NeighbourEvents, Netlink
 
@@ -31,6 +32,17 @@ class _Known:
     spot: Spot
     vni: int
     remotes: frozenset[RemotePort]
+    hash: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From what the kernel holds to a directory, whose hash at this spot it will have."""
+
+    spot: Spot
+    remotes: frozenset[RemotePort]
+    stale: set[Entry]
+    missing: set[Entry]
     hash: int
 
 
@@ -52,20 +64,23 @@ class KernelDirectory:
             self._list()
         return self._mirror
 
-    def ensure(self, network_uid: str, vni: int, remotes: frozenset[RemotePort], spot: Spot) -> None:
-        """Raises DriverError when the kernel then holds something else."""
+    def plan(self, network_uid: str, remotes: frozenset[RemotePort], spot: Spot) -> Change:
+        """What is to be done. Raises DriverError for a directory that cannot be."""
         before = self.follow().hash_at(spot)
         stale, missing = self._difference(network_uid, remotes, spot, before)
-        wanted = before ^ hash_of(stale) ^ hash_of(missing)
-        self._program(_changes(stale, missing))
-        if self.follow().hash_at(spot) != wanted:
+        return Change(spot, remotes, stale, missing, before ^ hash_of(stale) ^ hash_of(missing))
+
+    def program(self, network_uid: str, vni: int, change: Change) -> None:
+        """Raises DriverError when the kernel then holds something else."""
+        self._program(_changes(change.stale, change.missing))
+        if self.follow().hash_at(change.spot) != change.hash:
             self._known.pop(network_uid, None)
             raise DriverError(
                 "DirectoryDiffers",
                 f"network {network_uid}: forwarding entries are not as they were set; is another program "
                 f"editing {names.tunnel_name(network_uid)}?",
             )
-        self._known[network_uid] = _Known(spot, vni, remotes, wanted)
+        self._known[network_uid] = _Known(change.spot, vni, change.remotes, change.hash)
 
     def peers(self) -> frozenset[Element]:
         """Who may send into the tunnels that were programmed."""
@@ -89,11 +104,22 @@ class KernelDirectory:
         """(too many, missing)."""
         known = self._known.get(network_uid)
         if known is not None and (known.spot, known.hash) == (spot, present_hash):
-            present = entries_of(known.remotes - remotes, spot)
-            wanted = entries_of(remotes - known.remotes, spot)
+            new = remotes - known.remotes
+            check_directory(network_uid, new)
+            present, wanted = entries_of(known.remotes - remotes, spot), entries_of(new, spot)
+            if any(self._is_taken(entry, spot, present) for entry in wanted):
+                check_directory(network_uid, remotes)
         else:
+            check_directory(network_uid, remotes)
             present, wanted = self._mirror.entries_at(spot), entries_of(remotes, spot)
         return present - wanted, wanted - present
+
+    def _is_taken(self, entry: Entry, spot: Spot, leaving: set[Entry]) -> bool:
+        """Another remote port, which stays, has this MAC or address."""
+        holder = self._mirror.find(entry)
+        if holder is None or holder in leaving:
+            return False
+        return not isinstance(holder, PortEntry) or holder.link == spot.tunnel
 
     def _program(self, changes: Sequence[EntryChange]) -> None:
         with Netlink() as netlink:

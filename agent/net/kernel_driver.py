@@ -19,7 +19,7 @@ from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, netns
 from agent.net.driver import GroupIntent, IPAddress, NetworkIntent, ObservedNet, PortIntent, RemotePort
 from agent.net.group_state import GroupState
-from agent.net.intent_check import check_directory, check_group, check_network, check_port, check_uid
+from agent.net.intent_check import check_group, check_network, check_port, check_uid
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
@@ -96,7 +96,6 @@ class KernelNet:
 
     async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
         check_uid("network", network_uid)
-        check_directory(network_uid, remotes)
         await self._run(
             f"directory of network {network_uid}",
             lambda: self._network.ensure_directory(network_uid, remotes),

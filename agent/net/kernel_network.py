@@ -86,10 +86,13 @@ class KernelNetwork:
             bridge, tunnel = self._find_spot(host, uid)
         vni = tunnel.tunnel.vni if tunnel.tunnel is not None else 0
         peers = guard_rules.peer_elements(uid, vni, {remote.vtep for remote in remotes})
-        self._host.ensure_elements(
-            peers, lambda element: element.network_uid == uid and guard_rules.is_peer(element)
-        )
-        self._directory.ensure(uid, vni, remotes, Spot(bridge.index, tunnel.index))
+        change = self._directory.plan(uid, remotes, Spot(bridge.index, tunnel.index))
+        present = set(filter(guard_rules.is_peer, self._host.tables().of_network(uid)))
+        if present != peers:
+            self._host.ensure_elements(
+                peers, lambda element: element.network_uid == uid and guard_rules.is_peer(element)
+            )
+        self._directory.program(uid, vni, change)
 
     def ensure_port(self, port: PortIntent) -> None:
         with Netlink() as host:

@@ -183,7 +183,7 @@ def remote_ports(count: int) -> frozenset[RemotePort]:
 
 
 async def test_a_directory_is_there_under_its_digest(world: World) -> None:
-    network, empty = network_intent(), digest_of_directory(())
+    network, empty = network_intent(), digest_of_directory(frozenset())
     await world.net.ensure_network(network)
     assert (await world.net.observe_net()).directories == {network.uid: empty}
     remotes = remote_ports(3)
@@ -213,9 +213,10 @@ async def test_a_directory_follows_every_change(world: World) -> None:
         {third},
         {first, second, third},
     ):
-        await world.net.ensure_directory(network.uid, frozenset(remotes))
+        wanted = frozenset(remotes)
+        await world.net.ensure_directory(network.uid, wanted)
         seen = await world.net.observe_net()
-        assert seen.directories == {network.uid: digest_of_directory(remotes)}, remotes
+        assert seen.directories == {network.uid: digest_of_directory(wanted)}, remotes
 
 
 async def test_directories_are_apart_and_outlive_an_agent(world: World) -> None:
@@ -246,6 +247,7 @@ async def test_a_directory_with_one_address_twice_is_refused(world: World) -> No
     network = network_intent()
     await world.net.ensure_network(network)
     first, second = sorted(remote_ports(2))
+    await world.net.ensure_directory(network.uid, frozenset({first}))
     for bad in (
         replace(second, mac=first.mac),
         replace(second, addresses=first.addresses),
@@ -255,7 +257,13 @@ async def test_a_directory_with_one_address_twice_is_refused(world: World) -> No
         with pytest.raises(DriverError, match="mac") as refused:
             await world.net.ensure_directory(network.uid, frozenset({first, bad}))
         assert (refused.value.reason, refused.value.permanent) == ("InvalidIntent", True)
-    assert (await world.net.observe_net()).directories == {network.uid: digest_of_directory(())}
+    alone = digest_of_directory(frozenset({first}))
+    assert (await world.net.observe_net()).directories == {network.uid: alone}
+    with pytest.raises(DriverError, match="mac"):  # by an agent that knows nothing yet
+        await world.restart().ensure_directory(
+            network.uid, frozenset({first, replace(second, mac=first.mac)})
+        )
+    assert (await world.net.observe_net()).directories == {network.uid: alone}
 
 
 HOSTILE = (
