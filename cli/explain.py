@@ -13,10 +13,11 @@ import click
 
 from cli import cells
 from cli.output import Layout, aligned, to_dict, write_json, write_object, write_rows
+from cli.reach import explain_reach
 from cli.reasons import REASONS
 from cli.refs import Ref, by_word, parse_target
 from cli.session import Session, connection_options
-from cumulet.errors import NotFoundError
+from cumulet.errors import ExitCode, NotFoundError
 from cumulet.kinds import BY_NAME, BY_NOUN, INSTANCE, Kind
 
 EVENTS_MAX: Final = 20  # the newest; `cumulet events KIND/NAME` has the others
@@ -24,15 +25,37 @@ _TABLE: Final = Layout()
 
 
 @click.command("explain", epilog="Example: cumulet explain instance/web")
-@click.argument("what", metavar="KIND/NAME|REASON|KIND.FIELD")
+@click.argument("what", metavar="KIND/NAME|REASON|KIND.FIELD|reach")
+@click.argument("ends", nargs=-1, metavar="[FROM TO]")
+@click.option("--proto", default="", help="Of reach: tcp, udp, sctp, icmp or a number. Default: icmp.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Of reach: destination port.")
+@click.option("--ip-version", type=click.Choice(["4", "6"]), default=None, help="Of reach. Default: both.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format.")
 @connection_options
-def explain(session: Session, what: str, output: str) -> None:
-    """Why an object is as it is, or what a reason or a field means.
+def explain(
+    session: Session,
+    what: str,
+    ends: tuple[str, ...],
+    proto: str,
+    port: int,
+    ip_version: str | None,
+    output: str,
+) -> int:
+    """Why an object is as it is, what a reason or a field means, whether packets arrive.
 
     `cumulet explain instance/web` shows why it is where it is, or nowhere; `cumulet explain NO_CAPACITY` what
-    the word means; `cumulet explain instance.spec.networks` what the field is.
+    the word means; `cumulet explain instance.spec.networks` what the field is; `cumulet explain reach web db
+    --proto tcp --port 5432` whether packets from one instance to another arrive, and which rule decides.
     """
+    if what == "reach":
+        return explain_reach(session, ends, proto, port, int(ip_version or 0), output)
+    if ends:
+        raise click.UsageError(f"{what} takes nothing more; two ends go with reach")
+    _explain_one(session, what, output)
+    return ExitCode.OK
+
+
+def _explain_one(session: Session, what: str, output: str) -> None:
     noun = what.partition(".")[0]
     if "/" in what:
         kind, ref = parse_target(what)

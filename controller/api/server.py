@@ -45,6 +45,7 @@ from controller.api.cloud import (
     SystemMethods,
 )
 from controller.api.instance import Consoles, InstanceMethods
+from controller.api.reach import ReachMethods
 from controller.api.standard import Rules, Snapshots, StandardMethods
 from controller.api.whatif import WhatIfMethods
 from controller.controller import Controller
@@ -67,6 +68,7 @@ from cumulet.v1 import (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    reach_pb2,
     router_pb2,
     securitygroup_pb2,
     subnet_pb2,
@@ -92,6 +94,7 @@ PROTO_FILES: Final = (
     placementgroup_pb2,
     port_pb2,
     project_pb2,
+    reach_pb2,
     router_pb2,
     securitygroup_pb2,
     subnet_pb2,
@@ -202,6 +205,7 @@ def build_handlers(controller: Controller, files: FileStore) -> Handlers:
         "SystemService.Verify": system.verify,
         "SystemService.GetCloud": system.get_cloud,
         "WhatIfService.WhatIf": whatif.what_if,
+        "ReachService.ExplainReach": ReachMethods(controller).explain,
     }
     for rules in standard_rules(files, controller.policy):
         kind = rules.kind

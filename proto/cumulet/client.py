@@ -40,7 +40,15 @@ from cumulet.names import DEFAULT_PROJECT
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from cumulet.v1 import event_pb2, image_pb2, instance_pb2, operation_pb2, system_pb2, whatif_pb2
+    from cumulet.v1 import (
+        event_pb2,
+        image_pb2,
+        instance_pb2,
+        operation_pb2,
+        reach_pb2,
+        system_pb2,
+        whatif_pb2,
+    )
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes sent, bytes in all
@@ -228,6 +236,30 @@ class Client:
         """Why an instance is where it is, or nowhere."""
         request = self._request(INSTANCE, "ExplainInstance", project, name=name)
         found: instance_pb2.ExplainInstanceResponse = self._unary(INSTANCE, "ExplainInstance", request)
+        return found
+
+    def explain_reach(
+        self,
+        source: str,
+        target: str,
+        *,
+        protocol: str = "",
+        port: int = 0,
+        ip_version: int = 0,
+        project: str = "",
+    ) -> reach_pb2.ExplainReachResponse:
+        """Whether packets from an instance or port reach another, or an address, and what decides it."""
+        from cumulet.v1 import reach_pb2
+
+        request = reach_pb2.ExplainReachRequest(
+            project=project or self.project,
+            source=source,
+            target=target,
+            protocol=protocol,
+            port=port,
+            ip_version=ip_version,
+        )
+        found: reach_pb2.ExplainReachResponse = self._unary("Reach", "ExplainReach", request)
         return found
 
     def console_log(self, name: str, *, project: str = "", tail_lines: int = 0) -> bytes:

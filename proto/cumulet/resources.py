@@ -83,15 +83,15 @@ class Resources:
     extended: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, amount in (
-            ("vcpu", self.vcpu),
-            ("memory_mib", self.memory_mib),
-            ("disk_gib", self.disk_gib),
-        ):
-            if (
-                type(amount) is not int or not 0 <= amount <= AMOUNT_MAX
-            ):  # not a call each: made by the million
-                _check_amount(name, amount)
+        vcpu, memory_mib, disk_gib = self.vcpu, self.memory_mib, self.disk_gib
+        if not (
+            type(vcpu) is type(memory_mib) is type(disk_gib) is int
+            and 0 <= vcpu <= AMOUNT_MAX
+            and 0 <= memory_mib <= AMOUNT_MAX
+            and 0 <= disk_gib <= AMOUNT_MAX
+        ):  # a quick look first: vectors are made by the million
+            for name in BASE_NAMES:
+                _check_amount(name, getattr(self, name))
         if self.extended:
             object.__setattr__(self, "extended", _canonical(self.extended))
 

@@ -1,0 +1,150 @@
+"""Explains whether packets from one end to another arrive.
+
+**Edge** in form only: reads the State and answers.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+
+from controller.admit import common
+from controller.admit.subnet import Address, addresses_of
+from controller.controller import Controller
+from controller.reach import Path, Step, Traffic, reach_outside, reach_port
+from controller.state import State
+from controller.store import keys
+from cumulet.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from cumulet.names import DEFAULT_PROJECT
+from cumulet.protocols import ICMP, WITH_PORTS, protocol_number
+from cumulet.v1 import port_pb2, reach_pb2
+
+IP_VERSIONS: Final = (4, 6)
+PORT_MAX: Final = 65_535
+
+
+class ReachMethods:
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    async def explain(self, request: reach_pb2.ExplainReachRequest) -> reach_pb2.ExplainReachResponse:
+        """Raises InvalidArgumentError, NotFoundError."""
+        return explain_reach(self._controller.state, request)
+
+
+def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach_pb2.ExplainReachResponse:
+    """The answer for a request. **Pure.** Raises InvalidArgumentError, NotFoundError."""
+    traffics = _traffics(request)
+    project = request.project or DEFAULT_PROJECT
+    common.get_row(state, keys.PROJECTS, project)
+    source = _find_end(state, project, request.source, "source")
+    if not isinstance(source, port_pb2.Port):
+        raise _refused("source", f"{source} is outside of the cloud: name an instance or a port")
+    target = _near_port(state, source, _find_end(state, project, request.target, "target"))
+    paths = [_path(state, source, target, traffic) for traffic in traffics]
+    if not request.ip_version:  # a version that one end does not have is no answer while there is another
+        paths = [path for path in paths if path.source and path.target] or paths[:1]
+    return _response(state, request, paths)
+
+
+def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, traffic: Traffic) -> Path:
+    if isinstance(target, port_pb2.Port):
+        return reach_port(state, source, target, traffic)
+    return reach_outside(state, source, target, traffic)
+
+
+def _traffics(request: reach_pb2.ExplainReachRequest) -> list[Traffic]:
+    word = request.protocol or ICMP
+    if request.ip_version not in (0, *IP_VERSIONS):
+        raise _refused("ip_version", f"{request.ip_version} is neither 4 nor 6 (0: both)")
+    versions = (request.ip_version,) if request.ip_version else IP_VERSIONS
+    traffics = []
+    for version in versions:
+        number = protocol_number(word, version)
+        if number is None:
+            raise _refused("protocol", f"{word!r} is not tcp, udp, sctp, icmp or a number from 1 to 255")
+        if number in WITH_PORTS and not 1 <= request.port <= PORT_MAX:
+            raise _refused("port", f"{word} goes to a port: give one from 1 to {PORT_MAX}")
+        if number not in WITH_PORTS and request.port:
+            raise _refused("port", f"protocol {word} has no ports")
+        traffics.append(Traffic(version, number, request.port))
+    return traffics
+
+
+def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Port | Address:
+    """An instance's first port, a port, or an address."""
+    instance = state.find(keys.INSTANCES, project, word)
+    if instance is not None:
+        uid = instance.message.spec.networks[0].port_uid
+        found = state.find_uid(uid)
+        if found is not None:
+            port: port_pb2.Port = found[2].message
+            return port
+    row = state.find(keys.PORTS, project, word)
+    if row is not None:
+        named: port_pb2.Port = row.message
+        return named
+    try:
+        return ip_address(word)
+    except ValueError:
+        hints = [f"cumulet instance list --project {project}", f"cumulet port list --project {project}"]
+        text = f"{field} {word!r} is no instance, no port and no address in project {project}"
+        raise NotFoundError(text, hints=hints) from None
+
+
+def _near_port(
+    state: State, source: port_pb2.Port, target: port_pb2.Port | Address
+) -> port_pb2.Port | Address:
+    """An address as the port that the source means by it: of its network, or of one of its router."""
+    if isinstance(target, port_pb2.Port):
+        return target
+    project, own = source.meta.project, source.spec.network
+    router = state.router_of(project, own)
+    names = [own, *(router.message.spec.networks if router is not None else ())]
+    for name in dict.fromkeys(names):
+        for row in state.ports_in(project, name):
+            if str(target) in addresses_of(state, row.message):
+                found: port_pb2.Port = row.message
+                return found
+    return target
+
+
+def _response(
+    state: State, request: reach_pb2.ExplainReachRequest, paths: list[Path]
+) -> reach_pb2.ExplainReachResponse:
+    reachable = any(path.reachable for path in paths)
+    what = f"{request.protocol or ICMP}{f' port {request.port}' if request.port else ''}"
+    verb = "reaches" if reachable else "does not reach"
+    decided = next((path.steps[-1].message for path in paths if path.reachable == reachable), "")
+    summary = f"{what} from {request.source} {verb} {request.target}" + ("" if reachable else f": {decided}")
+    return reach_pb2.ExplainReachResponse(
+        revision=state.revision,
+        reachable=reachable,
+        summary=summary,
+        paths=[_path_message(path) for path in paths],
+    )
+
+
+def _path_message(path: Path) -> reach_pb2.ReachPath:
+    return reach_pb2.ReachPath(
+        ip_version=path.ip_version,
+        source_address=path.source,
+        target_address=path.target,
+        reachable=path.reachable,
+        steps=[_step_message(step) for step in path.steps],
+    )
+
+
+def _step_message(step: Step) -> reach_pb2.ReachStep:
+    return reach_pb2.ReachStep(
+        kind=step.kind,
+        name=step.name,
+        node=step.node,
+        passes=step.passes,
+        message=step.message,
+        rule_id=step.rule_id,
+    )
+
+
+def _refused(field: str, text: str) -> InvalidArgumentError:
+    return InvalidArgumentError.of("reach cannot be explained", [FieldViolation(field, text)])

@@ -1,0 +1,313 @@
+"""Whether packets from one port to another arrive, computed from intent alone: the State, no node is asked.
+
+**Pure.** It follows a packet through what `nodeplan.py` and `directory.py` plan: the sender's groups, its
+network's bridge and tunnel or its router, the receiver's groups. Replies need no rule of their own: security
+groups are stateful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_address, ip_network
+from typing import Final
+
+from controller.admit.subnet import Address, addresses_of
+from controller.state import State
+from controller.store import keys
+from cumulet.protocols import protocol_number
+from cumulet.v1 import port_pb2, reach_pb2, router_pb2, securitygroup_pb2
+
+INGRESS: Final = securitygroup_pb2.TRAFFIC_DIRECTION_INGRESS
+EGRESS: Final = securitygroup_pb2.TRAFFIC_DIRECTION_EGRESS
+ECHO_REQUEST: Final = {4: 8, 6: 128}  # Source: RFC 792; RFC 4443, section 4.1
+
+PORT: Final = reach_pb2.REACH_STEP_KIND_PORT
+GROUP: Final = reach_pb2.REACH_STEP_KIND_SECURITY_GROUP
+BRIDGE: Final = reach_pb2.REACH_STEP_KIND_BRIDGE
+TUNNEL: Final = reach_pb2.REACH_STEP_KIND_TUNNEL
+ROUTER: Final = reach_pb2.REACH_STEP_KIND_ROUTER
+NAT: Final = reach_pb2.REACH_STEP_KIND_NAT
+OUTSIDE: Final = reach_pb2.REACH_STEP_KIND_OUTSIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The first packet of a connection. `protocol` is IANA's number; ICMP means an echo request."""
+
+    ip_version: int
+    protocol: int
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    kind: reach_pb2.ReachStepKind.ValueType
+    name: str
+    node: str
+    passes: bool
+    message: str
+    rule_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """`steps` end with the one that decides: the last passes where the packet arrives."""
+
+    ip_version: int
+    source: str
+    target: str
+    steps: tuple[Step, ...]
+
+    @property
+    def reachable(self) -> bool:
+        return bool(self.steps) and all(step.passes for step in self.steps)
+
+
+def reach_port(state: State, source: port_pb2.Port, target: port_pb2.Port, traffic: Traffic) -> Path:
+    """The way between two ports of one project or of two."""
+    return _Walk(state, source, target, traffic).walk()
+
+
+def reach_outside(state: State, source: port_pb2.Port, target: Address, traffic: Traffic) -> Path:
+    """The way to an address that is none of a port."""
+    return _Walk(state, source, target, traffic).walk()
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """One packet's way, as steps of which each is asked for only when those before it pass."""
+
+    state: State
+    source: port_pb2.Port
+    target: port_pb2.Port | Address
+    traffic: Traffic
+
+    def walk(self) -> Path:
+        """Ends at the first step that does not pass."""
+        source, target = self._addresses()
+        steps: list[Step] = []
+        for step in self._steps(source, target):
+            steps.append(step)
+            if not step.passes:
+                break
+        return Path(self.traffic.ip_version, str(source or ""), str(target or ""), tuple(steps))
+
+    def _steps(self, source: Address | None, target: Address | None) -> Iterator[Step]:
+        version = self.traffic.ip_version
+        node = self.state.places.node_of(self.source)
+        yield self._at_port(self.source, source, node, "sends from")
+        assert source is not None  # a port without an address of the version does not pass
+        if target is None:
+            name = _name_of(self.target)
+            yield Step(PORT, name, "", False, f"{name} has no IPv{version} address")
+            return
+        yield self._at_group(self.source, EGRESS, target, node or "")
+        if isinstance(self.target, port_pb2.Port) and self._is_near(source, target):
+            text = "both are in one subnet: no router"
+            yield Step(BRIDGE, self.source.spec.network, node or "", True, text)
+            yield from self._arrive(self.target, source, target, node or "")
+        else:
+            yield from self._routed(source, target, node or "")
+
+    def _at_port(self, port: port_pb2.Port, address: Address | None, node: str | None, does: str) -> Step:
+        name = port.meta.name
+        if node is None:
+            text = f"instance {port.spec.instance} is on no node"
+            return Step(PORT, name, "", False, f"{text}: cumulet explain instance/{port.spec.instance}")
+        if address is None:
+            return Step(PORT, name, node, False, f"port {name} has no IPv{self.traffic.ip_version} address")
+        return Step(PORT, name, node, True, f"instance {port.spec.instance} {does} {address}")
+
+    def _at_group(self, port: port_pb2.Port, direction: int, remote: Address, node: str) -> Step:
+        """The first rule, in order of the port's groups, that allows it."""
+        project, names = port.meta.project, port.spec.security_groups
+        word = "out" if direction == EGRESS else "in"
+        for name in names:
+            row = self.state.find(keys.SECURITY_GROUPS, project, name)
+            for rule in row.message.spec.rules if row is not None else ():
+                if rule.direction == direction and self._allows(project, rule, remote):
+                    text = f"security group {name} of {port.spec.instance} lets it {word}"
+                    return Step(GROUP, name, node, True, text, rule.id)
+        groups = ", ".join(names) or "none"
+        text = f"no rule of {port.spec.instance}'s security groups ({groups}) lets it {word}"
+        return Step(GROUP, groups, node, False, text)
+
+    def _allows(self, project: str, rule: securitygroup_pb2.SecurityRule, remote: Address) -> bool:
+        if rule.ip_version not in (0, self.traffic.ip_version) or not self._is_of(rule):
+            return False
+        if rule.remote_cidr:
+            return remote in ip_network(rule.remote_cidr)
+        if rule.remote_group:
+            members = self.state.ports_with(project, rule.remote_group)
+            return any(str(remote) in addresses_of(self.state, row.message) for row in members)
+        return True
+
+    def _is_of(self, rule: securitygroup_pb2.SecurityRule) -> bool:
+        """The rule means this protocol and this port."""
+        traffic = self.traffic
+        if protocol_number(rule.protocol, traffic.ip_version) not in (0, traffic.protocol):
+            return False
+        if rule.port_min and not rule.port_min <= traffic.port <= rule.port_max:
+            return False
+        if rule.HasField("icmp_type") and rule.icmp_type != ECHO_REQUEST[traffic.ip_version]:
+            return False
+        return not rule.HasField("icmp_code") or rule.icmp_code == 0
+
+    def _is_near(self, source: Address, target: Address) -> bool:
+        """The sender finds the address in a subnet of its own, and the port is in its network."""
+        assert isinstance(self.target, port_pb2.Port)
+        same_network = (self.source.meta.project, self.source.spec.network) == (
+            self.target.meta.project,
+            self.target.spec.network,
+        )
+        return same_network and self._subnet_of(source) == self._subnet_of(target)
+
+    def _subnet_of(self, address: Address) -> str | None:
+        """CIDR of the subnet of the sender's network that an address is in."""
+        rows = self.state.subnets_of(self.source.meta.project, self.source.spec.network)
+        cidrs = (row.message.spec.cidr for row in rows)
+        return next((cidr for cidr in cidrs if address in ip_network(cidr)), None)
+
+    def _routed(self, source: Address, target: Address, node: str) -> Iterator[Step]:
+        router = self.state.router_of(self.source.meta.project, self.source.spec.network)
+        if router is None:
+            yield from self._unrouted(target, node)
+            return
+        spec: router_pb2.RouterSpec = router.message.spec
+        name = router.message.meta.name
+        port = self._behind(router.message, target)
+        if port is not None:
+            yield Step(ROUTER, name, node, True, f"router {name} joins {port.spec.network}")
+            yield from self._arrive(port, source, target, node)
+            return
+        next_hop = _next_hop(spec, target)
+        if next_hop is not None:
+            yield from self._by_route(router.message, next_hop, target, node)
+        elif self._is_inside(router.message, target):
+            yield Step(ROUTER, name, node, False, f"router {name}: no port has {target}")
+        else:
+            yield from self._to_outside(ROUTER, f"router {name}", name, spec.outbound_nat, target, node)
+
+    def _unrouted(self, target: Address, node: str) -> Iterator[Step]:
+        """The network's own gateway leads to the outside and to no other subnet."""
+        network = self.state.find(keys.NETWORKS, self.source.meta.project, self.source.spec.network)
+        name = self.source.spec.network
+        if network is None:
+            yield Step(BRIDGE, name, node, False, f"network {name} does not exist any more")
+        elif self._subnet_of(target) is not None and not isinstance(self.target, port_pb2.Port):
+            yield Step(BRIDGE, name, node, False, f"no port of network {name} has {target}")
+        elif isinstance(self.target, port_pb2.Port):
+            where = self.target.spec.network
+            text = f"network {name} has no router, so it is not joined to {where}"
+            if where == name:
+                text = f"network {name} has no router, so its subnets are not joined"
+            yield Step(ROUTER, name, node, False, text)
+        else:
+            nat = network.message.spec.outbound_nat
+            yield from self._to_outside(BRIDGE, f"network {name}", name, nat, target, node)
+
+    def _to_outside(
+        self,
+        kind: reach_pb2.ReachStepKind.ValueType,
+        what: str,
+        name: str,
+        outbound_nat: bool,
+        target: Address,
+        node: str,
+    ) -> Iterator[Step]:
+        if not outbound_nat:
+            yield Step(kind, name, node, False, f"{what} does not let guests out (outbound NAT is off)")
+        elif target.version == 6:
+            yield Step(kind, name, node, False, f"{what}: IPv6 is not translated, and no route leads outside")
+        elif isinstance(self.target, port_pb2.Port):
+            yield Step(kind, name, node, False, f"{what} leads outside, where no port of the cloud is")
+        elif _is_reserved(target):
+            yield Step(kind, name, node, False, f"{target} belongs to the node, not to the outside")
+        else:
+            yield Step(NAT, name, node, True, f"{what} sends it from the address of {node}")
+            yield Step(OUTSIDE, str(target), "", True, f"{target} is outside: what is there decides")
+
+    def _by_route(
+        self, router: router_pb2.Router, next_hop: Address, target: Address, node: str
+    ) -> Iterator[Step]:
+        """A static route: the port that has the next hop must want packets that are not for itself."""
+        name = router.meta.name
+        port = self._behind(router, next_hop)
+        if port is None:
+            yield Step(ROUTER, name, node, False, f"router {name} sends it to {next_hop}, which no port has")
+            return
+        yield Step(ROUTER, name, node, True, f"router {name} has a route to {target} by {next_hop}")
+        yield from self._tunnel(port, node)
+        text = f"instance {port.spec.instance} at {next_hop} decides where it goes from here"
+        yield Step(OUTSIDE, port.meta.name, self.state.places.node_of(port) or "", True, text)
+
+    def _behind(self, router: router_pb2.Router, target: Address) -> port_pb2.Port | None:
+        """The port of the router's networks that has an address."""
+        for name in router.spec.networks:
+            for row in self.state.ports_in(router.meta.project, name):
+                if str(target) in addresses_of(self.state, row.message):
+                    port: port_pb2.Port = row.message
+                    return port
+        return None
+
+    def _is_inside(self, router: router_pb2.Router, target: Address) -> bool:
+        rows = (
+            row for name in router.spec.networks for row in self.state.subnets_of(router.meta.project, name)
+        )
+        return any(target in ip_network(row.message.spec.cidr) for row in rows)
+
+    def _arrive(self, port: port_pb2.Port, source: Address, target: Address, node: str) -> Iterator[Step]:
+        yield from self._tunnel(port, node)
+        where = self.state.places.node_of(port)
+        yield self._at_group(port, INGRESS, source, where or "")
+        yield self._at_port(port, target, where, "receives at")
+
+    def _tunnel(self, port: port_pb2.Port, node: str) -> Iterator[Step]:
+        """Between nodes, if it is on another one."""
+        where = self.state.places.node_of(port)
+        if where is None:
+            yield self._at_port(port, None, None, "")
+            return
+        if where == node:
+            return
+        for end in (node, where):
+            if end not in self.state.underlays:
+                text = f"node {end} has no underlay address, so no tunnel leads there: --underlay-address"
+                yield Step(TUNNEL, "", end, False, text)
+                return
+        far = self.state.underlays[where].address
+        yield Step(TUNNEL, far, node, True, f"tunnel from {node} to {where} ({far})")
+
+    def _addresses(self) -> tuple[Address | None, Address | None]:
+        """Source and target: of one subnet, where there is one that both are in."""
+        mine = self._of_version(self.source)
+        if not isinstance(self.target, port_pb2.Port):
+            target = self.target if self.target.version == self.traffic.ip_version else None
+            return (mine[0] if mine else None), target
+        theirs = self._of_version(self.target)
+        for one in mine:
+            for other in theirs:
+                if self._is_near(one, other):
+                    return one, other
+        return (mine[0] if mine else None), (theirs[0] if theirs else None)
+
+    def _of_version(self, port: port_pb2.Port) -> list[Address]:
+        found = [ip_address(text) for text in addresses_of(self.state, port)]
+        return [address for address in found if address.version == self.traffic.ip_version]
+
+
+def _name_of(target: port_pb2.Port | Address) -> str:
+    return target.meta.name if isinstance(target, port_pb2.Port) else str(target)
+
+
+def _next_hop(spec: router_pb2.RouterSpec, target: Address) -> Address | None:
+    """Of the most specific static route."""
+    routes = [(ip_network(route.cidr), ip_address(route.next_hop)) for route in spec.routes]
+    matching = [(cidr.prefixlen, hop) for cidr, hop in routes if target in cidr]
+    return max(matching, key=lambda one: one[0])[1] if matching else None
+
+
+def _is_reserved(address: Address) -> bool:
+    ranges = (IPv4Network("169.254.0.0/16"), IPv4Network("100.64.0.0/10"), IPv4Network("127.0.0.0/8"))
+    return any(address in one for one in ranges if address.version == 4)
