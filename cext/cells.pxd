@@ -45,6 +45,7 @@ cdef class Cells:
     cdef CellRoom* rooms         # [slot]
     cdef uint32_t slots_room
     cdef list bins               # Bins or None, by the number of cells
+    cdef list kept               # those that are not None
     cdef int touch(self, uint32_t slot) except -1
     cdef Bins ready(self, int count)
     cdef uint32_t choose(self, uint32_t slot, int count, int64_t vcpu, int64_t memory_mib)

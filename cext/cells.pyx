@@ -195,7 +195,7 @@ cdef class Cells:
 
     def __cinit__(self, FleetState whole not None):
         self.whole = whole
-        self.bins = [None] * (CELLS_MAX + 1)
+        self.bins, self.kept = [None] * (CELLS_MAX + 1), []
 
     def __dealloc__(self):
         cdef uint32_t slot
@@ -254,6 +254,7 @@ cdef class Cells:
             if self.rooms[slot].cells != NULL:
                 made.touch(slot)
         self.bins[count] = made
+        self.kept.append(made)
 
     def index_of(self, int count):
         """The index of the sets of `count` cells; None: they were not asked for."""
@@ -268,9 +269,8 @@ cdef class Cells:
         cdef Bins bins
         if slot >= self.slots_room:
             return 0
-        for bins in self.bins:
-            if bins is not None and (self.rooms[slot].cells != NULL or
-                                     (slot < bins.slots_room and bins.bin_counts[slot])):
+        for bins in self.kept:
+            if self.rooms[slot].cells != NULL or (slot < bins.slots_room and bins.bin_counts[slot]):
                 bins.touch(slot)
         return 0
 

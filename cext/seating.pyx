@@ -12,6 +12,7 @@ from cext.state cimport (
     MASKS_MAX, Fleet, FleetState, best_among, best_node, best_unmasked, check_outcome, check_slot, key_of, node_before,
     shift_shape,
 )
+from cython cimport no_gc
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -54,6 +55,7 @@ cdef class Asked:
         free(self.levels)
 
 
+@no_gc  # nothing that a seat refers to refers to seats
 cdef class Seat:
     """A node's slot, the shape that is taken there, and what is taken by name (`choice`). Made by a Seating."""
 

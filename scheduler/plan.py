@@ -47,22 +47,23 @@ def plan(view: View, requests: Sequence[Request], policy: Policy, rng: random.Ra
 def plan_on(fleet: Fleet, requests: Sequence[Request], rng: random.Random, revision: int) -> Plan:
     """`plan` on a fleet that is kept, and that is the same afterwards."""
     _check_unique(requests)
-    fleet.prepare(requests)
+    asked = fleet.prepare(requests)
+    gangs = _gangs(requests)
     seats: dict[str, Seat] = {}
     notes: dict[str, str] = {}
     with fleet.trial():
-        for unit in _units(requests):
-            if len(unit) == 1 and unit[0].gang is None:
-                seat = find_seat(fleet, unit[0])
+        for request, wants in zip(requests, asked, strict=True):
+            if request.gang is None:
+                seat = find_seat(fleet, request, wants)
                 if seat is not None:
-                    fleet.enter(unit[0], seat)
-                    seats[unit[0].uid] = seat
-            else:
-                seats |= _seat_gang(fleet, unit, rng, notes)
+                    fleet.enter(request, seat)
+                    seats[request.uid] = seat
+            elif gang := gangs.pop((request.project, request.gang.name), None):
+                seats |= _seat_gang(fleet, gang, rng, notes)
     placements = tuple(
-        Placement(request.uid, fleet.node(seats[request.uid].slot).name, seats[request.uid].choice)
+        Placement(request.uid, fleet.node(seat.slot).name, seat.choice)
         for request in requests
-        if request.uid in seats
+        if (seat := seats.get(request.uid)) is not None
     )
     refused = [request for request in requests if request.uid not in seats]
     rejections: tuple[Rejection, ...] = ()
@@ -89,19 +90,13 @@ def explain(
     return explain_seat(fleet, columns, request, seat)
 
 
-def _units(requests: Sequence[Request]) -> Iterator[list[Request]]:
-    """What is decided together, in the order of the first of each."""
+def _gangs(requests: Sequence[Request]) -> dict[Hashable, list[Request]]:
+    """The members of each gang, which are decided together when the first of them is."""
     gangs: dict[Hashable, list[Request]] = {}
     for request in requests:
         if request.gang is not None:
             gangs.setdefault((request.project, request.gang.name), []).append(request)
-    for request in requests:
-        if request.gang is None:
-            yield [request]
-        else:
-            gang = gangs.pop((request.project, request.gang.name), None)
-            if gang:
-                yield gang
+    return gangs
 
 
 def _seat_gang(
@@ -145,6 +140,8 @@ def _reject(columns: Columns, refused: Sequence[Request], notes: dict[str, str])
 
 
 def _check_unique(requests: Sequence[Request]) -> None:
+    if len({request.uid for request in requests}) == len(requests):
+        return
     seen: set[str] = set()
     for request in requests:
         if request.uid in seen:

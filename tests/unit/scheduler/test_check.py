@@ -41,7 +41,7 @@ def placed(uid: str, target: str) -> Plan:
     """The sound plan with one placement moved."""
     return replace(
         SOUND,
-        placements=tuple(replace(p, node=target) if p.uid == uid else p for p in SOUND.placements),
+        placements=tuple(p._replace(node=target) if p.uid == uid else p for p in SOUND.placements),
     )
 
 
