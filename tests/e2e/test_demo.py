@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,11 @@ import pytest
 from deploy.images.image import build_image
 from deploy.local.services import SUPERVISOR
 from tests.support.machine import Machine
+from tests.support.waiting import CONVERGE_TIMEOUT_S, wait_until
 
 BIN = Path(sys.executable).parent
 STATE_DIR = "/srv/cumulet"
 CUMULET = str(BIN / "cumulet")
-# Two busy cores under software emulation; an idle machine needs a fifth of it.
-CONVERGE_TIMEOUT_S = 60.0
-POLL_S = 0.2
 SERVICES = ("controller", "agent", "etcd", "libvirtd", "virtlogd", SUPERVISOR)
 
 pytestmark = pytest.mark.usefixtures("image")
@@ -104,14 +102,6 @@ def ping(machine: Machine, address: str) -> str:
     uid = json.loads(cumulet(machine, "network", "show", "default", "-o", "json"))["meta"]["uid"]
     inside = ["ip", "netns", "exec", f"cumulet-{uid}"]
     return machine.run(*inside, "ping", "-c", "3", "-i", "0.2", "-W", "10", address).stdout
-
-
-def wait_until(missing: Callable[[], str]) -> None:
-    """Until `missing` says nothing."""
-    deadline_s = time.monotonic() + CONVERGE_TIMEOUT_S
-    while said := missing():
-        assert time.monotonic() < deadline_s, f"after {CONVERGE_TIMEOUT_S} s still: {said}"
-        time.sleep(POLL_S)
 
 
 def services(machine: Machine) -> dict[str, dict[str, Any]]:

@@ -12,31 +12,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
 from deploy.lab.faults import Way
 from deploy.lab.lab import Lab
 from deploy.lab.layout import FABRIC, OUTSIDE, Settings
-from deploy.lab.namespaces import list_inside
 from deploy.lab.services import ECHO_PORT
 from deploy.lab.wiring import UPLINK, outside_addresses, outside_gateway
 from deploy.local import process
 from deploy.local.errors import SetupError
-from deploy.local.process import ProcessId
 from deploy.local.progress import Progress
 from tests.e2e.conftest import bring_up, opened_lab
+from tests.e2e.lab_cloud import address, ailment, differences, emulators, guests, phases, pings, ready
+from tests.support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
 NODES = ("n1", "n2", "n3")
-# The silence limit is 30 s (controller/reconcile/sessions.py); the rest is for busy cores.
-CONVERGE_TIMEOUT_S = 90.0
-POLL_S = 0.2
 ASK = """
 import socket, sys
 kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[sys.argv[1]]
@@ -96,73 +90,6 @@ def cumulet(environment: dict[str, str], *words: str, code: int = 0) -> str:
     return done.stdout
 
 
-def ready(lab: Lab) -> dict[str, str]:
-    """The condition Ready by node."""
-    with lab.client() as cloud:
-        nodes: list[node_pb2.Node] = cloud.list("node")
-    status = {node.meta.name: {one.type: one.status for one in node.status.conditions} for node in nodes}
-    return {name: meta_pb2.ConditionStatus.Name(found["Ready"])[17:] for name, found in status.items()}
-
-
-def guests(lab: Lab) -> dict[str, instance_pb2.Instance]:
-    with lab.client() as cloud:
-        return {one.meta.name: one for one in cloud.list("instance")}
-
-
-def phases(lab: Lab) -> dict[str, str]:
-    """Without the prefix of the enumeration."""
-    return {name: instance_pb2.InstancePhase.Name(one.status.phase)[15:] for name, one in guests(lab).items()}
-
-
-def ailment(lab: Lab, guest: str) -> str:
-    """Why a guest is not well: it runs, has taken its address, and says that it is ready."""
-    with lab.client() as cloud:
-        status = cloud.get("instance", guest).status
-        said = cloud.console_log(guest)
-    leased = {one.type: one.status for one in status.conditions}.get("AddressReady")
-    if status.phase != instance_pb2.INSTANCE_PHASE_RUNNING or leased != meta_pb2.CONDITION_STATUS_TRUE:
-        return str(status.conditions)
-    return "" if b"cumulet-guest: ready" in said else said.decode(errors="replace")[-400:]
-
-
-def differences(lab: Lab) -> str:
-    """What `cumulet verify` would say of nodes that are not as intended."""
-    with lab.client() as cloud:
-        found = cloud.verify()
-    return str(found) if found.differences or found.silent_nodes else ""
-
-
-def emulators(lab: Lab, node: str) -> set[ProcessId]:
-    """QEMU's processes on a node; number and start time say whether it is still the same."""
-    inside = list_inside(lab.running()[node])
-    return {
-        one for one in inside if Path(process.command_line(one).split(" ")[0]).name.startswith("qemu-system")
-    }
-
-
-def wait_until(missing: Callable[[], Any]) -> None:
-    """Until `missing` says nothing."""
-    deadline_s = time.monotonic() + CONVERGE_TIMEOUT_S
-    while said := missing():
-        assert time.monotonic() < deadline_s, f"after {CONVERGE_TIMEOUT_S} s still: {said}"
-        time.sleep(POLL_S)
-
-
-def pings(lab: Lab, source: str, target: str, count: int = 1) -> int:
-    """How many of the requests are answered."""
-    patience = ("-c", str(count), "-i", "0.002", "-W", "0.5", "-q", _address(lab, target))
-    done = lab.call(source, ["ping", *patience])
-    found = re.search(r"(\d+) received", done.stdout)
-    assert found, done.stdout + done.stderr
-    return int(found[1])
-
-
-def _address(lab: Lab, machine: str) -> str:
-    underlay = lab.layout.machine(machine).underlay
-    assert underlay is not None
-    return str(underlay.ip)
-
-
 def test_two_nodes_are_ready_and_the_command_line_finds_them(story: Lab, environment: dict[str, str]) -> None:
     listed = json.loads(cumulet(environment, "node", "list", "-o", "json"))
     assert [node["meta"]["name"] for node in listed] == ["n1", "n2"]
@@ -185,7 +112,7 @@ def test_each_node_has_a_kernel_view_of_its_own(story: Lab) -> None:
     uuids = {_host_uuid(story, name) for name in NODES}
     boots = {story.run(name, ["cat", "/proc/sys/kernel/random/boot_id"]) for name in NODES}
     assert len(uuids) == len(boots) == 3
-    uri = f"qemu+tcp://{_address(story, 'n2')}/system"
+    uri = f"qemu+tcp://{address(story, 'n2')}/system"
     assert story.run("n1", ["virsh", "-c", uri, "hostname"]).strip() == "n2", "the way of migrations"
     story.run("n1", ["ip", "link", "add", "mine", "type", "bridge"])
     links = [story.run(name, ["ip", "-br", "link"]) for name in NODES]
@@ -213,15 +140,15 @@ def test_an_instance_runs_on_each_node(story: Lab, environment: dict[str, str]) 
 
 
 def test_the_outside_answers_who_asks(story: Lab) -> None:
-    address = str(outside_gateway(story.layout) + 40).partition("/")[0]
-    story.run("n1", ["ip", "address", "add", f"{address}/24", "dev", UPLINK])
+    mine = str(outside_gateway(story.layout) + 40).partition("/")[0]
+    story.run("n1", ["ip", "address", "add", f"{mine}/24", "dev", UPLINK])
     gateway, _, behind, _ = outside_addresses(story.layout)  # the others are IPv6
     story.run("n1", ["ip", "route", "add", behind, "via", gateway])
     for protocol in ("tcp", "udp"):
         for host in (gateway, behind):
             told = story.run("n1", [sys.executable, "-c", ASK, protocol, host, str(ECHO_PORT)])
-            assert told.split()[0] == address
-    story.run("n1", ["ip", "address", "delete", f"{address}/24", "dev", UPLINK])
+            assert told.split()[0] == mine
+    story.run("n1", ["ip", "address", "delete", f"{mine}/24", "dev", UPLINK])
     assert "n1" in story.run(OUTSIDE, ["ip", "-br", "link"])
 
 
