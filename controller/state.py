@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -44,8 +44,7 @@ log = structlog.get_logger(__name__)
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A parsed value with its revisions. The message is shared: never change it."""
 
     message: Any
@@ -53,8 +52,7 @@ class Stored:
     mod_revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(NamedTuple):
     """One applied change: the value before and after (None: not there)."""
 
     table: Table

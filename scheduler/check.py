@@ -291,6 +291,8 @@ def _faults(books: _Books, book: _Book, request: Request) -> Iterator[tuple[Kind
 
 def _named_faults(book: _Book, request: Request, choice: Choice) -> Iterator[tuple[Kind, str]]:
     """What is wrong with the cells and devices that a placement names."""
+    if not (request.numa_cells or request.devices or choice.cells or choice.devices):
+        return  # most want none and are given none
     if len(choice.cells) != request.numa_cells or len(set(choice.cells)) != len(choice.cells):
         yield Kind.CELLS, f"{request.numa_cells} cells wanted, {list(choice.cells)} chosen"
     for index in choice.cells:

@@ -116,8 +116,8 @@ class RefusedBook:
 
     def forget(self, uid: str) -> None:
         """It is placed, gone, or another request now."""
-        self._remove(uid)
-        self._attempts.pop(uid, None)
+        if self._attempts.pop(uid, None) is not None:
+            self._remove(uid)
 
     def take(self, uid: str) -> None:
         """It is tried again; its refusals so far count on."""
