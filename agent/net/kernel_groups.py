@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from agent.errors import DriverError
 from agent.net import conntrack, nft, security, security_flows
 from agent.net.driver import GroupIntent, NetworkIntent
 from agent.net.elements import TABLE
@@ -40,12 +41,21 @@ class KernelGroups:
         keep_rules = record is not None and record.intent.rules == group.rules and record.rules == known.rules
         members = frozenset(map(str, group.members))
         if not keep_rules or known.members != members:
-            commands = security.group_commands(group, known, keep_rules=keep_rules)
-            self._host.change(commands, lambda tables: _with_group(tables, group.uid, members))
+            self._program(group, known, members, keep_rules=keep_rules)
         rules = known.rules if keep_rules else self._read_rules(group.uid)
         if security_flows.is_narrower(record.intent if record else None, group):
             self._end_connections(group, record.intent if record else None)
         self._state.write(group, rules)
+
+    def _program(
+        self, group: GroupIntent, known: ProgrammedGroup, members: frozenset[str], *, keep_rules: bool
+    ) -> None:
+        commands = security.group_commands(group, known, keep_rules=keep_rules)
+        remotes = {rule.remote_group for rule in group.rules if rule.remote_group}
+        try:
+            self._host.change(commands, lambda tables: _with_group(tables, group.uid, members, remotes))
+        except DriverError as err:
+            raise DriverError(err.reason, f"security group {group.uid}: {err.message}") from err
 
     def ensure_absent(self, uid: str) -> None:
         """Chains stay while ports lead there, sets while rules of others mean them; with nothing in them."""
@@ -108,9 +118,11 @@ def _is_whole(chains: Chains, record: GroupRecord) -> bool:
     return programmed is not None and programmed == ProgrammedGroup(record.rules, record.members)
 
 
-def _with_group(tables: Tables, uid: str, members: frozenset[str]) -> Tables:
+def _with_group(tables: Tables, uid: str, members: frozenset[str], remotes: Iterable[str] = ()) -> Tables:
+    """`remotes`: groups that its rules mean have sets now, told of or not."""
     rules = tables.chains.groups.get(uid, NOTHING).rules
-    return _with_groups(tables, {**tables.chains.groups, uid: ProgrammedGroup(rules, members)})
+    known = {**dict.fromkeys(remotes, NOTHING), **tables.chains.groups}
+    return _with_groups(tables, {**known, uid: ProgrammedGroup(rules, members)})
 
 
 def _with_rules(tables: Tables, uid: str, rules: str) -> Tables:

@@ -43,9 +43,9 @@ def list_tables(tables: Tables) -> dict[str, Any]:
 
 
 def list_chains(family: str, table: str, chains: list[str]) -> list[dict[str, Any]]:
-    """Items of libnftables-json(5) of these chains alone."""
-    bodies = ({"family": family, "table": table, "name": name} for name in chains)
-    return _list_items([{"list": {"chain": body}} for body in bodies])
+    """Items of libnftables-json(5) of these chains alone. One by one: nft 1.0.6 looks for the last only."""
+    bodies = [{"family": family, "table": table, "name": name} for name in chains]
+    return [item for body in bodies for item in _list_items([{"list": {"chain": body}}])]
 
 
 def _list(tables: Tables) -> list[Any]:

@@ -53,7 +53,7 @@ def port_verdicts(port: PortIntent) -> dict[str, str]:
     if not is_filtered(port):
         return {"egress": _ACCEPT, "ingress": _ACCEPT}
     name = ports_name(port.security_groups)
-    return {"egress": f"goto ports-out-{name}", "ingress": f"goto ports-in-{name}"}
+    return {"egress": f"jump ports-out-{name}", "ingress": f"jump ports-in-{name}"}
 
 
 def port_groups(ports: Iterable[PortIntent]) -> dict[str, tuple[str, ...]]:
