@@ -37,7 +37,7 @@ from deploy.lab.layout import (
 from deploy.lab.namespaces import Running, Starting
 from deploy.lab.wiring import is_cuttable
 from deploy.local import health
-from deploy.local.down import forget_context
+from deploy.local.context import forget_context
 from deploy.local.errors import SetupError
 from deploy.local.progress import Progress
 from deploy.local.record import load_record

@@ -21,11 +21,10 @@ from typing import Final
 import libvirt
 from pyroute2 import IPRoute, NetlinkError, netns
 
-from cli.context import load_config, remove_context
-from cumulet.errors import CumuletError
 from deploy.images.image import DEFAULT_CACHE
 from deploy.local import process, traces
 from deploy.local.address import answers
+from deploy.local.context import forget_context
 from deploy.local.environment import supervised_environment
 from deploy.local.errors import SetupError
 from deploy.local.health import LIBVIRT_URI
@@ -185,14 +184,6 @@ def remove_files(layout: Layout) -> None:
     settings.unlink()
     with contextlib.suppress(OSError):
         layout.state_dir.rmdir()  # stays when somebody keeps other things there
-
-
-def forget_context(name: str, target: str) -> None:
-    """Takes the command line's context away when it points to the cloud with this gRPC target."""
-    with contextlib.suppress(CumuletError):  # a damaged configuration is the user's
-        known = load_config().contexts.get(name)
-        if known is not None and target in known.endpoints:
-            remove_context(name)
 
 
 def remove_image_cache(progress: Progress) -> None:

@@ -25,6 +25,7 @@ from pyroute2 import NetlinkError, NetNS, netns
 
 from deploy.local import health, process, traces
 from deploy.local.address import answers, taken_ports
+from deploy.local.cpu import has_virtualization
 from deploy.local.environment import with_sbin
 from deploy.local.layout import Layout
 from deploy.local.record import load_record
@@ -101,12 +102,6 @@ def observe_host(layout: Layout, programs: tuple[str, ...]) -> HostFacts:
         ports_taken=_observe_ports(layout),
         clock_synchronised=_is_clock_synchronised(),
     )
-
-
-def has_virtualization(cpuinfo: str) -> bool:
-    """True when the CPU offers vmx (Intel) or svm (AMD): without, guests hang although /dev/kvm opens."""
-    flags = {word for line in cpuinfo.splitlines() if line.startswith("flags") for word in line.split()}
-    return bool(flags & {"vmx", "svm"})
 
 
 def parse_available_mib(meminfo: str) -> int:

@@ -28,9 +28,9 @@ from deploy.images.errors import ImageBuildError
 from deploy.images.image import BuiltImage, build_image
 from deploy.local import health, process
 from deploy.local.address import free_ports, taken_ports
+from deploy.local.cpu import has_virtualization
 from deploy.local.environment import supervised_environment, with_sbin
 from deploy.local.errors import SetupError
-from deploy.local.facts import has_virtualization
 from deploy.local.layout import (
     CONTEXT_NAME,
     Layout,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from deploy.local import facts as host
 from deploy.local import traces
+from deploy.local.cpu import has_virtualization
 from deploy.local.doctor import (
     SPACE_FAIL_MIB,
     Finding,
@@ -126,8 +127,8 @@ def test_the_report_for_people_and_for_programs() -> None:
 
 
 def test_cpu_flags_and_memory_are_read() -> None:
-    assert host.has_virtualization("flags\t\t: fpu vme svm\n")
-    assert not host.has_virtualization("flags\t: fpu vmxnet\nvmx flags\t: vnmi\n")
+    assert has_virtualization("flags\t\t: fpu vme svm\n")
+    assert not has_virtualization("flags\t: fpu vmxnet\nvmx flags\t: vnmi\n")
     assert host.parse_available_mib("MemTotal: 9 kB\nMemAvailable:    2048 kB\n") == 2
 
 
