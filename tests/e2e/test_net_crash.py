@@ -6,20 +6,30 @@ The driver is stopped before its nth effect on the real kernel, for every n, and
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 
 from agent.errors import DriverError
 from agent.net import dnsmasq, kernel_host, kernel_network, netns, nft, rtnetlink, state, sysctl
-from agent.net.driver import NetworkIntent, PortIntent
+from agent.net.directory import digest_of_directory
+from agent.net.driver import NetworkIntent, PortIntent, RemotePort
 from agent.net.kernel_driver import KernelNet
 from tests.unit.agent_net.lab import Lab, network_intent, open_lab, with_port
 
+REMOTES = frozenset(
+    {
+        RemotePort("r1", "52:54:00:00:01:01", (IPv4Address("10.7.0.101"),), IPv4Address("203.0.113.101")),
+        RemotePort("r2", "52:54:00:00:01:02", (IPv4Address("10.7.0.102"),), IPv4Address("203.0.113.102")),
+    }
+)
 EFFECTS: tuple[tuple[Any, str], ...] = (
     (rtnetlink.Netlink, "_do"),
+    (rtnetlink.Netlink, "change_entries"),
     (rtnetlink, "create_tap"),
     (nft, "commit"),
+    (nft, "commit_text"),
     (netns, "create"),
     (netns, "remove"),
     (dnsmasq, "start"),
@@ -52,6 +62,7 @@ class Fuse:
 
 async def _set_up(net: KernelNet, network: NetworkIntent, port: PortIntent) -> None:
     await net.ensure_network(network)
+    await net.ensure_directory(network.uid, REMOTES)
     await net.ensure_port(port)
 
 
@@ -84,13 +95,19 @@ async def test_every_prefix_of_setting_up_can_be_finished_or_undone(monkeypatch:
         while await _dies(fuse, lab, effects, lambda net: _set_up(net, network, port)):
             heir = lab.driver()
             seen = await heir.observe_net()
-            is_ready = seen.taps.get(port.uid, False) and seen.networks[network.uid].complete
+            directory = seen.directories.get(network.uid)
+            is_ready = (
+                seen.taps.get(port.uid, False)
+                and seen.networks[network.uid].complete
+                and directory == digest_of_directory(REMOTES)
+            )
             assert not is_ready, f"looks ready after {effects} effects"
             if effects % 2:
                 await _set_up(heir, network, port)
                 seen = await heir.observe_net()
                 assert seen.networks[network.uid].complete
                 assert seen.taps == {port.uid: True}
+                assert seen.directories == {network.uid: digest_of_directory(REMOTES)}
             await _tear_down(heir, network, port)
             assert (await heir.observe_net()).items == (), effects
             assert await lab.host_links() == untouched, effects

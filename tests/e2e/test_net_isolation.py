@@ -16,15 +16,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.net import addressing, names, netns, nft, ruleset, sysctl
 from agent.net.driver import NetworkIntent, PortIntent
+from agent.net.elements import TABLE
 from agent.net.kernel_driver import KernelNet
 from agent.net.kernel_host import node_resolvers
 from agent.net.netlink_ip import Address
-from agent.net.rtnetlink import Netlink
+from agent.net.netlink_link import BridgePort
+from agent.net.netlink_neighbour import PortEntry, payload_of
+from agent.net.rtnetlink import EntryChange, Netlink
 from tests.unit.agent_net import probes
 from tests.unit.agent_net.lab import (
     HOST_ADDRESS,
@@ -323,16 +327,16 @@ def _nft_flush_all() -> None:
 
 
 def _nft_extra_rule() -> None:
-    rule = {"family": "inet", "table": ruleset.TABLE, "chain": "input", "expr": [{"accept": None}]}
+    rule = {"family": "inet", "table": TABLE, "chain": "input", "expr": [{"accept": None}]}
     nft.commit([{"insert": {"rule": rule}}])
 
 
 def _nft_flush_chain() -> None:
-    nft.commit([{"flush": {"chain": {"family": "inet", "table": ruleset.TABLE, "name": "input"}}}])
+    nft.commit([{"flush": {"chain": {"family": "inet", "table": TABLE, "name": "input"}}}])
 
 
 def _nft_flush_set() -> None:
-    nft.commit([{"flush": {"set": {"family": "inet", "table": ruleset.TABLE, "name": "uplinks"}}}])
+    nft.commit([{"flush": {"set": {"family": "inet", "table": TABLE, "name": "uplinks"}}}])
 
 
 def _link_gone(name: str) -> Callable[[], None]:
@@ -357,6 +361,23 @@ def _address_gone(name: str) -> Callable[[], None]:
     return act
 
 
+def _link_edited(name: str, **change: Any) -> Callable[[], None]:
+    def act() -> None:
+        with Netlink() as netlink:
+            link = netlink.find_link(name)
+            assert link is not None
+            netlink.change_link(link.index, **change)
+
+    return act
+
+
+def _entries_gone() -> None:
+    with Netlink() as netlink:
+        for entry in list(netlink.entries()):
+            if isinstance(entry, PortEntry):
+                netlink.change_entries([EntryChange(False, payload_of(entry))])
+
+
 def _link_down(name: str) -> Callable[[], None]:
     def act() -> None:
         with Netlink() as netlink:
@@ -379,6 +400,12 @@ DAMAGE: dict[str, tuple[str, Callable[[], None]]] = {
     "gateway link gone": ("host", _link_gone(names.gateway_link_name(NETWORK_UID))),
     "uplink gone": ("host", _link_gone(names.uplink_name(NETWORK_UID))),
     "uplink down": ("host", _link_down(names.uplink_name(NETWORK_UID))),
+    "tunnel gone": ("host", _link_gone(names.tunnel_name(NETWORK_UID))),
+    "tunnel down": ("host", _link_down(names.tunnel_name(NETWORK_UID))),
+    "tunnel floods": ("host", _link_edited(names.tunnel_name(NETWORK_UID), bridge_port=BridgePort())),
+    "gateway learned": ("host", _link_edited(names.gateway_link_name(NETWORK_UID), bridge_port=BridgePort())),
+    "bridge too wide": ("host", _link_edited(names.bridge_name(NETWORK_UID), mtu=1500)),
+    "bridge's entries gone": ("host", _entries_gone),
     "host end's address gone": ("host", _address_gone(names.uplink_name(NETWORK_UID))),
     "namespace rules flushed": ("network", _nft_flush_all),
     "namespace rule added": ("network", _nft_extra_rule),
@@ -417,7 +444,7 @@ async def test_lost_detached_and_unguarded_taps_are_noticed(node: Node) -> None:
     await node.net.ensure_network(network)
     await node.net.ensure_port(port)
     tap = names.tap_name(port.uid)
-    guards = [{"flush": {"set": {"family": "bridge", "table": ruleset.TABLE, "name": "taps"}}}]
+    guards = [{"flush": {"set": {"family": "bridge", "table": TABLE, "name": "taps"}}}]
     for act in (_link_down(tap), _link_gone(tap), lambda: nft.commit(guards)):
         await node.lab.inside(node.lab.host, act)
         assert (await node.net.observe_net()).taps == {port.uid: False}

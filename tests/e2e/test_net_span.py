@@ -54,17 +54,22 @@ class Pair:
         return addressing.fixed_mac("gateway", self.network.uid)
 
 
-async def _pair(cloud: Cloud, network: NetworkIntent | None = None, *, configured: bool = True) -> Pair:
+async def _pair(cloud: Cloud, network: NetworkIntent | None = None) -> Pair:
     network, a = with_port(network or network_intent(cidr6=CIDR6), 5, "a")
     network, b = with_port(network, 6, "b")
     first, second = cloud.nodes[:2]
     await cloud.spread(network, (first, a), (second, b))
     pair = Pair(network, a, b, await first.boot(a), await second.boot(b))
-    for node, port, guest in ((first, a, pair.guest_a), (second, b, pair.guest_b)) if configured else ():
-        assert await node.lab.dhcp(guest) is not None
-        for address in port.addresses[1:]:
-            assert await node.lab.has_ipv6(guest, address)
+    await _configure(first, a, pair.guest_a)
+    await _configure(second, b, pair.guest_b)
     return pair
+
+
+async def _configure(node: Node, port: PortIntent, guest: Path) -> None:
+    """The guest has taken its addresses, and others hear of them."""
+    assert await node.lab.dhcp(guest) is not None
+    for address in port.addresses[1:]:
+        assert await node.lab.has_ipv6(guest, address)
 
 
 @asynccontextmanager
@@ -83,6 +88,15 @@ async def test_guests_of_two_nodes_reach_each_other(cloud: Cloud) -> None:
             assert await node.lab.ping(guest, target, tries=3), target
         names_ = await node.lab.inside(guest, partial(probes.ask_name, "10.7.0.1", "a"))
         assert names_ == (["10.7.0.5"] if node is first else [])  # a server knows the ports of its node
+
+
+async def test_what_is_between_nodes_is_not_tracked(cloud: Cloud) -> None:
+    """Guests' flows are, each in the zone of its network."""
+    pair, first = await _pair(cloud), cloud.nodes[0]
+    assert await first.lab.ping(pair.guest_a, pair.b.addresses[0], tries=3)
+    tracked = await first.lab.inside(first.lab.host, Path("/proc/thread-self/net/nf_conntrack").read_text)
+    assert f"dst={pair.b.addresses[0]}" in tracked
+    assert "dport=4789" not in tracked
 
 
 async def test_an_ipv6_underlay_carries_as_well() -> None:
@@ -191,9 +205,9 @@ async def test_two_networks_with_the_same_addresses_do_not_meet(cloud: Cloud) ->
     assert here.a.addresses[0] == there.a.addresses[0]
     there_only = with_port(there.network, 9, "c")[1]
     await cloud.spread(there.network, (first, there.a), (second, there.b), (second, there_only))
-    await second.lab.dhcp(await second.boot(there_only))
+    await _configure(second, there_only, await second.boot(there_only))
     for target in there_only.addresses:
-        assert await first.lab.ping(there.guest_a, target, tries=30), target
+        assert await first.lab.ping(there.guest_a, target, tries=3), target
         assert not await first.lab.ping(here.guest_a, target), target
     sent = [b"here %d" % number for number in range(TRIALS)]
     async with _listening(second, here.guest_b) as own, _listening(second, there.guest_b) as other:
@@ -314,16 +328,16 @@ async def test_a_port_moves_to_another_node(cloud: Cloud) -> None:
     await cloud.spread(pair.network, (first, pair.a), (third, pair.b))
     await second.net.ensure_port_absent(pair.b.uid)
     guest = await third.boot(pair.b)
-    assert await third.lab.dhcp(guest) is not None
+    await _configure(third, pair.b, guest)
     for target in pair.b.addresses:
-        assert await first.lab.ping(pair.guest_a, target, tries=30), target
+        assert await first.lab.ping(pair.guest_a, target, tries=3), target
     # And to where its peer is: what is local needs no tunnel.
     await first.net.ensure_directory(pair.network.uid, frozenset())
     await third.net.ensure_port_absent(pair.b.uid)
     await first.net.ensure_network(pair.network)
     home = await first.boot(pair.b)
-    assert await first.lab.dhcp(home) is not None
+    await _configure(first, pair.b, home)
     async with cloud.watched() as seen:
         for target in pair.b.addresses:
-            assert await first.lab.ping(pair.guest_a, target, tries=30), target
+            assert await first.lab.ping(pair.guest_a, target, tries=3), target
     assert seen == []
