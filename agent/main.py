@@ -32,6 +32,7 @@ from agent.hypervisor.libvirt_driver import LibvirtHypervisor
 from agent.journal import FileJournal
 from agent.leader import Leader
 from agent.link_grpc import GrpcDialer, address_error
+from agent.metadata import Metadata
 from agent.metrics import AgentCollector, MetricsServer, Sampler
 from agent.net.driver import IPAddress
 from agent.net.kernel_driver import KernelNet
@@ -309,7 +310,7 @@ async def run_agent(options: Options) -> None:
         check_virtualization(facts, allow_tcg=options.allow_tcg)
         drivers = Drivers(hypervisor, net, storage, kvm=facts.kvm)
         identity = await _identify(options, facts, storage, underlay_mtu)
-        await _serve(options, drivers, identity, dialer)
+        await _serve(options, drivers, net, identity, dialer)
     finally:
         await dialer.close()
         await hypervisor.close()
@@ -317,7 +318,9 @@ async def run_agent(options: Options) -> None:
         await storage.close()
 
 
-async def _serve(options: Options, drivers: Drivers, identity: NodeIdentity, dialer: GrpcDialer) -> None:
+async def _serve(
+    options: Options, drivers: Drivers, net: KernelNet, identity: NodeIdentity, dialer: GrpcDialer
+) -> None:
     clock, rng = SystemClock(), random.Random()
     leader = Leader(dialer)
     agent = Agent(options.node, drivers, FileJournal(options.state_dir / "journal"), leader, clock, rng)
@@ -329,6 +332,7 @@ async def _serve(options: Options, drivers: Drivers, identity: NodeIdentity, dia
         _log.info("agent runs", node=options.node, controllers=options.controllers)
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
+            group.create_task(Metadata(agent, net).run())
             group.create_task(uplink.run())
 
 

@@ -16,6 +16,8 @@ from agent.net.driver import IPAddress, NetworkIntent, has_ipv6
 from cumulet.addresses import SLAAC_PREFIX_LENGTH, link_local_address
 
 UPLINK_RANGE: Final = IPv4Network("100.64.0.0/10")
+METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")  # on the loopback of a routing domain
+METADATA_PORT: Final = 80
 HOST_END: Final = IPv4Address("169.254.0.1")  # the host's end of every uplink; link-local, never routed
 GATEWAY_LINK: Final = "gw0"  # inside the namespace
 UPLINK_LINK: Final = "up0"

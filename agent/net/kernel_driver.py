@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
+from agent.net.listeners import Listeners
 from agent.net.rules_reader import RulesReader
 from agent.net.state import State
 
@@ -69,6 +71,7 @@ class KernelNet:
             self._state, netns_dir, self._host, reader, self._directory, self._groups
         )
         self._reader = reader
+        self._listeners = Listeners()
 
     async def observe_net(self) -> ObservedNet:
         return await self._run(
@@ -92,7 +95,7 @@ class KernelNet:
 
     async def ensure_network_absent(self, uid: str) -> None:
         check_uid("network", uid)
-        await self._run(f"removal of network {uid}", lambda: self._network.ensure_absent(uid))
+        await self._run(f"removal of network {uid}", lambda: self._remove_network(uid))
 
     async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
         check_uid("network", network_uid)
@@ -109,10 +112,26 @@ class KernelNet:
         check_uid("security group", uid)
         await self._run(f"removal of security group {uid}", lambda: self._groups.ensure_absent(uid))
 
+    async def metadata_socket(self, domain_uid: str) -> socket.socket | None:
+        """Listens at the metadata address in a routing domain's namespace; None while there is none.
+
+        The same socket for as long as its namespace is there and nobody closed it.
+        """
+        check_uid("routing domain", domain_uid)
+        return await self._run(
+            f"metadata of {domain_uid}",
+            lambda: self._listeners.ensure(domain_uid, self._network.namespace(domain_uid)),
+        )
+
+    def _remove_network(self, uid: str) -> None:
+        self._listeners.close(uid)  # it would keep the namespace alive
+        self._network.ensure_absent(uid)
+
     async def close(self) -> None:
         """What was begun is finished; networks, taps and DHCP servers stay."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         self._directory.close()
+        self._listeners.close_all()
         home, self._home = self._home, -1
         if home >= 0:
             os.close(home)

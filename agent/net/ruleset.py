@@ -16,7 +16,14 @@ from typing import Final
 
 from agent.net import guard_rules, guest_rules, names, security
 from agent.net import rule_words as words
-from agent.net.addressing import GATEWAY_LINK, UPLINK_LINK, UPLINK_RANGE, gateway_addresses
+from agent.net.addressing import (
+    GATEWAY_LINK,
+    METADATA_ADDRESS,
+    METADATA_PORT,
+    UPLINK_LINK,
+    UPLINK_RANGE,
+    gateway_addresses,
+)
 from agent.net.driver import NetworkIntent, PortIntent
 from agent.net.elements import GUARD_TABLE, TABLE, Element, Json, add_elements
 from agent.net.fingerprint import fingerprint
@@ -187,6 +194,12 @@ def _gateway_input() -> list[list[Json]]:
         [words.iifname(GATEWAY_LINK), words.match("==", words.payload("udp", "dport"), 67), *ACCEPT],
         [words.iifname(GATEWAY_LINK), words.match("==", words.payload("udp", "dport"), 53), *ACCEPT],
         [words.iifname(GATEWAY_LINK), words.match("==", words.payload("tcp", "dport"), 53), *ACCEPT],
+        [
+            words.iifname(GATEWAY_LINK),
+            words.is_field("ip", "daddr", str(METADATA_ADDRESS)),
+            words.is_field("tcp", "dport", METADATA_PORT),
+            *ACCEPT,
+        ],
         [words.iifname(GATEWAY_LINK), echo, *ACCEPT],
         [words.iifname(GATEWAY_LINK), _IS_IPV6, words.is_field("udp", "dport", 547), *ACCEPT],
         [

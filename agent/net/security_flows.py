@@ -13,13 +13,13 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from agent.net import security
+from agent.net.addressing import METADATA_ADDRESS, METADATA_PORT
 from agent.net.conntrack_wire import Connection
 from agent.net.driver import GroupIntent, IPAddress, PortIntent, RuleIntent
 
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _ICMP_OF: Final = {4: _ICMP, 6: _ICMPV6}
 _ECHO_REQUEST: Final = {_ICMP: 8, _ICMPV6: 128}
-_METADATA: Final = IPv4Address("169.254.169.254")
 _DHCP_TARGETS: Final = (IPv4Address("255.255.255.255"), IPv6Address("ff02::1:2"))
 
 
@@ -79,7 +79,7 @@ class Policy:
             return is_name or is_echo or (protocol, number) == (_UDP, 67)
         if target in _DHCP_TARGETS:
             return protocol == _UDP and number in (67, 547)
-        return (target, protocol, number) == (_METADATA, _TCP, 80)
+        return (target, protocol, number) == (METADATA_ADDRESS, _TCP, METADATA_PORT)
 
 
 def affected_networks(uid: str, ports: Iterable[PortIntent], groups: Mapping[str, GroupIntent]) -> set[str]:
