@@ -322,6 +322,8 @@ class State:
     def advance(self, revision: int) -> None:
         """Nothing up to `revision` is missing any more."""
         self.revision = max(self.revision, revision)
+        if not self._waiters:
+            return
         ready = [future for wanted, future in self._waiters if wanted <= self.revision]
         if ready:
             self._waiters = [w for w in self._waiters if w[0] > self.revision]

@@ -1,8 +1,8 @@
 """Placing instances: plan on the kept fleet, commit through the gate, keep refusals as reasons.
 
-**Edge**: commits. The next batch is planned while a transaction is under way, as if that had succeeded: what
-it places is assumed. If it fails, its placements are planned again, in halves, so that one that cannot hold
-takes no others with it; what was planned meanwhile only counted on less room. One transaction is under way.
+**Edge**: commits. One transaction is under way. A batch that would fill another is planned meanwhile, as if
+it had succeeded: what it places is assumed. If it fails, its placements are planned again, in halves, so that
+one that cannot hold takes no others with it; what was planned meanwhile only counted on less room.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from scheduler.model import ModelError, Placement, Plan, Request
 from scheduler.plan import plan_on
 from scheduler.policy import Policy
 
-BATCH: Final = 480  # requests planned at once: some four transactions
+FULL: Final = 120  # placements that fill a transaction (128 writes, less what it has of its own)
+BATCH: Final = 2 * FULL  # requests planned at once: some 15 ms in which nothing else is done
 PAUSE_S: Final = 1.0  # after a commit that failed: etcd is away
 GATHER_S: Final = 0.002  # a burst is planned together
 
@@ -103,6 +104,8 @@ class Placer:
             flight: asyncio.Task[None] | None = None
             while True:
                 await self._something()
+                if flight is not None and len(self._queue) < FULL:
+                    await flight  # a small batch would only wait for it: whoever comes meanwhile joins
                 for bundle in self._decide():
                     if flight is not None:
                         await flight
