@@ -100,6 +100,7 @@ def test_the_way_into_a_gateway_is_closed_by_default() -> None:
         ['"gw0"', "67"],
         ['"gw0"', "53"],
         ['"gw0"', "53"],
+        ['"gw0"', '"169.254.169.254"', "80"],
         ['"gw0"', '"echo-request"'],
         ['"gw0"', '"ipv6"', "547"],
         ['"gw0"', json.dumps({"set": ASKED})],
