@@ -16,11 +16,11 @@ _OVERRIDE = 0x20000000
 
 
 def ethernet(destination: str, source: str, kind: int, payload: bytes) -> bytes:
-    return _mac(destination) + _mac(source) + struct.pack("!H", kind) + payload
+    return pack_mac(destination) + pack_mac(source) + struct.pack("!H", kind) + payload
 
 
 def arp_request(mac: str, asker: IPv4Address, asked: IPv4Address) -> bytes:
-    body = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 1) + _mac(mac) + asker.packed + bytes(6) + asked.packed
+    body = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 1) + pack_mac(mac) + asker.packed + bytes(6) + asked.packed
     return ethernet(EVERYBODY, mac, _ARP, body)
 
 
@@ -30,15 +30,15 @@ def udp(
     """IPv4, without UDP's checksum."""
     datagram = struct.pack("!HHHH", port, port, 8 + len(payload), 0) + payload
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0x4000, 64, _UDP, 0)
-    checksum = _checksum(head + sender.packed + receiver.packed)
-    head = head[:10] + struct.pack("!H", checksum)
+    total = checksum(head + sender.packed + receiver.packed)
+    head = head[:10] + struct.pack("!H", total)
     return ethernet(destination, source, _IPV4, head + sender.packed + receiver.packed + datagram)
 
 
 def neighbour_solicit(mac: str, asker: IPv6Address, asked: IPv6Address) -> bytes:
     """To the group of all that might have the address; without an asker it claims the address."""
     group = IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + asked.packed[-3:])
-    option = b"" if asker.is_unspecified else b"\x01\x01" + _mac(mac)
+    option = b"" if asker.is_unspecified else b"\x01\x01" + pack_mac(mac)
     body = bytes(4) + asked.packed + option
     return ethernet(_group_mac(group), mac, _IPV6, _icmpv6(asker, group, _SOLICIT, body))
 
@@ -47,7 +47,7 @@ def neighbour_advert(
     mac: str, to_mac: str, sender: IPv6Address, receiver: IPv6Address, target: IPv6Address
 ) -> bytes:
     """Says that `target` is at `mac`, whatever was thought before."""
-    body = struct.pack("!I", _OVERRIDE) + target.packed + b"\x02\x01" + _mac(mac)
+    body = struct.pack("!I", _OVERRIDE) + target.packed + b"\x02\x01" + pack_mac(mac)
     return ethernet(to_mac, mac, _IPV6, _icmpv6(sender, receiver, _ADVERT, body))
 
 
@@ -59,12 +59,12 @@ def vxlan(vni: int, inner: bytes) -> bytes:
 def _icmpv6(sender: IPv6Address, receiver: IPv6Address, kind: int, body: bytes) -> bytes:
     length = 4 + len(body)
     pseudo = sender.packed + receiver.packed + struct.pack("!II", length, _ICMPV6)
-    checksum = _checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + body)
+    total = checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + body)
     head = struct.pack("!IHBB", 6 << 28, length, _ICMPV6, 255)
-    return head + sender.packed + receiver.packed + struct.pack("!BBH", kind, 0, checksum) + body
+    return head + sender.packed + receiver.packed + struct.pack("!BBH", kind, 0, total) + body
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     even = data + bytes(len(data) % 2)
     total = sum(int.from_bytes(even[at : at + 2], "big") for at in range(0, len(even), 2))
     while total >> 16:
@@ -76,5 +76,5 @@ def _group_mac(group: IPv6Address) -> str:
     return (b"\x33\x33" + group.packed[-4:]).hex(":")
 
 
-def _mac(text: str) -> bytes:
+def pack_mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
