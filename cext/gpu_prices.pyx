@@ -26,7 +26,7 @@ cdef enum:
     TOP = 1 << 24          # the dearest share while prices are sought
 
 
-def find_prices(object sizes, object counts):
+def find_prices(object sizes, object counts, int rounds=ROUNDS):
     """The worth of 0 to 1000 thousandths, times 65536. `sizes`: different. Raises ValueError."""
     cdef int32_t[SHARES_MAX] size
     cdef int64_t[SHARES_MAX] count
@@ -44,7 +44,7 @@ def find_prices(object sizes, object counts):
     for i in range(n):
         unit = common(unit, size[i])
     with nogil:
-        seek(size, count, n, unit, best)
+        seek(size, count, n, unit, rounds, best)
     return [best[i // unit] * (<int64_t>WHOLE << UNIT_BITS) // best[WHOLE // unit] for i in range(WHOLE + 1)]
 
 
@@ -55,7 +55,8 @@ cdef int32_t common(int32_t a, int32_t b) noexcept nogil:
     return b
 
 
-cdef void seek(int32_t* size, const int64_t* count, Py_ssize_t n, int32_t unit, int64_t* best) noexcept nogil:
+cdef void seek(int32_t* size, const int64_t* count, Py_ssize_t n, int32_t unit, int rounds,
+               int64_t* best) noexcept nogil:
     """`best` int64[WHOLE // unit + 1]. All sizes are multiples of `unit`, so only multiples are looked at."""
     cdef int64_t[SHARES_MAX] price
     cdef int64_t[WHOLE + 1] values
@@ -66,7 +67,7 @@ cdef void seek(int32_t* size, const int64_t* count, Py_ssize_t n, int32_t unit, 
         size[i] //= unit
     memset(best, 0, (top + 1) * sizeof(int64_t))
     best[top] = 1
-    for round_ in range(ROUNDS):
+    for round_ in range(rounds):
         value_all(size, price, n, top, values)
         total = 0
         for i in range(n):

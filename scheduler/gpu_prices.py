@@ -21,13 +21,13 @@ STEP: Final = 10  # the price that is least in short supply falls by 1/STEP in a
 TOP: Final = 1 << 24  # the dearest share while prices are sought
 
 
-def find_prices(sizes: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
+def find_prices(sizes: Sequence[int], counts: Sequence[int], rounds: int = ROUNDS) -> tuple[int, ...]:
     """The worth of 0 to WHOLE thousandths. `sizes`: different, 1 to WHOLE; `counts` above 0."""
     if not sizes:
         return (0,) * WHOLE + (UNIT * WHOLE,)
     prices = [TOP * size // WHOLE for size in sizes]
     best_total, best = -1, [1] * (WHOLE + 1)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         values = _values(sizes, prices)
         total = sum(price * count for price, count in zip(prices, counts, strict=True))
         if total * best[WHOLE] > best_total * values[WHOLE]:
