@@ -99,8 +99,9 @@ class EntryMirror:
             return self._tunnels.get(like.link, {}).get((like.mac, None))
         return self._neighbours.get(like.link, {}).get(like.address)
 
-    def vteps_at(self, spot: Spot) -> frozenset[IPAddress]:
-        return frozenset(self._vteps.get(spot.tunnel, ()))
+    def vteps_at(self, spot: Spot) -> Counter[IPAddress]:
+        """Where frames go, and how many MACs for each."""
+        return self._vteps.get(spot.tunnel, Counter())
 
     @property
     def ports(self) -> Mapping[int, Mapping[str, PortEntry]]:

@@ -7,6 +7,7 @@ than the socket holds. So a look costs what changed, not what there is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,7 @@ from agent.errors import DriverError
 from agent.net import names
 from agent.net import netlink_neighbour as wire
 from agent.net.directory import EntryMirror, Spot, entries_of, hash_of
-from agent.net.driver import RemotePort
+from agent.net.driver import IPAddress, RemotePort
 from agent.net.elements import Element
 from agent.net.guard_rules import peer_elements
 from agent.net.intent_check import check_directory
@@ -37,12 +38,13 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From what the kernel holds to a directory, whose hash at this spot it will have."""
+    """From what the kernel holds to a directory, whose nodes and hash at this spot it will have."""
 
     spot: Spot
     remotes: frozenset[RemotePort]
     stale: set[Entry]
     missing: set[Entry]
+    vteps: frozenset[IPAddress]
     hash: int
 
 
@@ -68,7 +70,10 @@ class KernelDirectory:
         """What is to be done. Raises DriverError for a directory that cannot be."""
         before = self.follow().hash_at(spot)
         stale, missing = self._difference(network_uid, remotes, spot, before)
-        return Change(spot, remotes, stale, missing, before ^ hash_of(stale) ^ hash_of(missing))
+        vteps = self._mirror.vteps_at(spot) - _vteps(stale) + _vteps(missing)
+        return Change(
+            spot, remotes, stale, missing, frozenset(vteps), before ^ hash_of(stale) ^ hash_of(missing)
+        )
 
     def program(self, network_uid: str, vni: int, change: Change) -> None:
         """Raises DriverError when the kernel then holds something else."""
@@ -130,6 +135,10 @@ class KernelDirectory:
     def _list(self) -> None:
         with Netlink() as netlink:
             self._mirror = EntryMirror(netlink.entries())
+
+
+def _vteps(entries: set[Entry]) -> Counter[IPAddress]:
+    return Counter(entry.vtep for entry in entries if isinstance(entry, TunnelEntry))
 
 
 def _changes(stale: set[Entry], missing: set[Entry]) -> list[EntryChange]:

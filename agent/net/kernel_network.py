@@ -85,8 +85,8 @@ class KernelNetwork:
         with Netlink() as host:
             bridge, tunnel = self._find_spot(host, uid)
         vni = tunnel.tunnel.vni if tunnel.tunnel is not None else 0
-        peers = guard_rules.peer_elements(uid, vni, {remote.vtep for remote in remotes})
         change = self._directory.plan(uid, remotes, Spot(bridge.index, tunnel.index))
+        peers = guard_rules.peer_elements(uid, vni, change.vteps)
         present = set(filter(guard_rules.is_peer, self._host.tables().of_network(uid)))
         if present != peers:
             self._host.ensure_elements(
