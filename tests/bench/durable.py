@@ -13,37 +13,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import random
+import os
 import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
 import uvloop
 
-from controller.admit import project
 from controller.store import etcd_wire as wire
 from controller.store import keys
 from controller.store.etcd_channel import MESSAGE_BYTES_MAX
 from controller.store.etcdpb import rpc_pb2 as pb
 from controller.store.etcdpb import rpc_pb2_grpc as stubs
-from cumulet.names import new_uid
-from cumulet.v1 import store_pb2
 from tests.bench.fleet import cpu_s, free_port, process, purposes_at, rss_mib, wait_serving
+from tests.bench.pending import Maker
 from tests.bench.report import Suite, percentile
 from tests.support.etcd import EtcdServer
-from tests.unit.controller.cloud import Paper, project_message
 
-VCPU, MEMORY_MIB, DISK_GIB = 64, 196_608, 8_192  # a node, as in the traces: 64 vCPU and 192 GB
-FLAVORS: Final = ((1, 1_024), (1, 2_048), (2, 2_048), (2, 4_096))  # vCPU, MiB
-PROJECTS: Final = 8
 LOAD_OPS: Final = 120  # of a transaction while etcd is filled
+RATES_PER_S: Final = (1_000, 2_500, 5_000)  # of the open loop; the last is what is aimed at
 TICK_S: Final = 0.005  # what the open loop's writer has due is written together
 TIMEOUT_S: Final = 60.0
 WARM_S: Final = 1.0  # of the open loop, not counted: connections, caches
@@ -55,7 +51,7 @@ _PROPOSALS: Final = "etcd_server_proposals_committed_total"
 class Sizes:
     nodes: int
     drain: int
-    rate_per_s: int
+    rates_per_s: tuple[int, ...]  # of the open loop, one after the other: where it begins to queue is seen
     seconds: float
     whole: bool  # the open loop writes all keys of a create, not only the instance
     data_dir: Path
@@ -63,70 +59,6 @@ class Sizes:
 
     def context(self) -> dict[str, object]:
         return {"nodes": self.nodes, "etcd_data": str(self.data_dir)}
-
-
-class Maker:
-    """Pending instances as the API writes them: what admission made once, over and over with other names."""
-
-    def __init__(self, seed: int = 1) -> None:
-        self._rng = random.Random(f"instances {seed}")  # not the Paper's own uids
-        self._paper = paper = Paper().seed()
-        for index in range(2, PROJECTS + 1):
-            paper.do(project.create(paper.state, paper.context, "", project_message(f"p{index}")))
-        self._base = _stored(paper)
-        self._instance = paper.add_instance("template")
-        self._port = next(iter(paper.state.rows(keys.PORTS).values())).message
-        self._operation = next(iter(paper.state.rows(keys.OPERATIONS).values())).message
-        network = paper.state.find(keys.NETWORKS, "p1", "lan")
-        assert network is not None
-        self._network_uid = network.message.meta.uid
-        self._made = 0
-
-    def base(self, nodes: int) -> dict[bytes, bytes]:
-        """Projects, flavor, image, network, subnet; nodes with their status as the leader writes it."""
-        fleet = Paper()
-        for index in range(nodes):
-            fleet.add_node(f"n-{index:05d}", vcpu=VCPU, memory_mib=MEMORY_MIB, disk_gib=DISK_GIB)
-        return self._base | _stored(fleet)
-
-    def instance(self) -> tuple[str, dict[bytes, bytes]]:
-        """Uid and all keys of one more instance; the instance's own is the first."""
-        index = self._made
-        self._made += 1
-        name, where = f"vm-{index:07d}", f"p{1 + index % PROJECTS}"
-        made, port, operation = map(_copy, (self._instance, self._port, self._operation))
-        uid, port_uid, operation_uid = (new_uid(self._rng) for _ in range(3))
-        high, middle, low = index >> 16 & 255, index >> 8 & 255, index & 255
-        address, mac = f"10.{high}.{middle}.{low}", f"02:00:00:{high:02x}:{middle:02x}:{low:02x}"
-        made.meta.uid, made.meta.name, made.meta.project = uid, name, where
-        made.spec.resources.vcpu, made.spec.resources.memory_mib = FLAVORS[index % len(FLAVORS)]
-        made.spec.networks[0].address, made.spec.networks[0].port_uid = address, port_uid
-        port.meta.uid, port.meta.name, port.meta.project = port_uid, f"{name}-{port_uid[:8]}", where
-        port.spec.instance, port.spec.mac, port.spec.addresses[0].address = name, mac, address
-        operation.meta.uid, operation.meta.name = operation_uid, f"op-{operation_uid[:13]}"
-        operation.meta.project = operation.target.project = where
-        operation.target.name, operation.target.uid = name, uid
-        record = store_pb2.RequestRecord(method="CreateInstance", digest=bytes(32), uid=uid)
-        return uid, {
-            keys.INSTANCES.key(where, name): made.SerializeToString(),
-            keys.PORTS.key(where, port.meta.name): port.SerializeToString(),
-            keys.ADDRESSES.key(self._network_uid, address): port_uid.encode(),
-            keys.MACS.key(self._network_uid, mac): port_uid.encode(),
-            keys.OPERATIONS.key(where, operation.meta.name): operation.SerializeToString(),
-            keys.REQUESTS.key("0", where, f"bench-{index}"): record.SerializeToString(),
-        }
-
-
-def _stored(paper: Paper) -> dict[bytes, bytes]:
-    """Everything but events."""
-    items = paper.mvcc.list_prefix(keys.PREFIX, 0, b"", 0).items
-    return {item.key: item.value for item in items if not item.key.startswith(keys.JOURNAL.prefix())}
-
-
-def _copy(message: Any) -> Any:
-    made = type(message)()
-    made.CopyFrom(message)
-    return made
 
 
 def put_request(writes: dict[bytes, bytes]) -> pb.TxnRequest:
@@ -198,14 +130,40 @@ def profiled(pid: int, file: str) -> Iterator[None]:
 class Meter:
     """What the run has cost so far."""
 
+    at: float
     cpu_s: float
     etcd_cpu_s: float
+    own_cpu_s: float  # this process: the writer and the observer
+    machine_cpu_s: float
     txns: float
     fsyncs: dict[str, float]
 
     @classmethod
     def read(cls, pid: int, etcd: EtcdServer) -> Meter:
-        return cls(cpu_s(pid), cpu_s(etcd.pid), etcd.metric(_PROPOSALS), _fsyncs(etcd))
+        return cls(
+            time.perf_counter(),
+            cpu_s(pid),
+            cpu_s(etcd.pid),
+            time.process_time(),
+            machine_cpu_s(),
+            etcd.metric(_PROPOSALS),
+            _fsyncs(etcd),
+        )
+
+
+def machine_cpu_s() -> float:
+    """Seconds that all cores together have been busy."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def load_context(before: Meter, after: Meter) -> dict[str, object]:
+    """What else the figures rest on: etcd's disk, and the cores that others kept busy meanwhile."""
+    took_s = after.at - before.at
+    ours = sum(getattr(after, name) - getattr(before, name) for name in ("cpu_s", "etcd_cpu_s", "own_cpu_s"))
+    others = (after.machine_cpu_s - before.machine_cpu_s - ours) / took_s
+    cores = {"cores": os.cpu_count(), "cores_ours": round(ours / took_s, 2), "cores_others": round(others, 2)}
+    return {**fsync_context(before, after), **cores}
 
 
 def _fsyncs(etcd: EtcdServer) -> dict[str, float]:
@@ -239,7 +197,7 @@ async def drain(suite: Suite, sizes: Sizes, etcd: EtcdServer, directory: Path, m
             await _until(seen, more, sizes.drain)
         after = Meter.read(pid, etcd)
         took = max(seen.values()) - min(seen.values())
-        context = {"placements": sizes.drain, **sizes.context(), **fsync_context(before, after)}
+        context = {"placements": sizes.drain, **sizes.context(), **load_context(before, after)}
         suite.figure("durable_per_s", sizes.drain / took, "1/s", **context)
         _report_costs(suite, "drain", sizes.drain, before, after, context | {"rss_mib": rss_mib(pid)})
         print(purposes_at(metrics_url), flush=True)
@@ -269,10 +227,12 @@ async def _until(seen: dict[str, float], more: asyncio.Event, count: int) -> Non
         raise RuntimeError(f"{len(seen)} of {count} were placed within {TIMEOUT_S:.0f} s") from error
 
 
-async def open_loop(suite: Suite, sizes: Sizes, etcd: EtcdServer, directory: Path, maker: Maker) -> None:
+async def open_loop(
+    suite: Suite, sizes: Sizes, rate_per_s: int, etcd: EtcdServer, directory: Path, maker: Maker
+) -> None:
     """Instances become pending at a fixed rate."""
     client = Client(etcd.endpoint)
-    count = int(sizes.rate_per_s * (sizes.seconds + WARM_S))
+    count = int(rate_per_s * (sizes.seconds + WARM_S))
     due = [maker.instance() for _ in range(count)]
     seen: dict[str, float] = {}
     more = asyncio.Event()
@@ -284,19 +244,19 @@ async def open_loop(suite: Suite, sizes: Sizes, etcd: EtcdServer, directory: Pat
         gc.freeze()
         gc.disable()  # the observer's own pauses are not the controller's
         with profiled(pid, sizes.profile and f"{sizes.profile}.open"):
-            sent, acked = await _write_at_rate(client, sizes, due)
+            sent, acked = await _write_at_rate(client, rate_per_s, _written(due, sizes))
             await _until(seen, more, count)
         gc.enable()
         after = Meter.read(pid, etcd)
-        counted = [uid for uid, _ in due[int(sizes.rate_per_s * WARM_S) :]]
+        counted = [uid for uid, _ in due[int(rate_per_s * WARM_S) :]]
         waits = [1000 * max(seen[uid] - acked[uid], 0.0) for uid in counted]
         whole = [1000 * (seen[uid] - sent[uid]) for uid in counted]
         context = {
-            "rate_per_s": sizes.rate_per_s,
+            "rate_per_s": rate_per_s,
             "seconds": sizes.seconds,
             "keys_each": 6 if sizes.whole else 1,
             **sizes.context(),
-            **fsync_context(before, after),
+            **load_context(before, after),
             "writes_p50_ms": round(percentile([1000 * (acked[uid] - sent[uid]) for uid in counted], 0.5), 2),
             "from_due_p99_ms": round(percentile(whole, 0.99), 2),
         }
@@ -318,15 +278,19 @@ async def _until_leading(client: Client) -> None:
             return
 
 
+def _written(
+    due: Sequence[tuple[str, dict[bytes, bytes]]], sizes: Sizes
+) -> deque[tuple[str, dict[bytes, bytes]]]:
+    """What the open loop writes of each instance: its own key comes first."""
+    return deque((uid, writes if sizes.whole else dict(list(writes.items())[:1])) for uid, writes in due)
+
+
 async def _write_at_rate(
-    client: Client, sizes: Sizes, due: list[tuple[str, dict[bytes, bytes]]]
+    client: Client, rate_per_s: int, waiting: deque[tuple[str, dict[bytes, bytes]]]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """When each instance was due, and when its write was answered."""
     sent: dict[str, float] = {}
     acked: dict[str, float] = {}
-    waiting = deque(
-        (uid, keys_of if sizes.whole else dict(list(keys_of.items())[:1])) for uid, keys_of in due
-    )
 
     async def write(uids: list[str], writes: dict[bytes, bytes]) -> None:
         await client.write(put_request(writes))
@@ -339,12 +303,12 @@ async def _write_at_rate(
             now = time.perf_counter()
             uids: list[str] = []
             writes: dict[bytes, bytes] = {}
-            while waiting and written < (now - started) * sizes.rate_per_s:
+            while waiting and written < (now - started) * rate_per_s:
                 uid, keys_of = waiting.popleft()
                 if len(writes) + len(keys_of) > LOAD_OPS:
                     group.create_task(write(uids, writes))
                     uids, writes = [], {}
-                sent[uid] = started + written / sizes.rate_per_s
+                sent[uid] = started + written / rate_per_s
                 uids.append(uid)
                 writes |= keys_of
                 written += 1
@@ -356,29 +320,35 @@ async def _write_at_rate(
 
 def measure(suite: Suite, sizes: Sizes) -> None:
     """Each measurement with an etcd of its own."""
-    for what, wanted in ((drain, sizes.drain), (open_loop, sizes.rate_per_s)):
-        if not wanted:
-            continue
-        with ExitStack() as stack:
-            made = tempfile.TemporaryDirectory(prefix="bench-durable-", dir=sizes.data_dir)
-            directory = Path(stack.enter_context(made))
-            etcd = stack.enter_context(EtcdServer(data_dir=directory))
+    if sizes.drain:
+        _measure(sizes, partial(drain, suite, sizes))
+    for rate_per_s in sizes.rates_per_s:
+        _measure(sizes, partial(open_loop, suite, sizes, rate_per_s))
+
+
+def _measure(sizes: Sizes, what: Callable[[EtcdServer, Path, Maker], Coroutine[Any, Any, None]]) -> None:
+    with ExitStack() as stack:
+        made = tempfile.TemporaryDirectory(prefix="bench-durable-", dir=sizes.data_dir)
+        directory = Path(stack.enter_context(made))
+        etcd = stack.enter_context(EtcdServer(data_dir=directory))
+
+        async def run() -> None:
             maker = Maker()
+            client = Client(etcd.endpoint)
+            await client.fill(list(maker.base(sizes.nodes).items()))
+            await client.close()
+            await what(etcd, directory, maker)
 
-            async def run(what: Any = what, etcd: EtcdServer = etcd, maker: Maker = maker) -> None:
-                client = Client(etcd.endpoint)
-                await client.fill(list(maker.base(sizes.nodes).items()))
-                await client.close()
-                await what(suite, sizes, etcd, directory, maker)  # noqa: B023 (run at once)
-
-            uvloop.run(run())
+        uvloop.run(run())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Durable placements: drain rate and open-loop latency")
     parser.add_argument("--nodes", type=int, default=500)
     parser.add_argument("--drain", type=int, default=20_000, help="instances; 0 leaves it out")
-    parser.add_argument("--rate", type=int, default=5_000, help="of the open loop; 0 leaves it out")
+    parser.add_argument(
+        "--rates", type=int, nargs="*", default=RATES_PER_S, help="of the open loop; none leave it out"
+    )
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--whole", action="store_true", help="the open loop writes all keys of a create")
     parser.add_argument(
@@ -389,7 +359,7 @@ def main() -> None:
     sizes = Sizes(
         options.nodes,
         options.drain,
-        options.rate,
+        tuple(options.rates),
         options.seconds,
         options.whole,
         options.data_dir,

@@ -26,8 +26,8 @@ from tests.bench.report import Suite
 
 CAPACITY = np.array([64, 192 * scheduler_azure.MIB_PER_GB], dtype=np.int64)  # the protocol's node
 NODES, FAILING = 720, 686
-# 20,000 pending instances on 500 nodes, then 5,000/s for 5 s; etcd on the disk of the temporary directory.
-DURABLE = durable.Sizes(500, 20_000, 5_000, 5.0, False, Path(gettempdir()), "")
+# 20,000 pending instances on 500 nodes, then each rate for 5 s; etcd on the disk of the temporary directory.
+DURABLE = durable.Sizes(500, 20_000, durable.RATES_PER_S, 5.0, False, Path(gettempdir()), "")
 
 
 def main() -> None:
