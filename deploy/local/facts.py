@@ -118,7 +118,7 @@ def parse_forward_drops(output: str) -> tuple[ForwardChain, ...]:
         for chain in chains
         if chain.get("hook") == "forward"
         and chain.get("policy") == "drop"
-        and chain["table"] != traces.TABLE_NAME
+        and not traces.is_ours(chain["table"])
     )
 
 

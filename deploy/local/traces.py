@@ -149,7 +149,12 @@ def list_tables() -> tuple[Table, ...]:
 def parse_tables(output: str) -> tuple[Table, ...]:
     """Our tables in the JSON of `nft -j list tables`."""
     entries = (entry["table"] for entry in json.loads(output)["nftables"] if "table" in entry)
-    return tuple(Table(entry["family"], entry["name"]) for entry in entries if entry["name"] == TABLE_NAME)
+    return tuple(Table(entry["family"], entry["name"]) for entry in entries if is_ours(entry["name"]))
+
+
+def is_ours(table: str) -> bool:
+    """True for the names that agents give their nft tables: `cumulet`, `cumulet-guard`. **Pure.**"""
+    return table == TABLE_NAME or table.startswith(f"{TABLE_NAME}-")
 
 
 def run_nft(words: list[str], stdin: str = "") -> str:

@@ -33,7 +33,7 @@ with IPRoute() as netlink:
     netlink.link("set", index=netlink.link_lookup(ifname="va")[0], ifalias="cumulet:uplink:u1")
 for name in ("cumulet-u1", "cumulet", "other"):
     netns.create(name)
-for family, name in (("inet", "cumulet"), ("bridge", "cumulet"), ("inet", "filter"), ("ip", "cumulet2")):
+for family, name in (("inet", "cumulet"), ("bridge", "cumulet-guard"), ("inet", "filter"), ("ip", "cumulet2")):
     table = {"family": family, "name": name}
     traces.run_nft(["-f", "-"], json.dumps({"nftables": [{"add": {"table": table}}]}))
 found = traces.Traces(
@@ -70,7 +70,7 @@ def test_only_what_carries_our_mark_is_taken_away(tmp_path: Path) -> None:
         "link va",
         "namespace cumulet-u1",
         "nft table inet cumulet",
-        "nft table bridge cumulet",
+        "nft table bridge cumulet-guard",
     ]
     assert {"theirs", "plain"} <= set(told["links"])
     assert not {"ours", "va", "vb"} & set(told["links"])
