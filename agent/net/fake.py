@@ -23,7 +23,7 @@ from agent.net.driver import (
     digest_of,
     digest_of_group,
 )
-from agent.net.intent_check import check_directory, check_network, check_port
+from agent.net.intent_check import check_directory, check_group, check_network, check_port
 
 Method = Literal[
     "observe_net",
@@ -206,6 +206,7 @@ class FakeNet:
         host._take_fault("ensure_directory", "after")
 
     async def ensure_group(self, group: GroupIntent) -> None:
+        check_group(group)
         self.host._take_fault("ensure_group", "before")
         self.host._groups[group.uid] = group
         self.host._take_fault("ensure_group", "after")
