@@ -16,7 +16,7 @@ ETCD_OUT := .
 STUBS := $(CURDIR)/build/stubs
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto build lint test bench bench-scheduler demo down lab lab-down docs clean
+.PHONY: help install proto build lint test bench bench-scheduler bench-net demo down lab lab-down docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: install ## Measure (first-vm suite); JSON lines in build/bench
 
 bench-scheduler: install ## Measure the scheduler on traces (minutes); JSON lines in build/bench
 	@$(VENV)/python -m tests.bench.scheduler
+
+bench-net: install ## Measure the network (minutes); JSON lines in build/bench
+	@$(VENV)/python -m tests.bench.net
 
 build: install ## Compile the kernels in place after a change of cext/
 	$(VENV)/python setup.py --quiet build_ext --inplace

@@ -22,12 +22,12 @@ REFUSALS_MAX: Final = 100  # of a directory that is all wrong, the first ones sa
 
 @dataclass(slots=True)
 class _Book(Generic[T]):
-    """Entries by port uid, and the same as one frozen value, made when it is asked for."""
+    """What each port brings, by port uid, and all of it as one frozen value, made when it is asked for."""
 
-    entries: dict[str, T] = field(default_factory=dict)
+    entries: dict[str, tuple[T, ...]] = field(default_factory=dict)
     frozen: frozenset[T] | None = None
 
-    def take(self, *, full: bool, gone: Iterable[str], put: Iterable[tuple[str, T]]) -> None:
+    def take(self, *, full: bool, gone: Iterable[str], put: Iterable[tuple[str, tuple[T, ...]]]) -> None:
         self.frozen = None
         if full:
             self.entries.clear()
@@ -37,7 +37,7 @@ class _Book(Generic[T]):
 
     def freeze(self) -> frozenset[T]:
         if self.frozen is None:
-            self.frozen = frozenset(self.entries.values())
+            self.frozen = frozenset(one for brought in self.entries.values() for one in brought)
         return self.frozen
 
 
@@ -46,7 +46,7 @@ class Directory:
 
     def __init__(self) -> None:
         self._networks: dict[str, _Book[RemotePort]] = {}
-        self._groups: dict[str, _Book[tuple[IPAddress, ...]]] = {}
+        self._groups: dict[str, _Book[IPAddress]] = {}
         self.refusals: dict[str, Refusal] = {}  # by port uid
 
     def find_remotes(self, network_uid: str) -> frozenset[RemotePort] | None:
@@ -57,12 +57,12 @@ class Directory:
     def find_members(self, group_uid: str) -> frozenset[IPAddress] | None:
         """Addresses of a group's members on all nodes; None when nothing was told of it."""
         book = self._groups.get(group_uid)
-        return None if book is None else frozenset(one for entry in book.freeze() for one in entry)
+        return None if book is None else book.freeze()
 
     def take(self, change: pb.DirectoryChange) -> None:
         """Apply one message."""
         for network in change.networks:
-            put = self._parsed(network.put, lambda entry: (entry.uid, _remote_port(entry)))
+            put = self._parsed(network.put, lambda entry: (entry.uid, (_remote_port(entry),)))
             book = self._networks.setdefault(network.network_uid, _Book())
             book.take(full=network.full, gone=network.gone_port_uids, put=put)
         for group in change.groups:
@@ -73,8 +73,8 @@ class Directory:
     def _parsed(
         self,
         entries: Iterable[pb.PlannedRemotePort | pb.PlannedMember],
-        parse: Callable[..., tuple[str, T]],
-    ) -> list[tuple[str, T]]:
+        parse: Callable[..., tuple[str, tuple[T, ...]]],
+    ) -> list[tuple[str, tuple[T, ...]]]:
         found = []
         for entry in entries:
             uid = entry.uid if isinstance(entry, pb.PlannedRemotePort) else entry.port_uid

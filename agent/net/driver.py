@@ -7,6 +7,7 @@ our mark is invisible to every method.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -116,28 +117,37 @@ class GroupIntent:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteIntent:
-    cidr: IPNetwork
-    next_hop: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class RouterPeer:
-    """What the router's part on another node has behind it."""
-
-    vtep: IPAddress
-    addresses: frozenset[IPAddress]
-
-
-@dataclass(frozen=True, slots=True)
 class RouterIntent:
-    """A router's part on this node. `vni` is that of the tunnel between its parts."""
+    """A router's part on this node.
+
+    `vni` is that of the tunnel between its parts, `cidrs` are all its networks' ranges: nothing for them
+    leaves by the uplink. `mtu` is its networks'.
+    """
 
     uid: str
     vni: int
-    routes: tuple[RouteIntent, ...]
-    peers: tuple[RouterPeer, ...]
+    cidrs: tuple[IPNetwork, ...]
     outbound_nat: bool
+    mtu: int = GUEST_MTU_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class RouteIntent:
+    """Where packets to a range go: to the router's part on node `vtep`, or to `next_hop` in a network of the
+    router that is on this node; with neither they are refused."""
+
+    cidr: IPNetwork
+    vtep: IPAddress | None = None
+    next_hop: IPAddress | None = None
+    network_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterDirectory:
+    """What a router's part knows of other nodes: by network, its ports there; and static routes."""
+
+    remotes: tuple[frozenset[RemotePort], ...]
+    routes: tuple[RouteIntent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +155,14 @@ class ObservedNetwork:
     """One network's presence on this node.
 
     `complete`: every part that the driver makes for a network is there (bridge, namespace, uplink,
-    DHCP server alive, rules). `digest`: of the intent that was last programmed completely.
+    DHCP server alive, rules). `digest`: of the intent that was last programmed completely; `router_uid` is
+    its router.
     """
 
     uid: str
     complete: bool
     digest: str
+    router_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +171,8 @@ class ObservedNet:
 
     `leased` are addresses that a DHCP client holds. `items`: (kind, host name, owner uid) of every
     single thing, for `cumulet verify`. `directories` (by network; compare with `digest_of_directory`),
-    `groups` and `routers`: the digest of what is programmed; one that is edited or incomplete has another
-    digest than every intent.
+    `groups`, `routers` and `router_directories` (by router; compare with `digest_of_router_directory`): the
+    digest of what is programmed; one that is edited or incomplete has another digest than every intent.
     """
 
     networks: dict[str, ObservedNetwork]
@@ -170,6 +182,7 @@ class ObservedNet:
     directories: dict[str, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     routers: dict[str, str] = field(default_factory=dict)
+    router_directories: dict[str, str] = field(default_factory=dict)
 
 
 class Net(Protocol):
@@ -178,7 +191,10 @@ class Net(Protocol):
     async def observe_net(self) -> ObservedNet: ...
 
     async def ensure_network(self, network: NetworkIntent) -> None:
-        """Bridge, namespace, addresses, DHCP, rules, NAT as intended. Running guests keep their packets."""
+        """Bridge, namespace, addresses, DHCP, rules, NAT as intended. Running guests keep their packets.
+
+        Its router, if it has one, must be there.
+        """
 
     async def ensure_port(self, port: PortIntent) -> None:
         """The tap, on its network's bridge, up. The network must be there."""
@@ -202,6 +218,18 @@ class Net(Protocol):
     async def ensure_group_absent(self, uid: str) -> None:
         """Ports that are still in it lose what it allowed."""
 
+    async def ensure_router(self, router: RouterIntent) -> None:
+        """Namespace, rules, uplink, tunnel between its parts. Networks come into it by `ensure_network`."""
+
+    async def ensure_router_directory(self, uid: str, directory: RouterDirectory) -> None:
+        """Exactly these routes lead to other nodes. What did not change is not touched.
+
+        The router must be there, and the networks that static routes lead into.
+        """
+
+    async def ensure_router_absent(self, uid: str) -> None:
+        """Networks that are still in it lose their gateways until they are ensured."""
+
     async def close(self) -> None: ...
 
 
@@ -214,6 +242,7 @@ def digest_of(intent: NetworkIntent | RouterIntent) -> str:
     return hashlib.sha256(repr(intent).encode()).hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=4096)  # groups of one node; a look compares all of them, and few have changed
 def digest_of_group(group: GroupIntent) -> str:
     return _digest_of_parts([repr(group.rules), *map(str, group.members)])
 

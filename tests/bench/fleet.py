@@ -176,7 +176,7 @@ class Observer:
                 await self._more.wait()
 
 
-async def create_all(channel: grpc.aio.Channel, count: int) -> dict[str, float]:
+async def create_all(channel: grpc.aio.Channel, count: int, prefix: str = "vm") -> dict[str, float]:
     """Create with bounded concurrency; when each was asked for, by name."""
     stub = instance_pb2_grpc.InstanceServiceStub(channel)
     gate = asyncio.Semaphore(CREATES_AT_ONCE)
@@ -191,7 +191,7 @@ async def create_all(channel: grpc.aio.Channel, count: int) -> dict[str, float]:
             request = instance_pb2.CreateInstanceRequest(instance=instance, request_id=f"bench-{name}")
             await stub.CreateInstance(request)
 
-    await asyncio.gather(*(create(f"vm-{index:05d}") for index in range(count)))
+    await asyncio.gather(*(create(f"{prefix}-{index:05d}") for index in range(count)))
     return asked
 
 

@@ -1,0 +1,214 @@
+"""One more port in a network of many: from the API call until every node concerned has programmed it.
+
+**Edge**: etcd and a controller as processes of their own; the real agent code over fake drivers in this one.
+A node has programmed a port when its driver holds the entry (its own node: the tap) and, since the default
+group refers to itself, the member's address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from agent.drivers import Drivers
+from agent.hypervisor.fake import FakeHost as FakeMachine
+from agent.hypervisor.fake import FakeHypervisor
+from agent.journal import MemoryJournal
+from agent.leader import Leader
+from agent.link_grpc import GrpcDialer
+from agent.net.driver import GroupIntent, PortIntent, RemotePort
+from agent.net.fake import FakeNet
+from agent.reconcile import Agent
+from agent.session import NodeIdentity, Uplink
+from agent.storage.fake import FakeStorage, FakeStore
+from cumulet.clock import SystemClock
+from cumulet.v1 import agent_pb2, meta_pb2, node_pb2
+from tests.bench.fleet import cpu_s, create_all, free_port, process, seed, wait_serving
+from tests.bench.report import Suite
+from tests.support.etcd import EtcdServer
+
+NODES = 100
+PORTS = (10, 100, 1_000, 10_000)
+CHANGES = 10
+TIMEOUT_S = 600.0
+_VCPU, _MEMORY_MIB, _DISK_GIB = 4_096, 16 * 2**20, 2**20  # of a node: ports are what is counted here
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one node's driver has programmed, and what its agent was sent."""
+
+    taps: set[str] = field(default_factory=set)
+    remotes: set[str] = field(default_factory=set)
+    members: frozenset[str] = frozenset()
+    received_bytes: int = 0
+
+
+class WatchedNet(FakeNet):
+    """Tells of everything that is programmed."""
+
+    def __init__(self, seen: Seen, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self._seen = seen
+        self._tell = tell
+
+    async def ensure_port(self, port: PortIntent) -> None:
+        await super().ensure_port(port)
+        self._seen.taps.add(port.uid)
+        self._tell()
+
+    async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
+        await super().ensure_directory(network_uid, remotes)
+        self._seen.remotes = {remote.uid for remote in remotes}
+        self._tell()
+
+    async def ensure_group(self, group: GroupIntent) -> None:
+        await super().ensure_group(group)
+        self._seen.members = frozenset(map(str, group.members))
+        self._tell()
+
+
+class CountedEnd:
+    """An agent's end of a session that counts the bytes of plans and directories."""
+
+    def __init__(self, end: Any, seen: Seen) -> None:
+        self._end = end
+        self._seen = seen
+
+    async def send(self, message: agent_pb2.AgentMessage) -> None:
+        await self._end.send(message)
+
+    async def receive(self) -> agent_pb2.ControllerMessage:
+        message: agent_pb2.ControllerMessage = await self._end.receive()
+        if message.WhichOneof("kind") in ("plan", "directory"):
+            self._seen.received_bytes += message.ByteSize()
+        return message
+
+    async def close(self) -> None:
+        await self._end.close()
+
+
+class CountingDialer(GrpcDialer):
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self._seen = seen
+
+    async def open_session(self, address: str) -> Any:
+        return CountedEnd(await super().open_session(address), self._seen)
+
+
+class Fleet:
+    """All nodes, and a condition that is told of every effect of any of them."""
+
+    def __init__(self) -> None:
+        self.seen = [Seen() for _ in range(NODES)]
+        self._more = asyncio.Event()
+
+    def tell(self) -> None:
+        self._more.set()
+
+    def build(self, index: int, controller: str) -> tuple[Agent, Uplink]:
+        seen, name = self.seen[index], f"sim-{index:03d}"
+        rng, clock, dialer = random.Random(index), SystemClock(), CountingDialer(self.seen[index])
+        leader = Leader(dialer)
+        machine = FakeMachine(vcpu=_VCPU, memory_mib=_MEMORY_MIB, boot_s=0.01, name=name)
+
+        return agent, Uplink((controller,), identity, agent, dialer, leader, clock, rng)
+
+    async def wait(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while not holds():
+                self._more.clear()
+                await self._more.wait()
+
+    def has_all(self, count: int) -> bool:
+        taps = sum(len(seen.taps) for seen in self.seen)
+        return taps == count and all(
+            len(seen.taps) + len(seen.remotes) == count and len(seen.members) == count
+            for seen in self.seen
+            if seen.taps
+        )
+
+    def received_bytes(self) -> int:
+        return sum(seen.received_bytes for seen in self.seen)
+
+
+@asynccontextmanager
+async def running_fleet(controller: str) -> AsyncIterator[Fleet]:
+    fleet = Fleet()
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        uplinks = []
+        for index in range(NODES):
+            agent, uplink = fleet.build(index, controller)
+            uplinks.append(uplink)
+            tasks += [asyncio.create_task(agent.run()), asyncio.create_task(uplink.run())]
+        async with asyncio.timeout(TIMEOUT_S):
+            while not all(uplink.welcomed for uplink in uplinks):  # noqa: ASYNC110 (polls many at once)
+                await asyncio.sleep(0.05)
+        yield fleet
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def measure(suite: Suite, sizes: tuple[int, ...] = PORTS) -> None:
+    """`port_change_s` and `port_change_bytes` for networks of these sizes."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-net-")))
+        etcd = stack.enter_context(EtcdServer())
+        address = f"unix:{directory}/api.sock"
+        arguments = ("--etcd", etcd.endpoint, "--listen", address, "--data-dir", str(directory / "data"))
+        metrics = ("--metrics-address", f"127.0.0.1:{free_port()}", "--placement-policy", "spread")
+        log = directory / "controller.log"
+        controller = stack.enter_context(process(log, "controller.main", *arguments, *metrics))
+        wait_serving(address)
+        asyncio.run(_measure(suite, address, controller.pid, sizes))
+
+
+async def _measure(suite: Suite, address: str, controller_pid: int, sizes: tuple[int, ...]) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        await seed(channel, max(sizes) + len(sizes) * CHANGES + 10)
+        async with running_fleet(address) as fleet:
+            there = 0
+            for size in sizes:
+                await create_all(channel, size - there, f"fill-{size}")
+                there = size
+                await fleet.wait(partial(fleet.has_all, there))
+                bytes_before, cpu_before = fleet.received_bytes(), cpu_s(controller_pid)
+                times = []
+                for number in range(CHANGES):
+                    there += 1
+                    times.append(await _change(channel, fleet, f"one-{size}-{number}", there))
+                context = {"ports": size, "nodes": NODES, "changes": CHANGES}
+                sent = fleet.received_bytes() - bytes_before
+                suite.figure("port_change_s", statistics.median(times), "s", **context, max_s=max(times))
+                suite.figure(
+                    "port_change_bytes", sent / CHANGES / NODES, "B", **context, per="change and node"
+                )
+                cpu_ms = 1000 * (cpu_s(controller_pid) - cpu_before) / CHANGES
+                suite.figure("port_change_controller_cpu_ms", cpu_ms, "ms", **context)
+
+
+async def _change(channel: grpc.aio.Channel, fleet: Fleet, name: str, count: int) -> float:
+    """Seconds from the call until every node that is concerned has programmed one port more: `count`."""
+    started = time.perf_counter()
+    await create_all(channel, 1, name)
+    await fleet.wait(lambda: fleet.has_all(count))
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    measure(Suite("net-ports"))
