@@ -123,7 +123,19 @@ class Fleet:
         rng, clock, dialer = random.Random(index), SystemClock(), CountingDialer(self.seen[index])
         leader = Leader(dialer)
         machine = FakeMachine(vcpu=_VCPU, memory_mib=_MEMORY_MIB, boot_s=0.01, name=name)
-
+        storage = FakeStorage(FakeStore(capacity_gib=_DISK_GIB))
+        drivers = Drivers(FakeHypervisor(machine), WatchedNet(seen, self.tell), storage, kvm=True)
+        agent = Agent(name, drivers, MemoryJournal(), leader, clock, rng)
+        identity = NodeIdentity(
+            name,
+            "bench",
+            f"{name}-boot",
+            meta_pb2.Resources(vcpu=_VCPU, memory_mib=_MEMORY_MIB, disk_gib=_DISK_GIB),
+            node_pb2.VIRT_TYPE_KVM,
+            (),
+            "127.0.0.1",
+            underlay_address=f"192.0.2.{index + 1}",
+        )
         return agent, Uplink((controller,), identity, agent, dialer, leader, clock, rng)
 
     async def wait(self, holds: Callable[[], bool]) -> None:
