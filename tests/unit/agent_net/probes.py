@@ -23,6 +23,7 @@ _EAR_BYTES = 1 << 24
 _QUIET_S = 0.2
 _LINK_ADDRESS_LENGTH = 5  # of AF_PACKET: link, protocol, type of packet, ...; an IPv6 address has four parts
 _IP_MTU_DISCOVER, _DISCOVER_DO, _IPV6_DONTFRAG = 10, 2, 62
+_INFORMATION_REQUEST, _OPTION_REQUEST, _DNS_SERVERS = 11, 6, 23
 _SCAN_WAIT_S = 0.5  # an answer on one machine takes well below a millisecond
 _ANSWER_WAIT_S = 1.0
 _CARRIER_WAIT_S = 2.0  # opening a tap gives it a carrier, which the kernel notices within a second
@@ -137,9 +138,10 @@ def probe_udp(target: str, ports: Iterable[int], payload: bytes = b"anyone?") ->
 
 
 def ask_name(server: str, name: str) -> list[str]:
-    """The IPv4 addresses that a DNS server gives for a name; empty for none and for silence."""
-    query = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + _labels(name) + struct.pack("!HH", 1, 1)
-    with socket.socket(type=socket.SOCK_DGRAM) as client:
+    """The addresses that a DNS server gives for a name, of the server's family; empty for silence too."""
+    family, kind, length = (socket.AF_INET6, 28, 16) if ":" in server else (socket.AF_INET, 1, 4)
+    query = struct.pack("!6H", 7, 0x0100, 1, 0, 0, 0) + _labels(name) + struct.pack("!HH", kind, 1)
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(_ANSWER_WAIT_S)
         client.sendto(query, (server, 53))
         try:
@@ -148,8 +150,31 @@ def ask_name(server: str, name: str) -> list[str]:
             return []
     count: int = struct.unpack_from("!H", answer, 6)[0]
     records = answer[len(query) :]
-    # dnsmasq's and our own answers: a compressed name (2), type, class, TTL, length (10), address (4)
-    return [socket.inet_ntoa(records[at + 12 : at + 16]) for at in range(0, 16 * count, 16)]
+    # dnsmasq's and our own answers: a compressed name (2), type, class, TTL, length (10), address
+    starts = range(12, 12 + (12 + length) * count, 12 + length)
+    return [socket.inet_ntop(family, records[at : at + length]) for at in starts]
+
+
+def ask_dhcpv6(link: str = "eth0") -> list[str]:
+    """DNS servers that stateless DHCPv6 gives (RFC 8415, section 18.2.6); empty for silence."""
+    wanted = struct.pack("!HHH", _OPTION_REQUEST, 2, _DNS_SERVERS)
+    question = struct.pack("!I", _INFORMATION_REQUEST << 24 | 7) + wanted
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.settimeout(_ANSWER_WAIT_S)
+        client.bind(("::", 546))
+        client.sendto(question, ("ff02::1:2", 547, 0, socket.if_nametoindex(link)))
+        try:
+            answer = client.recv(4096)[4:]
+        except TimeoutError:
+            return []
+    while len(answer) > 4:
+        kind, length = struct.unpack_from("!HH", answer)
+        if kind == _DNS_SERVERS:
+            return [
+                socket.inet_ntop(socket.AF_INET6, answer[at : at + 16]) for at in range(4, 4 + length, 16)
+            ]
+        answer = answer[4 + length :]
+    return []
 
 
 def udp_conversation(target: str, port: int) -> socket.socket:
