@@ -46,4 +46,4 @@ cdef class Group:
     cdef int make(self) except -1
     cdef int find_homes(self) except -1
     cdef int ready(self) except -1
-    cdef int count(self, uint32_t slot, int by) except -1
+    cdef int shift(self, uint32_t slot, int by) except -1

@@ -219,7 +219,12 @@ cdef class Group:
             self.find_homes()
         return 0
 
-    cdef int count(self, uint32_t slot, int by) except -1:
+    def count(self, int64_t slot, int by):
+        """As `shift`."""
+        check_slot(slot)
+        self.shift(<uint32_t>slot, by)
+
+    cdef int shift(self, uint32_t slot, int by) except -1:
         """So many members more are on the node; a node without a domain does not count."""
         cdef uint32_t domain = self.scope.domain_of[slot] if slot < self.scope.slots_room else NONE
         cdef int64_t before, after

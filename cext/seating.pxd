@@ -67,4 +67,5 @@ cdef class Seating:
     cdef int64_t ask(self, Fleet* fleet, Bins bins, uint32_t shape, uint32_t broken) except -2
     cdef int64_t decide(self, Asked asked, Bins bins, uint32_t* shape) except -2
     cdef Seat seat_on(self, Asked asked, int64_t slot, uint32_t shape, tuple groups)
+    cdef int shift_all(self, Seat seat, int sign) except -1
     cdef int shift(self, Seat seat, int sign) except -1

@@ -9,7 +9,7 @@ up, so nodes are asked for in order of their penalty, and among equal penalties 
 from operator import index as as_int
 
 from cext.state cimport (
-    MASKS_MAX, Fleet, FleetState, best_among, best_node, best_unmasked, check_outcome, check_slot, key_of, node_before,
+    DONE, MASKS_MAX, Fleet, FleetState, Outcome, best_among, best_node, best_unmasked, check_outcome, check_slot, key_of, node_before,
     shift_shape,
 )
 from cython cimport no_gc
@@ -125,7 +125,7 @@ cdef class Seating:
             found = self.groups.get(name)
             if found is not None:
                 group = <Group>found
-                group.count(<uint32_t>slot, by)
+                group.shift(<uint32_t>slot, by)
 
     def admitted(self, tuple names not None, object excluded, object slots):
         """Those of the slots that hard groups and excluded slots leave, in their order."""
@@ -392,30 +392,36 @@ cdef class Seating:
 
     def enter(self, Seat seat not None):
         """Take what the seat takes; until the innermost open mark is rolled back, if one is open."""
-        self.index.check_shape(seat.shape)
-        check_slot(seat.slot)
-        check_outcome(shift_shape(self.index.fleet, <uint32_t>seat.slot, <uint32_t>seat.shape, -1), seat.slot)
-        self.shift(seat, -1)
+        self.shift_all(seat, -1)
         if self.starts:
             self.entered.append(seat)
 
     def leave(self, Seat seat not None):
         """The inverse of `enter`. Not while a mark is open."""
-        self.index.check_shape(seat.shape)
-        check_slot(seat.slot)
         if self.starts:
             raise RuntimeError("a mark is open: roll back or keep it first")
-        check_outcome(shift_shape(self.index.fleet, <uint32_t>seat.slot, <uint32_t>seat.shape, 1), seat.slot)
-        self.shift(seat, 1)
+        self.shift_all(seat, 1)
+
+    cdef int shift_all(self, Seat seat, int sign) except -1:
+        """Take (-1) or give back (1) everything, or nothing."""
+        cdef Outcome outcome
+        self.index.check_shape(seat.shape)
+        check_slot(seat.slot)
+        self.shift(seat, sign)
+        outcome = shift_shape(self.index.fleet, <uint32_t>seat.slot, <uint32_t>seat.shape, sign)
+        if outcome != DONE:
+            self.shift(seat, -sign)
+            check_outcome(outcome, seat.slot)
+        return 0
 
     cdef int shift(self, Seat seat, int sign) except -1:
-        """Everything but the index: groups and cells."""
+        """Everything but the index: cells, which refuse what leaves 64 bits, and groups."""
         cdef Group group
         if seat.cells:
             self.cells.shift(<uint32_t>seat.slot, seat.cells, seat.vcpu, seat.memory_mib, sign)
         self.cells.touch(<uint32_t>seat.slot)
         for group in seat.groups:
-            group.count(<uint32_t>seat.slot, -sign)
+            group.shift(<uint32_t>seat.slot, -sign)
         return 0
 
     def mark(self):

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Self
 
 from cext.index import FleetIndex
+from cumulet.resources import Resources
 from scheduler.policy import Norm, Policy
 from scheduler.reference import Scale, Scoring
 
@@ -36,6 +37,16 @@ class Axes:
             for name, scores in zip(names, scored, strict=True)
         )
         return cls(tuple(names), scales, scored, policy.norm.value, tuple(largest[name] for name in names))
+
+    def row(self, resources: Resources) -> list[int]:
+        """Amounts in the order of the rows."""
+        amounts = resources.as_dict()
+        return [amounts.get(name, 0) for name in self.names]
+
+    def units(self, amounts: Sequence[int]) -> int:
+        """How large amounts in the order of the rows are in all."""
+        rows = zip(self.scales, self.scored, amounts, strict=True)
+        return sum(scale.unit(amount) for scale, scores, amount in rows if scores)
 
     @property
     def scoring(self) -> Scoring:

@@ -10,8 +10,7 @@ attributes (`scheduler.attributes`) that say who may use a node and who likes it
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Self, TypeAlias
 
@@ -19,7 +18,6 @@ import cext.groups
 import cext.seating
 from cext.cells import Cells
 from cext.groups import Group
-from cext.index import FleetIndex
 from cext.seating import Asked, Seating
 from cumulet.resources import BASE_NAMES, Resources
 from scheduler.attributes import CLOSED, Attributes, Level
@@ -31,7 +29,9 @@ from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
 from scheduler.policy import PACK, Order, Policy
 from scheduler.preference import SOFT_GROUP_PENALTY
+from scheduler.sizes import Sizes
 from scheduler.topology import NOTHING, Choice, part
+from scheduler.wants import Wants
 
 NAMES_MAX: Final = 54  # resources of a fleet; the index has 56 rows, and two are for NUMA cells
 MEMORY_MAX: Final = 16_384  # shapes, attributes and constraints that are remembered before starting anew
@@ -51,12 +51,10 @@ class Fleet:
         self._nodes: list[NodeView | None] = []
         self._ranks: list[int] = []  # of the nodes' names, by slot
         self._vacant: list[int] = []
-        self._sizes: dict[str, Counter[int]] = {}  # allocatable amounts by resource, to know the largest
-        self._largest: dict[str, int] = {}
+        self._sizes = Sizes()
         self._scopes = {scope: cext.groups.Scope() for scope in Scope}
         self._columns: Columns | None = None
         self._named: set[str] = set()  # extended resources that requests have named
-        self._attributes = Attributes(policy.tier, self._allow)
         self._usage = Usage()  # of devices
         self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, where Python follows it
         self._trials = 0
@@ -64,7 +62,7 @@ class Fleet:
         self._follows = policy.devices is not None or policy.order is Order.ENERGY
         self._stale = True  # the index lacks a resource, or its scale is another
         self._define(groups)
-        self._rebuild()
+        self._rebuild(Attributes(policy.tier, lambda constraint, attribute: None))
 
     @classmethod
     def of(cls, view: View, policy: Policy = PACK) -> Self:
@@ -97,7 +95,7 @@ class Fleet:
 
     def largest(self, name: str) -> int:
         """The largest allocatable amount of a resource on one node."""
-        return self._largest.get(name, 0)
+        return self._sizes.largest(name)
 
     def columns(self, view: View) -> Columns:
         """The columns of a view of this fleet; those of the last such view, brought up to it."""
@@ -146,10 +144,23 @@ class Fleet:
             self.index.remove_node(slot)
         self.seating.cells.set_cells(slot, ())
 
+    @contextmanager
+    def instead(self, node: NodeView) -> Iterator[None]:
+        """A node that is there is another within, and itself again at the end. Not during a trial."""
+        slot = self.slot(node.name)
+        if slot is None:
+            raise ModelError(f"node {node.name} is not in the fleet")
+        before = self.node(slot)
+        self.update(node)
+        try:
+            yield
+        finally:
+            self.update(before)
+
     def set_groups(self, groups: Iterable[PlacementGroup]) -> None:
         """Other groups: their members are counted anew. Not during a trial."""
         self._define(groups)
-        self._seat_groups()
+        self.seating.set_groups(self._groups)
         for slot, node in enumerate(self._nodes):
             for resident in node.residents if node else ():
                 self.seating.count(resident.request.groups, slot, +1)
@@ -168,9 +179,6 @@ class Fleet:
             for group in self.occupancy.groups().values()
         }
 
-    def _seat_groups(self) -> None:
-        self.seating.set_groups(self._groups)
-
     def _learn(self, slot: int, node: NodeView) -> None:
         for scope, known in self._scopes.items():
             known.set_domain(slot, domain_of(node, scope))
@@ -178,12 +186,7 @@ class Fleet:
             self.seating.count(resident.request.groups, slot, +1)
             self._usage.change(resident.request, resident.choice, +1)
         self._count(node, +1)
-        for name, amount in node.allocatable.as_dict().items():
-            sizes = self._sizes.setdefault(name, Counter())
-            sizes[amount] += 1
-            if amount > self.largest(name):
-                self._largest[name] = amount
-                self._stale = True
+        self._stale |= self._sizes.add(node.allocatable.as_dict())
         if node.allocated.extended:
             self._stale = self._stale or not set(node.allocated.names()) <= set(self.names)
         if node.devices or (node.cells and self.policy.devices is not None):
@@ -195,14 +198,7 @@ class Fleet:
             self.seating.count(resident.request.groups, slot, -1)
             self._usage.change(resident.request, resident.choice, -1)
         self._count(node, -1)
-        for name, amount in node.allocatable.as_dict().items():
-            sizes = self._sizes[name]
-            sizes[amount] -= 1
-            if not sizes[amount]:
-                del sizes[amount]
-                if amount == self.largest(name):
-                    self._largest[name] = max(sizes, default=0)
-                    self._stale = True
+        self._stale |= self._sizes.remove(node.allocatable.as_dict())
         self.rooms.pop(slot, None)
         self._touch(slot)
 
@@ -211,66 +207,16 @@ class Fleet:
     def prepare(self, requests: Sequence[Request]) -> list[Asked]:
         """Make sure that the index knows what the requests name. Before a trial, not during one.
 
-        What each asks for, as `find` wants it. Raises ModelError where more resources are named than an index
-        has rows.
+        What each asks for, as the seating wants it. Raises ModelError where more resources are named than an
+        index has rows.
         """
-        if not self._stale and self._remembered() <= MEMORY_MAX:
-            known = [self._asked.get(self._question(request)) for request in requests]
+        if not self._stale and len(self.wants) <= MEMORY_MAX:
+            known = [self.wants.find(request) for request in requests]
             found = [asked for asked in known if asked is not None]
             if len(found) == len(known):
                 return found
         self._meet(requests)
-        return [self.ask(request) for request in requests]
-
-    def ask(self, request: Request) -> Asked:
-        """What the request asks for. `prepare` has seen it, or one that asks for the same."""
-        question = self._question(request)
-        asked = self._asked.get(question)
-        if asked is None:
-            asked = self._asked[question] = self._compile(request)
-        return asked
-
-    def _remembered(self) -> int:
-        return len(self._asked) + len(self._shapes) + len(self._attributes)
-
-    def _question(self, request: Request) -> Hashable:
-        """Equal for requests that ask for the same, but for groups and nodes by name."""
-        wants = request.resources
-        return (
-            wants.vcpu,
-            wants.memory_mib,
-            wants.disk_gib,
-            wants.extended,
-            request.numa_cells,
-            not request.devices,
-            self._attributes.static(request),
-        )
-
-    def _compile(self, request: Request) -> Asked:
-        cells = 0 if request.devices else request.numa_cells  # with devices, nodes are matched one by one
-        levels = self.levels(request)
-        shapes = [self.shape(request, level.constraint) for level in levels]
-        if not cells:
-            plain = zip(levels, shapes, strict=True)
-            return Asked([(one.penalty, one.tier, shape, 0) for one, shape in plain])
-        vcpu, memory_mib = part(request.resources.vcpu, cells), part(request.resources.memory_mib, cells)
-        bins = self._bins(cells)
-        demand = [*self.row(request.resources.as_dict()), vcpu, memory_mib]
-        both = [
-            (one.penalty, one.tier, shape, bins.add_shape(demand, one.constraint))
-            for one, shape in zip(levels, shapes, strict=True)
-        ]
-        return Asked(both, cells, vcpu, memory_mib)
-
-    def _bins(self, cells: int) -> FleetIndex:
-        """The index of sets of so many cells, made when it is first asked for."""
-        bins = self._cell_sets.get(cells)
-        if bins is None:
-            bins = self._cell_sets[cells] = self._axes.with_cells(self.index)
-            for constraint, attribute in self._allowed:
-                bins.set_eligible(constraint, attribute, True)
-            self.seating.cells.add_bins(bins, cells)
-        return bins
+        return [self.wants.ask(request) for request in requests]
 
     def _meet(self, requests: Iterable[Request]) -> None:
         for request in requests:
@@ -278,35 +224,23 @@ class Fleet:
                 named = {name for name, _ in request.resources.extended}
                 self._named |= named
                 self._stale = self._stale or not named <= set(self.names)
-            if self._attributes.asks_for_more(request):
+            if self.wants.attributes.asks_for_more(request):
                 self._stale = True
-        if self._stale or self._remembered() > MEMORY_MAX:
-            self._rebuild()
+        if self._stale or len(self.wants) > MEMORY_MAX:
+            self._rebuild(self.wants.attributes)
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, attributes: Attributes) -> None:
         """A new index, with a row for every resource that a node has or a request has asked for."""
-        extended = {name for name, sizes in self._sizes.items() if sizes and name not in BASE_NAMES}
-        for node in self.nodes():
-            extended.update(name for name, _ in node.allocated.extended)
-        extended |= self._named
-        if len(BASE_NAMES) + len(extended) > NAMES_MAX:
-            self._named.clear()
-            raise ModelError(f"{len(extended)} extended resources are named, at most {NAMES_MAX - 3} can be")
-        self.names = (*BASE_NAMES, *sorted(extended))
-        largest = {name: self.largest(name) for name in self.names}
-        self._axes = Axes.of(self.names, largest, self.policy)
+        self.names = (*BASE_NAMES, *sorted(self._extended()))
+        self._axes = Axes.of(self.names, {name: self.largest(name) for name in self.names}, self.policy)
         self.index = self._axes.index()
-        self._cell_sets: dict[int, FleetIndex] = {}
+        self.devices = Devices(
+            len(self.names), self.policy.devices, self._usage, self._look_at, self._axes.row
+        )
         cells = Cells(self.index)
+        self.wants = Wants(self._axes, self.index, cells, attributes, self.devices.allow)
         self.seating: Seating[Choice] = Seating(self.index, cells, Choice, NOTHING, SOFT_GROUP_PENALTY)
-        self._seat_groups()
-        self._asked: dict[Hashable, Asked] = {}
-        scales = zip(self._axes.scales, self._axes.scored, strict=True)
-        self._scales = tuple(scale if scores else None for scale, scores in scales)
-        self.devices = Devices(len(self.names), self.policy.devices, self._usage, self._look_at, self._vector)
-        self._allowed: list[tuple[int, int]] = []  # pairs of constraint and attribute
-        self._attributes = self._attributes.renewed(self._allow)
-        self._shapes: dict[tuple[Resources, int], int] = {}
+        self.seating.set_groups(self._groups)
         self._kinds: dict[Resources, int] = {}
         self._stale = False
         for slot, found in enumerate(self._nodes):
@@ -314,13 +248,25 @@ class Fleet:
                 self._put(slot, found)
                 self._count(found, +1)
 
+    def _extended(self) -> set[str]:
+        extended = (self._sizes.names() - set(BASE_NAMES)) | self._named
+        for node in self.nodes():
+            extended.update(name for name, _ in node.allocated.extended)
+        if len(BASE_NAMES) + len(extended) > NAMES_MAX:
+            self._named.clear()
+            raise ModelError(f"{len(extended)} extended resources are named, at most {NAMES_MAX - 3} can be")
+        return extended
+
     def _put(self, slot: int, node: NodeView) -> None:
-        size = self.row(node.allocatable.as_dict()) if self.policy.counts else None
-        known = self._attributes.count
-        self.index.set_node(slot, self.row(node.free()), self._attribute(node), self._ranks[slot], size)
-        if self._attributes.count > known:
-            self._asked.clear()  # there may be levels that they lack
-        cells = self.rooms.get(slot, Room(node)).cells if node.cells else ()
+        attributes = self.wants.attributes
+        known, attribute = attributes.count, self._attribute(node)
+        if attributes.count > known:
+            self.wants.renew()
+        size = self._axes.row(node.allocatable) if self.policy.counts else None
+        free = node.free()
+        row = [free.get(name, 0) for name in self.names]
+        self.index.set_node(slot, row, attribute, self._ranks[slot], size)
+        cells = Room(node).cells if node.cells else ()
         self.seating.cells.set_cells(slot, [(cell.vcpu, cell.memory_mib) for cell in cells])
         self.devices.touch(slot)
 
@@ -331,36 +277,26 @@ class Fleet:
         for resources, count in node.kinds().items():
             kind = self._kinds.get(resources)
             if kind is None:
-                kind = self._kinds[resources] = self.index.add_kind(self.row(resources.as_dict()))
+                kind = self._kinds[resources] = self.index.add_kind(self._axes.row(resources))
             self.index.count(kind, sign * count)
 
-    def row(self, amounts: dict[str, int]) -> list[int]:
+    def row(self, resources: Resources) -> list[int]:
         """Amounts in the order of `names`."""
-        return [amounts.get(name, 0) for name in self.names]
+        return self._axes.row(resources)
 
     def _attribute(self, node: NodeView) -> int:
+        attributes = self.wants.attributes
         if self.policy.order is Order.ENERGY:
-            both = [self._attributes.attribute(node, used) for used in (False, True)]  # a trial may change it
+            both = [attributes.attribute(node, used) for used in (False, True)]  # a trial may change it
             return both[any(node.allocated.as_dict().values())]
-        return self._attributes.attribute(node, used=False)
-
-    def _allow(self, constraint: int, attribute: int) -> None:
-        self._allowed.append((constraint, attribute))
-        self.index.set_eligible(constraint, attribute, True)
-        for bins in self._cell_sets.values():
-            bins.set_eligible(constraint, attribute, True)
-        self.devices.allow(constraint, attribute)
+        return attributes.attribute(node, used=False)
 
     def _look_at(self, slot: int) -> Look | None:
         """Any node, as the devices want it."""
         if self._nodes[slot] is None:
             return None
-        free = self.index.free_at(slot)
-        units = sum(scale.unit(have) for scale, have in zip(self._scales, free, strict=True) if scale)
-        return Look(free, units, self.rooms.get(slot), self.index.attr_at(slot), self._ranks[slot])
-
-    def _vector(self, resources: Resources) -> list[int]:
-        return self.row(resources.as_dict())
+        free, room = self.index.free_at(slot), self.rooms.get(slot)
+        return Look(free, self._axes.units(free), room, self.index.attr_at(slot), self._ranks[slot])
 
     def _touch(self, slot: int) -> None:
         """What is left on the node has changed: those who follow by themselves are told."""
@@ -369,16 +305,11 @@ class Fleet:
 
     def levels(self, request: Request) -> Sequence[Level]:
         """Where the request may go, the most welcome first."""
-        return self._attributes.levels(request)
+        return self.wants.levels(request)
 
     def shape(self, request: Request, constraint: int) -> int:
         """The index's id for the request's amounts under a constraint."""
-        key = (request.resources, constraint)
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self.index.add_shape(self.row(request.resources.as_dict()), constraint)
-            self._shapes[key] = shape
-        return shape
+        return self.wants.shape(request, constraint)
 
     # ---- seats
 
@@ -442,8 +373,8 @@ class Fleet:
         """Whether anything runs on the node, where the policy cares."""
         if self.policy.order is Order.ENERGY and self.index.attr_at(slot) != CLOSED:
             node = self.node(slot)
-            used = list(self.index.free_at(slot)) != self.row(node.allocatable.as_dict())
-            self.index.set_attr(slot, self._attributes.attribute(node, used))
+            used = list(self.index.free_at(slot)) != self.row(node.allocatable)
+            self.index.set_attr(slot, self.wants.attributes.attribute(node, used))
 
     # ---- trials
 

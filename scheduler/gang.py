@@ -74,7 +74,7 @@ def _seat_packed(fleet: Fleet, gang: Sequence[Request]) -> dict[str, Seat]:
     eligible = np.array([[slot in shapes for slot in slots] for shapes in able], dtype=np.uint8)
     # What is overcommitted is full for who asks for it, and does not matter to others.
     free = np.array([fleet.index.free_at(slot) for slot in slots], dtype=np.int64).clip(min=0)
-    items = np.array([fleet.row(request.resources.as_dict()) for request in gang], dtype=np.int64)
+    items = np.array([fleet.row(request.resources) for request in gang], dtype=np.int64)
     try:
         chosen = place_all(items, free, steps=STEPS, eligible=eligible)
     except ItemTooLargeError:

@@ -80,9 +80,18 @@ def explain(
 
     A rejection says what would help; `options` are the flavors that it may name.
     """
-    fleet = Fleet.of(view, policy)
-    columns = fleet.columns(view)
+    return explain_on(Fleet.of(view, policy), request, view.revision, options)
+
+
+def explain_on(
+    fleet: Fleet, request: Request, revision: int, options: Sequence[FlavorOption] = ()
+) -> Explanation | Rejection:
+    """`explain` on a fleet that is kept, and that is the same afterwards.
+
+    For an instance that is placed already, `Fleet.instead` lends the fleet its node without it.
+    """
     fleet.prepare((request,))
+    columns = fleet.columns(fleet.view(revision))
     seat = find_seat(fleet, request)
     if seat is None:
         verdict = judge(columns, request)

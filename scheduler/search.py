@@ -27,7 +27,7 @@ def find_seat(fleet: Fleet, request: Request, asked: Asked | None = None) -> Sea
     """
     if fleet.devices.decides():
         return _by_devices(fleet, request)
-    asked = asked or fleet.ask(request)
+    asked = asked or fleet.wants.ask(request)
     if request.devices:
         return _with_devices(fleet, request, asked)
     return fleet.seating.find(asked, request.groups, fleet.excluded(request))

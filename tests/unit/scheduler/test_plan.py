@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cumulet.resources import AMOUNT_MAX, QuantityOverflowError, Resources
 from scheduler.check import check_plan
 from scheduler.filters import reasons_against
+from scheduler.fleet import Fleet
 from scheduler.group import Occupancy
 from scheduler.model import (
     AllocationRatioError,
@@ -25,10 +26,11 @@ from scheduler.model import (
     Room,
     View,
 )
-from scheduler.plan import explain, plan
+from scheduler.plan import explain, explain_on, plan, plan_on
 from scheduler.policy import BY_NAME, PACK, Norm, Policy, PolicyError, policy_named
 from scheduler.reasons import Cordoned, LabelMismatch, NotEnough, NotReady
-from tests.unit.scheduler.fleets import batches, node, request, rich_views, views
+from scheduler.resident import without
+from tests.unit.scheduler.fleets import batches, node, request, rich_batches, rich_views, views
 
 seeds = st.integers(0, 2**32)
 
@@ -63,6 +65,24 @@ def test_explaining_beforehand_tells_the_first_decision(
         else:
             assert decided.placements[0].node == told.winner.node
             _check_explanation(told, policy)
+
+
+@settings(deadline=None)
+@given(rich_views(), rich_batches(), st.sampled_from(sorted(BY_NAME)))
+def test_a_kept_fleet_explains_like_a_new_one(view: View, batch: tuple[Request, ...], policy: str) -> None:
+    """Whatever it has planned and explained before, and for an instance that is there already."""
+    fleet = Fleet.of(view, BY_NAME[policy])
+    for wanted in batch:
+        plan_on(fleet, batch, random.Random(0), view.revision)
+        assert explain_on(fleet, wanted, view.revision) == explain(view, wanted, BY_NAME[policy])
+    for held in [one for one in view.nodes if one.residents]:
+        own = held.residents[0].request
+        rest = without(held, own)
+        with fleet.instead(rest):
+            told = explain_on(fleet, own, view.revision)
+        nodes = tuple(rest if one is held else one for one in view.nodes)
+        assert told == explain(View(view.revision, nodes, view.groups), own, BY_NAME[policy])
+    assert fleet.view(view.revision) == view
 
 
 def _check_explanation(explanation: Explanation, policy: Policy) -> None:

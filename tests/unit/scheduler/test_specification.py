@@ -114,7 +114,7 @@ def test_rich_plans_equal_the_specification(view: View, batch: tuple[Request, ..
     check(view, batch, policy)
 
 
-def _contended(chance: random.Random) -> tuple[View, tuple[Request, ...]]:
+def contended(chance: random.Random) -> tuple[View, tuple[Request, ...]]:
     """Open nodes with cells and racks, requests that mostly fit and nearly all have groups or cells."""
     groups = {
         f"g{i}": PlacementGroup(
@@ -155,7 +155,7 @@ def _contended(chance: random.Random) -> tuple[View, tuple[Request, ...]]:
 @pytest.mark.parametrize("seed", range(200))
 def test_contended_plans_equal_the_specification(seed: int) -> None:
     chance = random.Random(seed)
-    view, batch = _contended(chance)
+    view, batch = contended(chance)
     check(view, batch, chance.choice(BY_NORM))
 
 
