@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from agent.errors import DriverError
 from agent.net import names
 from agent.net.directory import Spot, digest_of_directory, entries_of
 from agent.net.driver import NetworkIntent, RemotePort
@@ -115,3 +116,39 @@ def _delete_all(big: Big) -> None:
 
 async def _directory(big: Big) -> str:
     return (await big.net.observe_net()).directories[big.network.uid].partition(",")[0]
+
+
+async def test_tunnels_end_where_the_agent_is_told() -> None:
+    """An agent that starts with another underlay address, or with none, notices and rebuilds."""
+    network, remotes = network_intent(), frozenset(map(_remote, range(3)))
+    async with open_lab() as lab:
+        for end, spans in ((None, True), (IPv4Address("203.0.113.9"), True), (None, False), (None, True)):
+            net = lab.driver(end, spans=spans)
+            assert network.uid not in (await net.observe_net()).networks or not await _is_complete(
+                net, network
+            )
+            await net.ensure_network(network)
+            assert await _is_complete(net, network)
+            if spans:
+                await net.ensure_directory(network.uid, remotes)
+                directories = {network.uid: digest_of_directory(remotes)}
+            else:
+                with pytest.raises(DriverError, match="--underlay-address") as refused:
+                    await net.ensure_directory(network.uid, remotes)
+                assert (refused.value.reason, refused.value.permanent) == ("NoUnderlay", True)
+                directories = {}
+            assert (await net.observe_net()).directories == directories
+            assert await lab.inside(lab.host, partial(_tunnel_end, network)) == (
+                (end or lab.underlay) if spans else None
+            )
+            await net.close()
+
+
+async def _is_complete(net: KernelNet, network: NetworkIntent) -> bool:
+    return (await net.observe_net()).networks[network.uid].complete
+
+
+def _tunnel_end(network: NetworkIntent) -> object:
+    with Netlink() as netlink:
+        link = netlink.find_link(names.tunnel_name(network.uid))
+        return link.tunnel.local if link is not None and link.tunnel is not None else None

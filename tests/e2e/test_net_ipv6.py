@@ -96,6 +96,27 @@ async def test_ipv6_does_not_leave_the_node(node: Node) -> None:
         assert not await lab.ping(guest, address)
 
 
+async def test_the_bridge_is_no_way_to_the_node(node: Node) -> None:
+    """It holds IPv6 neighbours, so it has IPv6; with a control without our rules."""
+    lab = node.lab
+    network, _, guest, _ = await _two(node, network_intent(cidr6=CIDR6))
+    of_node, mac = "2001:db8:aaaa::2", addressing.fixed_mac("bridge", network.uid)
+    await lab.run(lab.host, "ip", "-6", "address", "add", f"{of_node}/64", "dev", "eth0", "nodad")
+    await lab.run(guest, "ip", "-6", "route", "add", of_node, "dev", "eth0")
+    assert not await lab.ping(guest, of_node)  # nobody says where that is
+    await lab.run(guest, "ip", "-6", "neigh", "replace", of_node, "lladdr", mac, "dev", "eth0")
+    ear = await lab.inside(lab.host, partial(probes.Ear, 7777))
+    try:
+        send = partial(probes.send_datagrams, of_node, 7777, [b"in"] * TRIALS)
+        await lab.inside(guest, send)
+        assert await asyncio.to_thread(ear.heard) == []
+        await lab.run(lab.host, "nft", "flush", "ruleset")
+        await lab.inside(guest, send)
+        assert await asyncio.to_thread(ear.heard) == [b"in"] * TRIALS
+    finally:
+        ear.close()
+
+
 async def test_lost_gateway_addresses_are_noticed_and_put_back(node: Node) -> None:
     network, _, guest, _ = await _two(node, network_intent(cidr6=CIDR6))
     inner = node.lab.namespace_of(network)

@@ -89,10 +89,10 @@ class Lab:
         self.outside = self.netns_dir / "outside"
         self._script = directory / "dhcp-script"
 
-    def driver(self) -> KernelNet:
-        return KernelNet(
-            self.state_dir, netns_dir=self.netns_dir, host_netns=self.host, underlay=self.underlay
-        )
+    def driver(self, underlay: IPAddress | None = None, *, spans: bool = True) -> KernelNet:
+        """Its tunnels end at the node's address, or at another one; or there are none."""
+        end = (underlay or self.underlay) if spans else None
+        return KernelNet(self.state_dir, netns_dir=self.netns_dir, host_netns=self.host, underlay=end)
 
     async def inside(self, namespace: Path, work: Callable[[], T]) -> T:
         """Run a function in a thread that is in this namespace."""
