@@ -16,11 +16,13 @@ enum {
     ROW_STEP = 4,
     RESOURCES_MAX = 56, /* so that padded rows are at most 64 and a sum of units has 35 bits */
     UNIT_BITS = 28,     /* a unit is 1/2^28 of the largest amount: lossless up to that amount */
-    CELL_SHIFT = UNIT_BITS - 14,
+    CODE_SHIFT = UNIT_BITS - 14, /* of a unit, to look its code up */
     SUM_BITS = 35,
     PLACES_MAX = 3, /* resources of a potential */
     MASKS_MAX = 16, /* of a question: one for each placement group, and one of nodes by name */
-    POOL_CLASSES = 32
+    POOL_CLASSES = 32,
+    BIN_SHIFT = 3, /* of a code */
+    BINS = (CODE_TOP + 1) >> BIN_SHIFT
 };
 #define UNIT_TOP (1 << UNIT_BITS)
 #define SUM_TOP ((UINT64_C(1) << SUM_BITS) - 1)
@@ -49,6 +51,8 @@ typedef struct {
     uint64_t one;   /* the single member when room == 0 */
     uint32_t count, room;
     uint64_t born; /* place in the log */
+    uint32_t lane; /* in its bin */
+    uint8_t bin;   /* BINS: takes nothing */
     uint32_t generation;
     int32_t attr;
 } Class;
@@ -60,10 +64,21 @@ typedef struct {
     uint32_t lane[2]; /* while the crowd is not idle, and while it is; NONE: has no list */
 } Shape;
 
+/* Classes whose least common row has a code in the same range: a shape fits none in the bins before that of its
+ * own least. Most nodes of a full fleet are full in some row, so that most shapes look at few bins. */
+typedef struct {
+    Lanes *cells; /* [lane / LANES][width] */
+    uint32_t *classes; /* of each lane; lanes are without gaps */
+    uint32_t count, room;
+} Bin;
+
 enum {
     LIST_ROOM = 16,
-    LIST_FILL = 12,
-    LOG_ROOM = 8192 /* a power of two; a shape that comes once in 4,000 events still finds all that is new */
+    LIST_FILL = 6,        /* a new list is made about as quickly as the old one is brought up to date */
+    LIST_FILL_BLIND = 12, /* but where all that fit are judged for it: see has_bounds */
+    LISTED_MIN = 512, /* births after which a list is made anew, at least: few classes are looked at quickly */
+    GUESSES = 4,      /* of where the best are, before all are looked at */
+    LOG_ROOM = 8192   /* a power of two; a shape that comes once in 4,000 events still finds all that is new */
 };
 
 typedef struct {
@@ -71,13 +86,17 @@ typedef struct {
     uint32_t cls, generation;
 } Entry;
 
-/* The best classes for a shape: all that were born before `seen` and come before the bound, in order of key and free amounts; some may be
- * dead by now. Classes that differ in attr only are equal here: the rank of their members decides. */
+/* The best classes for a shape, in order of key and free amounts; some may be dead by now. Of the classes born
+ * before `listed` it has all that come before the bound, of those born since and before `seen` those of them
+ * with a key of at most `sure`: what is no better than the best is judged only if that has died. Classes that
+ * differ in attr only are equal here: the rank of their members decides. */
 typedef struct {
     uint64_t bound_key; /* with bound_free: from here on classes may be missing */
-    uint64_t seen;      /* classes born from here on were not judged yet */
+    uint64_t listed, seen;
+    uint64_t sure;
+    uint64_t guess; /* of the key up to which LIST_FILL classes are found */
     uint32_t shape;
-    int16_t bound; /* a cell: no class before the bound keeps more of a resource */
+    int32_t bound; /* in units: no class before the bound keeps more of a resource */
     uint8_t first, count;
     uint8_t built;
     uint8_t idle;    /* which lane of its shape it is */
@@ -120,7 +139,10 @@ typedef struct {
     Class *classes;
     int64_t *free;  /* [class][width] */
     int32_t *units; /* [class][width] */
-    Lanes *cells;   /* [class / LANES][width], a lane for each class */
+    Bin bins[BINS]; /* all classes but those that take nothing */
+    bool bins_full; /* one has no room for another class: memory ran out */
+    bool common[64]; /* rows that every shape asks for */
+    int8_t code[(1 << 14) + 1]; /* of a unit >> CODE_SHIFT */
     uint32_t classes_top, classes_room, classes_alive;
     /* log: a ring of the classes made last, with their cells while they live */
     Lanes *log_cells; /* [LOG_ROOM / LANES][width] */
@@ -376,13 +398,127 @@ static inline void leave_class(Fleet *f, uint32_t cls)
     f->table[at] = 0;
 }
 
-static inline int16_t *cell_of(const Fleet *f, Lanes *cells, uint32_t lane, int32_t row)
+static inline int8_t code_of(const Fleet *f, int32_t unit)
 {
-    return (int16_t *)(cells + (size_t)(lane / LANES) * (size_t)f->width + row) + lane % LANES;
+    return f->code[unit >> CODE_SHIFT];
 }
+
+static inline int8_t *cell_of(const Fleet *f, Lanes *cells, uint32_t lane, int32_t row)
+{
+    return (int8_t *)(cells + (size_t)(lane / LANES) * (size_t)f->width + row) + lane % LANES;
+}
+
+static inline void clear_cells(const Fleet *f, Lanes *cells, uint32_t lane)
+{
+    int8_t *cell = cell_of(f, cells, lane, 0);
+    for (int32_t r = 0; r < f->width; r++)
+        cell[r * LANES] = -1;
+}
+
+static inline void copy_cells(const Fleet *f, Lanes *to, uint32_t to_lane, Lanes *from, uint32_t from_lane)
+{
+    const int8_t *source = cell_of(f, from, from_lane, 0);
+    int8_t *cell = cell_of(f, to, to_lane, 0);
+    for (int32_t r = 0; r < f->width; r++)
+        cell[r * LANES] = source[r * LANES];
+}
+
+/* ---- bins ------------------------------------------------------------------------------------------- */
+
+/* The bin of amounts in units; of a shape's it is the first that may have a class that fits. */
+static inline uint32_t bin_of(const Fleet *f, const int32_t *units)
+{
+    int8_t least = CODE_TOP;
+    for (int32_t r = 0; r < f->width; r++) {
+        int8_t code = code_of(f, units[r]);
+        least = f->common[r] && code < least ? code : least;
+    }
+    return (uint32_t)least >> BIN_SHIFT;
+}
+
+/* Room for one more class in a bin. */
+static inline bool reserve_bin(Fleet *f, Bin *bin)
+{
+    if (bin->count < bin->room)
+        return true;
+    uint32_t have = bin->room, room = have ? 2 * have : LANES;
+    if (!GROW(f, bin->cells, have, room, (size_t)f->width) || !GROW(f, bin->classes, have, room, sizeof(uint32_t)))
+        return false;
+    memset((char *)bin->cells + (size_t)have * (size_t)f->width, 0xFF, (size_t)(room - have) * (size_t)f->width);
+    bin->room = room;
+    return true;
+}
+
+static inline bool reserve_bins(Fleet *f)
+{
+    for (int i = 0; i < BINS; i++)
+        if (!reserve_bin(f, &f->bins[i]))
+            return false;
+    f->bins_full = false;
+    return true;
+}
+
+/* There is room, and will be for the next class if there is memory. */
+static inline void enter_bin(Fleet *f, uint32_t cls)
+{
+    const int32_t *units = f->units + (size_t)cls * (size_t)f->width;
+    uint32_t number = bin_of(f, units);
+    Bin *bin = &f->bins[number];
+    f->classes[cls].bin = (uint8_t)number;
+    f->classes[cls].lane = bin->count;
+    bin->classes[bin->count] = cls;
+    int8_t *cell = cell_of(f, bin->cells, bin->count++, 0);
+    for (int32_t r = 0; r < f->width; r++)
+        cell[r * LANES] = code_of(f, units[r]);
+    f->bins_full |= !reserve_bin(f, bin);
+}
+
+/* The last of the bin takes its place. */
+static inline void leave_bin(Fleet *f, uint32_t cls)
+{
+    Class *c = &f->classes[cls];
+    if (c->bin == BINS)
+        return;
+    Bin *bin = &f->bins[c->bin];
+    uint32_t last = --bin->count;
+    if (c->lane != last) {
+        copy_cells(f, bin->cells, c->lane, bin->cells, last);
+        bin->classes[c->lane] = bin->classes[last];
+        f->classes[bin->classes[last]].lane = c->lane;
+    }
+    clear_cells(f, bin->cells, last);
+}
+
+/* Another choice of common rows: all classes that are alive change their bins. False: no memory, and nothing was
+ * changed. */
+static inline bool set_common(Fleet *f, const bool *common)
+{
+    for (int i = 0; i < BINS; i++) /* any may get all */
+        while (f->bins[i].room <= f->classes_alive) {
+            uint32_t count = f->bins[i].count;
+            f->bins[i].count = f->bins[i].room;
+            bool done = reserve_bin(f, &f->bins[i]);
+            f->bins[i].count = count;
+            if (!done)
+                return false;
+        }
+    memcpy(f->common, common, sizeof f->common);
+    for (int i = 0; i < BINS; i++) {
+        while (f->bins[i].count)
+            clear_cells(f, f->bins[i].cells, --f->bins[i].count);
+    }
+    for (uint32_t cls = 0; cls < f->classes_top; cls++)
+        if (f->classes[cls].count && f->classes[cls].bin != BINS)
+            enter_bin(f, cls);
+    return true;
+}
+
+/* ---- making and ending ------------------------------------------------------------------------------- */
 
 static inline bool reserve_class(Fleet *f)
 {
+    if (f->bins_full && !reserve_bins(f))
+        return false;
     if (f->idle_count || f->classes_top < f->classes_room)
         return true;
     uint32_t have = f->classes_room, room = have ? 2 * have : 64;
@@ -391,7 +527,7 @@ static inline bool reserve_class(Fleet *f)
     if (!table)
         return false;
     if (!GROW(f, f->classes, have, room, sizeof(Class)) || !GROW(f, f->free, have, room, width * 8) ||
-        !GROW(f, f->units, have, room, width * 4) || !GROW(f, f->cells, have, room, width * 2) ||
+        !GROW(f, f->units, have, room, width * 4) ||
         !GROW(f, f->idle, have, room, sizeof(uint32_t)) ||
         (f->crowd && (!GROW(f, f->worth, have, room, sizeof(double)) ||
                       !GROW(f, f->worth_version, have, room, sizeof(uint64_t))))) {
@@ -399,7 +535,6 @@ static inline bool reserve_class(Fleet *f)
         return false;
     }
     f->bytes += slots * sizeof *table - (have ? (f->table_mask + 1) * sizeof *table : 0);
-    memset((char *)f->cells + have * width * 2, 0xFF, (room - have) * width * 2);
     free(f->table);
     f->table = table;
     f->table_mask = slots - 1;
@@ -413,19 +548,12 @@ static inline bool reserve_class(Fleet *f)
 static inline void log_class(Fleet *f, uint32_t cls)
 {
     uint32_t at = (uint32_t)(f->log_head % LOG_ROOM);
-    const int16_t *from = cell_of(f, f->cells, cls, 0);
-    int16_t *to = cell_of(f, f->log_cells, at, 0);
-    for (int32_t r = 0; r < f->width; r++)
-        to[r * LANES] = from[r * LANES];
+    if (f->classes[cls].bin < BINS)
+        copy_cells(f, f->log_cells, at, f->bins[f->classes[cls].bin].cells, f->classes[cls].lane);
+    else
+        clear_cells(f, f->log_cells, at);
     f->log_classes[at] = cls;
     f->classes[cls].born = f->log_head++;
-}
-
-static inline void clear_cells(const Fleet *f, Lanes *cells, uint32_t lane)
-{
-    int16_t *cell = cell_of(f, cells, lane, 0);
-    for (int32_t r = 0; r < f->width; r++)
-        cell[r * LANES] = -1;
 }
 
 /* A class without members yet; its room was reserved. */
@@ -437,11 +565,11 @@ static inline uint32_t make_class(Fleet *f, const int64_t *amounts, int32_t attr
     c->attr = attr;
     size_t base = (size_t)cls * (size_t)f->width;
     memcpy(f->free + base, amounts, (size_t)f->width * sizeof *amounts);
-    int16_t *cell = cell_of(f, f->cells, cls, 0);
-    for (int32_t r = 0; r < f->width; r++) {
+    for (int32_t r = 0; r < f->width; r++)
         f->units[base + (size_t)r] = unit_of(f, r, amounts[r]);
-        cell[r * LANES] = attr < 0 ? -1 : (int16_t)(f->units[base + (size_t)r] >> CELL_SHIFT);
-    }
+    c->bin = BINS;
+    if (attr >= 0)
+        enter_bin(f, cls);
     if (f->crowd)
         f->worth_version[cls] = 0;
     log_class(f, cls);
@@ -461,7 +589,7 @@ static inline void end_class(Fleet *f, uint32_t cls)
         c->room = 0;
     }
     c->generation++;
-    clear_cells(f, f->cells, cls);
+    leave_bin(f, cls);
     if (f->log_head - c->born <= LOG_ROOM)
         clear_cells(f, f->log_cells, (uint32_t)(c->born % LOG_ROOM));
     f->idle[f->idle_count++] = cls;

@@ -1,38 +1,32 @@
 /* What scan.h declares, compiled once for each instruction set; included by scan.h only.
  *
- * FILTER(x) gives a function its name for the set, SIGNS(v) is a mask with bit 2i+1 = sign of lane i.
+ * FILTER(x) gives a function its name for the set, SIGNS(v) is a mask with bit i = sign of lane i.
  *
  * Only subtraction and OR are used: a lane is out as soon as one of its differences is negative. These
- * run on every vector unit at full width, unlike minimum and maximum.
- * A difference may wrap where another one of the same lane is negative already, which is harmless.
+ * run on every vector unit at full width, unlike comparisons into masks. Codes are -1..127: nothing wraps.
  */
 
-static uint32_t FILTER(next_block)(const Lanes *cells, uint32_t block, uint32_t stop, const Lanes *want,
-                                   int32_t scored, int32_t width, int16_t bound, uint32_t *left)
+static uint32_t FILTER(next_block)(const Lanes *cells, uint32_t block, uint32_t stop, const Window *window,
+                                   int32_t width, uint64_t *left)
 {
-    const Lanes limit = bound - (Lanes){0};
-#define ONE_BLOCK(SCORED, WIDTH)                                                                         \
+#define ONE_BLOCK(WIDTH)                                                                                 \
     for (; block < stop; block++) {                                                                      \
         const Lanes *row = cells + (size_t)block * (size_t)(WIDTH);                                      \
         Lanes out = {0};                                                                                 \
-        for (int32_t r = 0; r < (SCORED); r++) {                                                         \
-            Lanes rest = row[r] - want[r];                                                               \
-            out |= rest | (limit - rest);                                                                \
-        }                                                                                                \
-        for (int32_t r = (SCORED); r < (WIDTH); r++)                                                     \
-            out |= row[r] - want[r];                                                                     \
-        uint32_t mask = ~SIGNS(out) & LANE_BITS;                                                         \
+        for (int32_t r = 0; r < (WIDTH); r++)                                                            \
+            out |= (row[r] - window->least[r]) | (window->most[r] - row[r]);                             \
+        uint64_t mask = ~(uint64_t)SIGNS(out);                                                           \
         if (mask) {                                                                                      \
             *left = mask;                                                                                \
             return block;                                                                                \
         }                                                                                                \
     }
-    if (scored == 8 && width == 8) {
-        ONE_BLOCK(8, 8)
-    } else if (scored == 4 && width == 4) {
-        ONE_BLOCK(4, 4)
+    if (width == 8) {
+        ONE_BLOCK(8)
+    } else if (width == 4) {
+        ONE_BLOCK(4)
     } else {
-        ONE_BLOCK(scored, width)
+        ONE_BLOCK(width)
     }
 #undef ONE_BLOCK
     return stop;

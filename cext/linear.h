@@ -1,6 +1,5 @@
-/* The trace by linear scan, without classes, lists or hashes: the oracle of the decision hash, and the baseline.
- *
- * Every node is a cell of its own and is judged again for each decision.
+/* The trace by linear scan, without classes, bins, lists or hashes: the oracle of the decision hash, and the
+ * baseline. Every node is a cell of its own, all in the last bin, and is judged again for each decision.
  */
 #ifndef CUMULET_LINEAR_H
 #define CUMULET_LINEAR_H
@@ -14,11 +13,11 @@ static inline void flat_amounts(Fleet *g, uint32_t slot, const int64_t *amounts)
     if (g->crowd)
         g->worth_version[slot] = 0;
     size_t base = (size_t)slot * (size_t)g->width;
-    int16_t *cell = cell_of(g, g->cells, slot, 0);
+    int8_t *cell = cell_of(g, g->bins[BINS - 1].cells, slot, 0);
     for (int32_t r = 0; r < g->width; r++) {
         g->free[base + (size_t)r] = amounts[r];
         g->units[base + (size_t)r] = unit_of(g, r, amounts[r]);
-        cell[r * LANES] = g->classes[slot].attr < 0 ? -1 : (int16_t)(g->units[base + (size_t)r] >> CELL_SHIFT);
+        cell[r * LANES] = g->classes[slot].attr < 0 ? -1 : code_of(g, g->units[base + (size_t)r]);
     }
 }
 
@@ -51,16 +50,22 @@ static inline bool flat_copy(const Fleet *f, Fleet *g)
     *g = *f;
     uint32_t room = (f->slots + LANES - 1) / LANES * LANES;
     size_t width = (size_t)f->width;
-    g->nodes = NULL, g->classes = NULL, g->free = NULL, g->units = NULL, g->cells = NULL;
+    g->nodes = NULL, g->classes = NULL, g->free = NULL, g->units = NULL;
+    memset(g->bins, 0, sizeof g->bins);
+    memset(g->common, 0, sizeof g->common);
+    Bin *all = &g->bins[BINS - 1];
     g->stamp = NULL, g->frontier = NULL, g->frontier_room = 0, g->epoch = 0, g->lanes = 0;
     g->classes_top = g->slots = f->slots;
     g->slots_room = room;
     if (!flat_crowd(f, g, room) || !GROW(g, g->nodes, 0, room + 1, sizeof(Node)) || !GROW(g, g->classes, 0, room + 1, sizeof(Class)) ||
         !GROW(g, g->free, 0, room + 1, width * 8) || !GROW(g, g->units, 0, room + 1, width * 4) ||
-        !GROW(g, g->cells, 0, room + LANES, width * 2) || !GROW(g, g->stamp, 0, room + 1, 4) ||
+        !GROW(g, all->cells, 0, room + LANES, width) || !GROW(g, all->classes, 0, room + 1, 4) || !GROW(g, g->stamp, 0, room + 1, 4) ||
         !reserve_frontier(g, 1))
         return false;
-    memset(g->cells, 0xFF, room * width * 2);
+    memset(all->cells, 0xFF, room * width);
+    all->count = f->slots;
+    for (uint32_t slot = 0; slot < f->slots; slot++)
+        all->classes[slot] = slot;
     for (uint32_t slot = 0; slot < f->slots; slot++) {
         if (!is_node(f, slot))
             continue;
@@ -75,8 +80,8 @@ static inline bool flat_copy(const Fleet *f, Fleet *g)
 
 static inline void flat_free(Fleet *g)
 {
-    void *blocks[] = {g->nodes, g->classes,  g->free,  g->units,        g->cells,
-                      g->stamp, g->frontier, g->worth, g->worth_version};
+    void *blocks[] = {g->nodes, g->classes,  g->free,  g->units,         g->stamp,
+                      g->frontier, g->worth, g->worth_version, g->bins[BINS - 1].cells, g->bins[BINS - 1].classes};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         free(blocks[i]);
     crowd_free(g->crowd);
@@ -135,11 +140,13 @@ static inline Outcome scan_times(Fleet *f, uint32_t shape_count, uint32_t rounds
         if (scan_one(f, i % shape_count) == NO_MEMORY)
             return NO_MEMORY;
     *scan_ns = now_ns() - start;
-    size_t vectors = (size_t)(f->classes_top + LANES - 1) / LANES * (size_t)f->width;
     volatile int64_t sink = 0;
     start = now_ns();
     for (uint32_t i = 0; i < rounds; i++)
-        sink = sink + f->filters->read_blocks(f->cells, vectors);
+        for (int bin = 0; bin < BINS; bin++) {
+            size_t vectors = (size_t)(f->bins[bin].count + LANES - 1) / LANES * (size_t)f->width;
+            sink = sink + f->filters->read_blocks(f->bins[bin].cells, vectors);
+        }
     *read_ns = now_ns() - start;
     return DONE;
 }

@@ -1,9 +1,10 @@
-/* The filter over blocks of 16 lanes, with the widest instruction set of the machine chosen at run time.
+/* The filter over blocks of 64 lanes, with the widest instruction set of the machine chosen at run time.
  *
- * A cell is an amount in 1/16384 of the largest one, rounded down; -1 = takes nothing. The filter is
- * conservative: what fits and keeps no more than the bound is never filtered out; what is left is
- * judged exactly by the caller. Rounding down keeps that: a >= b implies cell(a) >= cell(b), and
- * a - b <= c implies cell(a) - cell(b) <= cell(c) + 1.
+ * A cell is a code of an amount, 0..127, by a curve that rises with the amount; -1 = takes nothing. A lane is
+ * left in if each of its cells is within a window. The filter is conservative: codes of a <= b are in the same
+ * order, so what fits and keeps no more than the bound is never filtered out; what is left is judged exactly by
+ * the caller. The curve is a square root, so that codes are finest near 0, where full nodes and small demands
+ * are: 1/16384 of the largest amount there, 1/64 near the largest.
  */
 #ifndef CUMULET_SCAN_H
 #define CUMULET_SCAN_H
@@ -12,15 +13,19 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 16 };
-#define LANE_BITS 0xAAAAAAAAu
+enum { LANES = 64, CODE_TOP = 127 };
 
-typedef int16_t Lanes __attribute__((vector_size(32)));
+typedef int8_t Lanes __attribute__((vector_size(64)));
 
-/* The first of blocks block..stop-1 with a lane whose `scored` first rows keep between 0 and `bound` after
- * `want`, and the other rows at least 0; `stop` if there is none. *left: bit 2i+1 for such a lane i. */
-typedef uint32_t NextBlock(const Lanes *cells, uint32_t block, uint32_t stop, const Lanes *want,
-                           int32_t scored, int32_t width, int16_t bound, uint32_t *left);
+/* The codes that the cells of each row must have at least and at most, in every lane. */
+typedef struct {
+    Lanes least[64], most[64];
+} Window;
+
+/* The first of blocks block..stop-1 with a lane within the window; `stop` if there is none. *left: bit i for
+ * such a lane i. */
+typedef uint32_t NextBlock(const Lanes *cells, uint32_t block, uint32_t stop, const Window *window, int32_t width,
+                           uint64_t *left);
 typedef int64_t ReadBlocks(const Lanes *cells, size_t count);
 
 /* Typical shapes: what room is worth is the sum of weight * how many of each fit, alone. See crowd.h. */
@@ -50,40 +55,52 @@ typedef struct {
 
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4")
-#define SIGNS(v) ((uint32_t)_mm256_movemask_epi8((__m256i)(v)))
+#define SIGNS(v) _mm512_movepi8_mask((__m512i)(v))
 #define FILTER(x) x##_avx512
 #include "lanes.h"
 #undef FILTER
+#undef SIGNS
 #pragma GCC pop_options
 
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
+static inline uint64_t signs_of_halves(const Lanes *v)
+{
+    __m256i half[2];
+    memcpy(half, v, sizeof half);
+    return (uint32_t)_mm256_movemask_epi8(half[0]) | (uint64_t)(uint32_t)_mm256_movemask_epi8(half[1]) << 32;
+}
+#define SIGNS(v) signs_of_halves(&(v))
 #define FILTER(x) x##_avx2
 #include "lanes.h"
 #undef FILTER
 #undef SIGNS
 #pragma GCC pop_options
 
-static inline uint32_t signs_of_halves(const Lanes *v)
+static inline uint64_t signs_of_quarters(const Lanes *v)
 {
-    __m128i half[2];
-    memcpy(half, v, sizeof half);
-    return (uint32_t)_mm_movemask_epi8(half[0]) | (uint32_t)_mm_movemask_epi8(half[1]) << 16;
+    __m128i quarter[4];
+    uint64_t mask = 0;
+    memcpy(quarter, v, sizeof quarter);
+    for (int i = 0; i < 4; i++)
+        mask |= (uint64_t)(uint32_t)_mm_movemask_epi8(quarter[i]) << 16 * i;
+    return mask;
 }
-#define SIGNS(v) signs_of_halves(&(v))
+#define SIGNS(v) signs_of_quarters(&(v))
 
 #else
 
-static inline uint32_t signs_of_lanes(const Lanes *v)
+static inline uint64_t signs_of_lanes(const Lanes *v)
 {
-    const uint64_t sign = 0x8000800080008000u;
-    uint64_t quarter[4];
-    memcpy(quarter, v, sizeof quarter);
-    if (((quarter[0] & quarter[1] & quarter[2] & quarter[3]) & sign) == sign)
-        return LANE_BITS;
-    uint32_t mask = 0;
+    const uint64_t sign = 0x8080808080808080u;
+    uint64_t part[8], all = sign, mask = 0;
+    memcpy(part, v, sizeof part);
+    for (int i = 0; i < 8; i++)
+        all &= part[i];
+    if (all == sign)
+        return UINT64_MAX;
     for (int lane = 0; lane < LANES; lane++)
-        mask |= (uint32_t)((*v)[lane] < 0) << (2 * lane + 1);
+        mask |= (uint64_t)((*v)[lane] < 0) << lane;
     return mask;
 }
 #define SIGNS(v) signs_of_lanes(&(v))

@@ -95,31 +95,24 @@ static inline void exclude(Fleet *f, const int32_t *slots, size_t count)
 /* Over all classes; the frontier has room as for first_not_excluded. */
 static inline int64_t scan_not_excluded(Fleet *f, uint32_t shape)
 {
-    Lanes want[64];
-    wanted(f, shape, want);
+    Walk walk;
+    start_walk(f, shape, UNIT_TOP, &walk);
     uint64_t best_key = UINT64_MAX;
-    uint32_t stop = (f->classes_top + LANES - 1) / LANES, left = 0;
     int64_t best = -1;
-    int16_t bound = bound_cell(f, best_key);
-    for (uint32_t block = 0;; block++) {
-        block = f->filters->next_block(f->cells, block, stop, want, f->scored, f->width, bound, &left);
-        if (block >= stop)
-            return best;
-        for (; left; left &= left - 1) {
-            uint32_t cls = block * LANES + (uint32_t)__builtin_ctz(left) / 2;
-            if (!fits(f, cls, shape))
-                continue;
-            uint64_t key = key_of(f, cls, shape);
-            if (best >= 0 && (key > best_key || (key == best_key && class_order(f, cls, f->nodes[best].cls) > 0)))
-                continue;
-            int64_t slot = first_not_excluded(f, cls);
-            if (slot >= 0 && (best < 0 || node_before(f, key, (uint32_t)slot, best_key, (uint32_t)best))) {
-                best = slot;
-                best_key = key;
-                bound = bound_cell(f, key);
-            }
+    for (uint32_t cls; (cls = next_class(f, &walk)) != NONE;) {
+        if (!fits(f, cls, shape))
+            continue;
+        uint64_t key = key_of(f, cls, shape);
+        if (best >= 0 && (key > best_key || (key == best_key && class_order(f, cls, f->nodes[best].cls) > 0)))
+            continue;
+        int64_t slot = first_not_excluded(f, cls);
+        if (slot >= 0 && (best < 0 || node_before(f, key, (uint32_t)slot, best_key, (uint32_t)best))) {
+            best = slot;
+            best_key = key;
+            narrow(f, shape, largest_term(f, key), &walk.window);
         }
     }
+    return best;
 }
 
 /* The best node without the help of a list, which the shape needs not have. -1: fits nowhere; NO_MEMORY. */
@@ -138,7 +131,7 @@ static inline int64_t best_node(Fleet *f, uint32_t shape)
     uint32_t lane = lane_of(f, shape);
     if (lane == NONE)
         return NO_MEMORY;
-    if (ready_list(f, lane))
+    if (ready_list(f, lane, false))
         return first_listed(f, &f->lists[lane]);
     return f->lists[lane].bounded ? scan_one(f, shape) : -1;
 }
@@ -176,7 +169,7 @@ static inline int64_t best_excluding(Fleet *f, uint32_t shape, const int32_t *sl
     if (lane == NONE || !reserve_frontier(f, (f->mask_count ? f->node_count : count) + 1))
         return NO_MEMORY;
     exclude(f, slots, count);
-    if (!ready_list(f, lane))
+    if (!ready_list(f, lane, true))
         return f->lists[lane].bounded ? scan_not_excluded(f, shape) : -1;
     const List *list = &f->lists[lane];
     for (uint8_t at = list->first; at < list->count; at++) {
@@ -226,20 +219,12 @@ static inline int64_t best_among(Fleet *f, uint32_t shape, const int32_t *slots,
 
 static inline uint64_t fitting_count(const Fleet *f, uint32_t shape)
 {
-    Lanes want[64];
-    wanted(f, shape, want);
+    Walk walk;
+    start_walk(f, shape, UNIT_TOP, &walk);
     uint64_t count = 0;
-    uint32_t stop = (f->classes_top + LANES - 1) / LANES, left = 0;
-    for (uint32_t block = 0;; block++) {
-        block = f->filters->next_block(f->cells, block, stop, want, f->scored, f->width,
-                                       bound_cell(f, UINT64_MAX), &left);
-        if (block >= stop)
-            return count;
-        for (; left; left &= left - 1) {
-            uint32_t cls = block * LANES + (uint32_t)__builtin_ctz(left) / 2;
-            count += fits(f, cls, shape) ? f->classes[cls].count : 0;
-        }
-    }
+    for (uint32_t cls; (cls = next_class(f, &walk)) != NONE;)
+        count += fits(f, cls, shape) ? f->classes[cls].count : 0;
+    return count;
 }
 
 /* The `count` <= RANKED_MAX classes that fit with the best first members, in their order; how many there are. */

@@ -22,7 +22,11 @@ static inline void fleet_free(Fleet *f)
             memcpy(&f->pool[i], heap, sizeof heap);
             free(heap);
         }
-    void *blocks[] = {f->potential, f->nodes,  f->classes, f->free,       f->units,      f->cells,
+    for (int i = 0; i < BINS; i++) {
+        free(f->bins[i].cells);
+        free(f->bins[i].classes);
+    }
+    void *blocks[] = {f->potential, f->nodes,  f->classes, f->free,       f->units,
                       f->idle,      f->table,  f->eligible, f->shapes,    f->demand,     f->need,
                       f->want,      f->lists,  f->bound_free, f->log_cells, f->log_classes, f->changes,
                       f->states,    f->stamp,  f->frontier,  f->size,      f->worth,      f->worth_version};
@@ -65,6 +69,8 @@ static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const u
     f->norm = norm;
     f->lanes_max = lanes_max;
     f->filters = &FILTERS[filters_usable() - 1];
+    for (int32_t i = 0; i <= 1 << 14; i++)
+        f->code[i] = (int8_t)(__builtin_sqrt(i) * (CODE_TOP / 128.0) + 0.5); /* exactly rounded, so it never falls */
     for (int32_t r = 0; r < rows; r++)
         f->scored += scored[r] != 0;
     int32_t next_scored = 0, next_other = padded(f->scored);
@@ -89,7 +95,9 @@ static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const u
         z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
         f->salt[row] = (z ^ z >> 31) | 1;
     }
-    if (!reserve_class(f) || !GROW(f, f->log_cells, 0, LOG_ROOM, (size_t)f->width * 2) ||
+    for (int32_t row = 0; row < f->width; row++)
+        f->common[row] = true;
+    if (!reserve_bins(f) || !reserve_class(f) || !GROW(f, f->log_cells, 0, LOG_ROOM, (size_t)f->width) ||
         !GROW(f, f->log_classes, 0, LOG_ROOM, sizeof(uint32_t))) {
         fleet_free(f);
         return NULL;
@@ -111,6 +119,11 @@ static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset, u
             return NO_MEMORY;
         f->shapes_room = room;
     }
+    bool common[64] = {false};
+    for (size_t r = 0; r < width; r++)
+        common[r] = f->common[r] && demand[r] > 0;
+    if (memcmp(common, f->common, sizeof common) != 0 && !set_common(f, common))
+        return NO_MEMORY;
     uint32_t shape = f->shape_count++;
     f->shapes[shape] = (Shape){hash_of(f, demand), cset, kind, {NONE, NONE}};
     for (int32_t r = 0; r < f->width; r++) {

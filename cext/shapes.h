@@ -129,8 +129,14 @@ static inline bool node_before(const Fleet *f, uint64_t key_a, uint32_t a, uint6
     return order < 0 || (order == 0 && rank_before(f, member_of(f, a), member_of(f, b)));
 }
 
+/* Whether a key bounds the terms: then few classes need be judged to find the best, else all that fit. */
+static inline bool has_bounds(const Fleet *f)
+{
+    return f->norm == NORM_LINF || f->norm == NORM_L1 || f->norm == NORM_L2;
+}
+
 /* A bound on the largest term of every class with that key or a smaller one. */
-static inline int64_t largest_term(const Fleet *f, uint64_t key)
+static inline int32_t largest_term(const Fleet *f, uint64_t key)
 {
     uint64_t term = UNIT_TOP;
     if (f->norm == NORM_LINF)
@@ -141,12 +147,7 @@ static inline int64_t largest_term(const Fleet *f, uint64_t key)
         term = (uint64_t)__builtin_sqrt((double)key) + 1; /* rounding is far below 1 */
     else if (f->norm == NORM_SLOTS)
         term = ((key >> SUM_BITS) + 1) << lean_shift(f);
-    return term < UNIT_TOP ? (int64_t)term : UNIT_TOP;
-}
-
-static inline int16_t bound_cell(const Fleet *f, uint64_t key)
-{
-    return (int16_t)((largest_term(f, key) >> CELL_SHIFT) + 1);
+    return term < UNIT_TOP ? (int32_t)term : UNIT_TOP;
 }
 
 /* ---- lists --------------------------------------------------------------------------------------------- */
@@ -163,7 +164,7 @@ static inline void set_bound(Fleet *f, uint32_t lane, uint64_t key, uint32_t cls
     list->bounded = 1;
     list->bound_key = key;
     memcpy(f->bound_free + (size_t)lane * (size_t)f->width, free_of(f, cls), (size_t)f->width * 8);
-    list->bound = bound_cell(f, key);
+    list->bound = largest_term(f, key);
 }
 
 static inline bool before_bound(const Fleet *f, uint32_t lane, uint64_t key, uint32_t cls)
@@ -222,83 +223,169 @@ static inline void enter_list(Fleet *f, uint32_t lane, uint64_t key, uint32_t cl
     list->entries[at] = (Entry){key, cls, f->classes[cls].generation};
 }
 
-/* Judge a class by a lane's exact rules. */
-static inline void offer(Fleet *f, uint32_t lane, uint32_t cls, uint8_t room)
+static inline bool has_entry(const Fleet *f, const List *list, uint32_t cls)
 {
-    uint32_t shape = f->lists[lane].shape;
-    if (!fits(f, cls, shape))
+    for (uint8_t i = list->first; i < list->count; i++)
+        if (list->entries[i].cls == cls && list->entries[i].generation == f->classes[cls].generation)
+            return true;
+    return false;
+}
+
+/* Judge a class by a lane's exact rules. */
+static inline void offer(Fleet *f, uint32_t lane, uint32_t cls, uint64_t sure, uint8_t room)
+{
+    List *list = &f->lists[lane];
+    /* Of no meaning where it does not fit; but it is made of units alone, and most are out by it. */
+    bool early = has_bounds(f);
+    uint64_t key = early ? key_of(f, cls, list->shape) : 0;
+    if (key > sure || (list->bounded && key > list->bound_key) || !fits(f, cls, list->shape))
         return;
-    uint64_t key = key_of(f, cls, shape);
-    if (before_bound(f, lane, key, cls))
+    if (!early)
+        key = key_of(f, cls, list->shape);
+    if (key <= sure && before_bound(f, lane, key, cls))
         enter_list(f, lane, key, cls, room);
 }
 
-static inline void wanted(const Fleet *f, uint32_t shape, Lanes *want)
+/* What fits the shape and keeps at most `bound` units of a scored resource is within the window. */
+static inline void narrow(const Fleet *f, uint32_t shape, int32_t bound, Window *window)
 {
-    const int32_t *units = f->want + (size_t)shape * (size_t)f->width;
-    for (int32_t r = 0; r < f->width; r++)
-        want[r] = (int16_t)(units[r] >> CELL_SHIFT) - (Lanes){0};
+    const int32_t *want = f->want + (size_t)shape * (size_t)f->width;
+    for (int32_t r = 0; r < f->scored; r++) {
+        int32_t most = want[r] + bound;
+        window->most[r] = code_of(f, most < UNIT_TOP ? most : UNIT_TOP) - (Lanes){0};
+    }
 }
 
-/* Build a lane's list from all classes. */
-static inline void refill(Fleet *f, uint32_t lane)
+static inline void open_window(const Fleet *f, uint32_t shape, int32_t bound, Window *window)
+{
+    const int32_t *want = f->want + (size_t)shape * (size_t)f->width;
+    for (int32_t r = 0; r < f->width; r++)
+        window->least[r] = code_of(f, want[r]) - (Lanes){0};
+    for (int32_t r = f->scored; r < f->width; r++)
+        window->most[r] = CODE_TOP - (Lanes){0};
+    narrow(f, shape, bound, window);
+}
+
+/* A walk over the classes that may be within a window. */
+typedef struct {
+    Window window;
+    uint32_t bin, block;
+    uint64_t left; /* lanes of the block before `block` */
+} Walk;
+
+static inline void start_walk(const Fleet *f, uint32_t shape, int32_t bound, Walk *walk)
+{
+    open_window(f, shape, bound, &walk->window);
+    walk->bin = bin_of(f, f->want + (size_t)shape * (size_t)f->width);
+    walk->block = 0;
+    walk->left = 0;
+}
+
+/* NONE: there are no more. The window may be narrowed between calls. */
+static inline uint32_t next_class(const Fleet *f, Walk *walk)
+{
+    while (!walk->left) {
+        if (walk->bin == BINS)
+            return NONE;
+        const Bin *bin = &f->bins[walk->bin];
+        uint32_t stop = (bin->count + LANES - 1) / LANES;
+        if (walk->block < stop)
+            walk->block =
+                f->filters->next_block(bin->cells, walk->block, stop, &walk->window, f->width, &walk->left);
+        if (walk->block++ >= stop) {
+            walk->bin++;
+            walk->block = 0;
+            continue;
+        }
+        const uint32_t *classes = bin->classes + (walk->block - 1) * LANES;
+        for (uint64_t left = walk->left; left; left &= left - 1) {
+            size_t row = (size_t)classes[__builtin_ctzll(left)] * (size_t)f->width;
+            __builtin_prefetch(f->units + row);
+            __builtin_prefetch(f->free + row);
+        }
+    }
+    uint32_t lane = (walk->block - 1) * LANES + (uint32_t)__builtin_ctzll(walk->left);
+    walk->left &= walk->left - 1;
+    return f->bins[walk->bin].classes[lane];
+}
+
+/* From now on the list has what has a smaller key than the guess; UINT64_MAX: everything. */
+static inline void guess_bound(Fleet *f, uint32_t lane, uint64_t guess)
 {
     List *list = &f->lists[lane];
-    list->first = list->count = list->bounded = 0;
+    list->first = list->count = 0;
+    list->bounded = guess != UINT64_MAX;
+    list->bound_key = guess;
+    list->bound = largest_term(f, guess);
+    for (int32_t r = 0; r < f->width; r++) /* of equals none is before it */
+        f->bound_free[(size_t)lane * (size_t)f->width + (size_t)r] = INT64_MIN;
+}
+
+/* Build a lane's list from all classes that come before the guess of the lane: states change little, so the key
+ * up to which the last list reached is a good one. The list may be left empty. */
+static inline void refill(Fleet *f, uint32_t lane, uint64_t guess)
+{
+    List *list = &f->lists[lane];
+    uint8_t room = has_bounds(f) ? LIST_FILL : LIST_FILL_BLIND;
+    guess_bound(f, lane, guess);
     list->built = 1;
-    list->seen = f->log_head;
-    list->bound = bound_cell(f, UINT64_MAX);
-    Lanes want[64];
-    wanted(f, list->shape, want);
-    uint32_t stop = (f->classes_top + LANES - 1) / LANES, left = 0;
-    for (uint32_t block = 0;; block++) {
-        block = f->filters->next_block(f->cells, block, stop, want, f->scored, f->width, list->bound, &left);
-        if (block >= stop)
-            break;
-        for (; left; left &= left - 1)
-            offer(f, lane, block * LANES + (uint32_t)__builtin_ctz(left) / 2, LIST_FILL);
+    list->listed = list->seen = f->log_head;
+    Walk walk;
+    int32_t bound = list->bound;
+    start_walk(f, list->shape, bound, &walk);
+    for (uint32_t cls; (cls = next_class(f, &walk)) != NONE;) {
+        offer(f, lane, cls, UINT64_MAX, room);
+        if (list->bound < bound)
+            narrow(f, list->shape, bound = list->bound, &walk.window);
     }
+    list->guess = list->bounded && has_bounds(f) ? list->bound_key : UINT64_MAX;
+    if (list->guess < UINT64_MAX / 2)
+        list->guess += list->guess / 4; /* too many cost less than too few, after which all is looked at again */
     f->refills++;
 }
 
-/* Judge the classes of the log from `from` to `to`, which lie in the ring without a break. */
-static inline void judge_log(Fleet *f, uint32_t lane, const Lanes *want, uint32_t from, uint32_t to)
+/* Judge the classes of the log from `from` to `to`, which lie in the ring without a break. `again`: some of
+ * them may be in the list already. */
+static inline void judge_log(Fleet *f, uint32_t lane, const Window *window, uint32_t from, uint32_t to, bool again)
 {
-    List *list = &f->lists[lane];
-    uint32_t stop = (to + LANES - 1) / LANES, left = 0;
+    const List *list = &f->lists[lane];
+    uint32_t stop = (to + LANES - 1) / LANES;
+    uint64_t left = 0;
     for (uint32_t block = from / LANES;; block++) {
-        block = f->filters->next_block(f->log_cells, block, stop, want, f->scored, f->width, list->bound, &left);
+        block = f->filters->next_block(f->log_cells, block, stop, window, f->width, &left);
         if (block >= stop)
             break;
         for (; left; left &= left - 1) {
-            uint32_t at = block * LANES + (uint32_t)__builtin_ctz(left) / 2;
-            if (at >= from && at < to)
-                offer(f, lane, f->log_classes[at], LIST_ROOM);
+            uint32_t at = block * LANES + (uint32_t)__builtin_ctzll(left);
+            if (at >= from && at < to && !(again && has_entry(f, list, f->log_classes[at])))
+                offer(f, lane, f->log_classes[at], list->sure, LIST_ROOM);
         }
     }
 }
 
-/* Bring a lane's list up to date. */
-static inline void catch_up(Fleet *f, uint32_t lane)
+/* Bring a list up to date, so that it has all that was born since `listed` and has a key of at most `sure`. */
+static inline void catch_up(Fleet *f, uint32_t lane, uint64_t sure)
 {
     List *list = &f->lists[lane];
-    uint64_t behind = f->log_head - list->seen;
-    if (!list->built || behind > LOG_ROOM) {
-        refill(f, lane);
+    bool again = sure > list->sure && list->seen > list->listed;
+    uint64_t start = again ? list->listed : list->seen;
+    if (sure > list->sure || list->seen == list->listed)
+        list->sure = sure;
+    if (start == f->log_head)
         return;
-    }
-    if (!behind)
-        return;
-    Lanes want[64];
-    wanted(f, list->shape, want);
-    uint32_t from = (uint32_t)(list->seen % LOG_ROOM), to = (uint32_t)(f->log_head % LOG_ROOM);
+    Window window;
+    int32_t bound = largest_term(f, list->sure);
+    open_window(f, list->shape, bound < list->bound ? bound : list->bound, &window);
+    uint32_t from = (uint32_t)(start % LOG_ROOM), to = (uint32_t)(f->log_head % LOG_ROOM);
     list->seen = f->log_head;
     if (from < to) {
-        judge_log(f, lane, want, from, to);
+        judge_log(f, lane, &window, from, to, again);
     } else {
-        judge_log(f, lane, want, from, LOG_ROOM);
-        judge_log(f, lane, want, 0, to);
+        judge_log(f, lane, &window, from, LOG_ROOM, again);
+        judge_log(f, lane, &window, 0, to, again);
     }
+    if (list->sure == UINT64_MAX)
+        list->listed = f->log_head;
 }
 
 static inline void forget_list(Fleet *f, uint32_t lane)
@@ -378,21 +465,42 @@ static inline uint32_t first_listed(const Fleet *f, const List *list)
     return slot;
 }
 
-/* Make a lane's list up to date and begin with a living entry, building it if need be. False: it is empty; then nothing fits,
- * or, if it is bounded, more classes are equally good than a list has room for. */
-static inline bool ready_list(Fleet *f, uint32_t lane)
+/* Whether the list begins with a living entry; dead ones before it are passed over. */
+static inline bool has_first(const Fleet *f, List *list)
+{
+    for (; list->first < list->count; list->first++)
+        if (alive(f, &list->entries[list->first]))
+            return true;
+    return false;
+}
+
+/* Whether what was born since costs more to judge again and again than a new list. */
+static inline bool is_outdated(const Fleet *f, const List *list)
+{
+    uint64_t behind = f->log_head - list->listed, often = f->classes_alive / 8;
+    if (!list->built || behind > LOG_ROOM)
+        return true;
+    return has_bounds(f) && behind > (often > LISTED_MIN ? often : LISTED_MIN);
+}
+
+/* Bring a lane's list up to date, building it if need be, so that it begins with the best class that is alive;
+ * with `whole` it has all that come before its bound. False: it is empty; then nothing fits, or, if it is
+ * bounded, more classes are equally good than a list has room for. */
+static inline bool ready_list(Fleet *f, uint32_t lane, bool whole)
 {
     List *list = &f->lists[lane];
     list->used = 1;
-    catch_up(f, lane);
-    for (int attempt = 0; attempt < 2; attempt++) {
-        for (; list->first < list->count; list->first++)
-            if (alive(f, &list->entries[list->first]))
-                return true;
+    whole = whole || !has_bounds(f); /* where the window filters little, nothing is judged twice */
+    if (is_outdated(f, list))
+        refill(f, lane, list->built ? list->guess : UINT64_MAX);
+    for (int attempt = 0; attempt <= GUESSES; attempt++) {
+        if (has_first(f, list) || !list->bounded || whole)
+            catch_up(f, lane, whole || !has_first(f, list) ? UINT64_MAX : list->entries[list->first].key);
+        if (has_first(f, list))
+            return true;
         if (!list->bounded)
             return false;
-        if (!attempt)
-            refill(f, lane);
+        refill(f, lane, attempt < GUESSES - 1 ? list->guess : UINT64_MAX);
     }
     return false;
 }
