@@ -17,9 +17,11 @@ from controller.journal import EventLog, Journal
 from controller.metrics import Metrics
 from controller.reconcile.election import Election, KeeperFactory, Term, epoch_guards
 from controller.reconcile.export import Exporter, ensure_cloud
+from controller.reconcile.fleetview import FleetView
 from controller.reconcile.placer import Placer
 from controller.reconcile.sessions import Sessions
-from controller.reconcile.status import Refusal, Statuses, concerns_status
+from controller.reconcile.status import Refusal, concerns_status
+from controller.reconcile.statuses import Statuses
 from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import Store
@@ -65,6 +67,8 @@ class Controller:
         self.rng = rng
         self.metrics = metrics or Metrics()
         self.state = State()
+        self.fleet = FleetView(self.state, policy)  # that explanations are asked of, here on every replica
+        self.state.listen(self.fleet.note_change)
         self.events = EventLog()
         self.state.listen_events(self.events.add)
         self.feed = Feed(store, self.state, rng)

@@ -1,16 +1,20 @@
 """Why an instance is where it is, or nowhere: the scheduler's own words on the present State.
 
-**Pure.** The very code that places is asked again (scheduler.plan.explain), with the instance itself taken
-out of the view, so that "why here" is answered by what would happen now.
+**Pure**: the kept fleet is the same afterwards. The very code that places is asked again
+(scheduler.plan.explain_on), with the instance itself taken off its node, so that "why here" is answered by
+what would happen now.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import Final
 
-from controller.fleet import build_request, build_view
+from controller.fleet import build_request
+from controller.reconcile.fleetview import FleetView
 from controller.state import State
 from controller.store import keys
 from cumulet.convert import resources_from
@@ -18,10 +22,11 @@ from cumulet.errors import NoCapacityError
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import flavor_pb2, instance_pb2, operation_pb2
 from scheduler.filters import reasons_against
+from scheduler.fleet import Fleet
 from scheduler.group import Occupancy
-from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, Room, View
-from scheduler.plan import explain
-from scheduler.policy import Policy, policy_named
+from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, Room
+from scheduler.plan import explain_on
+from scheduler.policy import policy_named
 from scheduler.relief import FlavorOption
 
 # Refusals that the list of nodes, their marks and what they offer make plain.
@@ -39,35 +44,40 @@ class Explained:
     hints: tuple[str, ...]
 
 
-def explain_placement(state: State, instance: instance_pb2.Instance, policy: Policy) -> Explained:
-    """The verdict on every node (at most NODES_SHOWN), one sentence, and what to try."""
+def explain_placement(kept: FleetView, state: State, instance: instance_pb2.Instance) -> Explained:
+    """The verdict on NODES_SHOWN nodes at most, one sentence, and what to try."""
     placement = state.placement_of(instance.meta.uid)
     current = placement.message.node if placement else ""
-    view = _without(build_view(state, policy), current, instance)
-    request = build_request(instance)
-    answer = explain(view, request, policy, _options(state, instance, request))
-    occupancy = Occupancy.of(view)
-    verdicts = [_verdict(node, request, occupancy, current) for node in view.nodes]
+    fleet, request = kept.fleet(), build_request(instance)
+    with _without(fleet, current, instance):
+        answer = explain_on(fleet, request, state.revision, _options(state, instance, request))
+        best = () if isinstance(answer, Rejection) else (answer.winner, *answer.runners_up)
+        shown = _shown(fleet, current, best)
+        verdicts = [_verdict(node, request, fleet.occupancy, current) for node in shown]
+    _rank(verdicts, best)
     if isinstance(answer, Rejection):
         summary = f"instance {instance.meta.name} fits nowhere: {answer.advice()}"
-        hints = _hints(answer)
-    else:
-        _rank(verdicts, (answer.winner, *answer.runners_up))
-        summary = _summary(instance.meta.name, current, answer)
-        hints = []
-    verdicts.sort(key=lambda verdict: (not verdict.current, verdict.rank or 1_000_000, verdict.node))
-    return Explained(tuple(verdicts[:NODES_SHOWN]), summary, tuple(hints))
+        return Explained(tuple(verdicts), summary, tuple(_hints(answer)))
+    return Explained(tuple(verdicts), _summary(instance.meta.name, current, answer), ())
+
+
+def _shown(fleet: Fleet, current: str, best: tuple[Candidate, ...]) -> list[NodeView]:
+    """Where it is, then the best in their order, then the others by name."""
+    first = [current, *(candidate.node for candidate in best)]
+    others = nsmallest(NODES_SHOWN + len(first), (node.name for node in fleet.nodes()))
+    slots = map(fleet.slot, dict.fromkeys((*first, *others)))
+    return [fleet.node(slot) for slot in slots if slot is not None][:NODES_SHOWN]
 
 
 def foretell_placement(
-    state: State, instance: instance_pb2.Instance, policy: Policy
+    kept: FleetView, state: State, instance: instance_pb2.Instance
 ) -> operation_pb2.Operation:
     """What placing a new instance would give: an operation whose one step names the node.
 
     Raises NoCapacityError with the reasons: a dry run of what cannot be placed has failed.
     """
     request = build_request(instance)
-    answer = explain(build_view(state, policy), request, policy, _options(state, instance, request))
+    answer = explain_on(kept.fleet(), request, state.revision, _options(state, instance, request))
     if isinstance(answer, Rejection):
         refused = f"instance {instance.meta.name} fits nowhere: {answer.advice()}"
         raise NoCapacityError(refused, hints=_hints(answer))
@@ -91,19 +101,18 @@ def _summary(name: str, current: str, answer: Explanation) -> str:
     return f"instance {name} {verb} {winner}: {fits}, and policy {answer.policy} prefers it ({why})"
 
 
-def _without(view: View, node: str, instance: instance_pb2.Instance) -> View:
-    """The view with what the instance itself holds on its node given back."""
+def _without(fleet: Fleet, node: str, instance: instance_pb2.Instance) -> AbstractContextManager[None]:
+    """Within, what the instance itself holds on its node is given back."""
+    slot = fleet.slot(node)
+    return nullcontext() if slot is None else fleet.instead(_given_back(fleet.node(slot), instance))
+
+
+def _given_back(found: NodeView, instance: instance_pb2.Instance) -> NodeView:
     own = build_request(instance).resources
-
-    def give_back(found: NodeView) -> NodeView:
-        if found.name != node:
-            return found
-        left = found.allocated - own if own.fits_in(found.allocated) else ZERO
-        residents = tuple(one for one in found.residents if one.request.uid != instance.meta.uid)
-        others = found.others if len(residents) < len(found.residents) else _one_less(found.others, own)
-        return replace(found, allocated=left, residents=residents, others=others)
-
-    return View(view.revision, tuple(give_back(found) for found in view.nodes), view.groups)
+    left = found.allocated - own if own.fits_in(found.allocated) else ZERO
+    residents = tuple(one for one in found.residents if one.request.uid != instance.meta.uid)
+    others = found.others if len(residents) < len(found.residents) else _one_less(found.others, own)
+    return found.holding(left, residents, others)
 
 
 def _one_less(kinds: tuple[tuple[Resources, int], ...], own: Resources) -> tuple[tuple[Resources, int], ...]:

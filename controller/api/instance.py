@@ -75,7 +75,7 @@ class InstanceMethods:
         response = instance_pb2.ExplainInstanceResponse(
             instance=assemble(state, keys.INSTANCES, parts, row), revision=state.revision
         )
-        explained = explain_placement(state, row.message, self._controller.policy)
+        explained = explain_placement(self._controller.fleet, state, row.message)
         response.nodes.extend(explained.nodes)
         response.summary = explained.summary
         getattr(response, "try").extend(explained.hints)

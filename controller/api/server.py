@@ -51,6 +51,7 @@ from controller.api.whatif import WhatIfMethods
 from controller.controller import Controller
 from controller.explain import foretell_placement
 from controller.files import FileStore
+from controller.reconcile.fleetview import FleetView
 from controller.store import keys
 from controller.store.protocol import StoreError
 from cumulet import kinds
@@ -76,7 +77,6 @@ from cumulet.v1 import (
     whatif_pb2,
 )
 from cumulet.wire_errors import to_status
-from scheduler.policy import Policy
 
 MESSAGE_BYTES_MAX: Final = 4 * 2**20  # an instance with full user-data has 20 KiB; image chunks have 1 MiB
 CANCELLED: Final = "CANCELLED"  # the code of a call that neither returned nor was refused
@@ -121,7 +121,7 @@ class Handlers:
     raw: dict[str, Callable[[Any], Awaitable[None]]]
 
 
-def standard_rules(files: FileStore, policy: Policy) -> tuple[Rules, ...]:
+def standard_rules(files: FileStore, fleet: FleetView) -> tuple[Rules, ...]:
     """The kinds with their tables and admission."""
     return (
         Rules(kinds.PROJECT, keys.PROJECTS, project.create, project.update, _by_etag(project.delete)),
@@ -168,7 +168,7 @@ def standard_rules(files: FileStore, policy: Policy) -> tuple[Rules, ...]:
             instance.update,
             _by_etag(instance.delete),
             long_running=True,
-            foretell=lambda state, given: foretell_placement(state, given, policy),
+            foretell=lambda state, given: foretell_placement(fleet, state, given),
         ),
         Rules(kinds.OPERATION, keys.OPERATIONS),
     )
@@ -207,7 +207,7 @@ def build_handlers(controller: Controller, files: FileStore) -> Handlers:
         "WhatIfService.WhatIf": whatif.what_if,
         "ReachService.ExplainReach": ReachMethods(controller).explain,
     }
-    for rules in standard_rules(files, controller.policy):
+    for rules in standard_rules(files, controller.fleet):
         kind = rules.kind
         methods = StandardMethods(controller, snapshots, rules)
         service = f"{kind.name}Service"
