@@ -1,4 +1,4 @@
-"""Explanations on the kept fleet: those of a new one, and no trace is left. **Pure**: a State over an Mvcc."""
+"""Explanations on the kept fleet: those of a new one, without a trace. **Pure**: a State over an Mvcc."""
 
 from __future__ import annotations
 
