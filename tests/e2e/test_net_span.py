@@ -24,7 +24,7 @@ from agent.net.netlink_neighbour import Neighbour, PortEntry
 from agent.net.rtnetlink import EntryChange, Netlink
 from tests.unit.agent_net import frames, probes
 from tests.unit.agent_net.lab import network_intent, new_uid, with_port
-from tests.unit.agent_net.span import STRANGER, Cloud, Node, open_cloud, remotes_of
+from tests.unit.agent_net.span import Cloud, Node, open_cloud, remotes_of
 
 TRIALS = 200
 CIDR6 = "2001:db8:7::/64"
@@ -217,19 +217,25 @@ async def test_two_networks_with_the_same_addresses_do_not_meet(cloud: Cloud) ->
         assert await asyncio.to_thread(other.heard) == []
 
 
-async def test_only_nodes_with_ports_of_the_network_may_send(cloud: Cloud) -> None:
+@pytest.mark.parametrize("subnet", ["192.0.2.0", "2001:db8:ffff::"], ids=["IPv4", "IPv6"])
+async def test_only_nodes_with_ports_of_the_network_may_send(subnet: str) -> None:
     """A stranger, a stranger in fragments, and a node that is a peer of another network only."""
-    pair, second = await _pair(cloud), cloud.nodes[1]
+    async with open_cloud(2, subnet=subnet) as cloud:
+        await _try_strangers(cloud)
+
+
+async def _try_strangers(cloud: Cloud) -> None:
+    pair, second = await _pair(cloud, replace(network_intent(cidr6=CIDR6), mtu=1430)), cloud.nodes[1]
     other = replace(network_intent(vni=99, cidr="10.9.0.0/24"))
     other, port = with_port(other, 5)
     await cloud.spread(other, (second, port))
-    elsewhere = RemotePort(new_uid(), "52:54:00:99:00:99", (IPv4Address("10.9.0.99"),), STRANGER)
+    elsewhere = RemotePort(new_uid(), "52:54:00:99:00:99", (IPv4Address("10.9.0.99"),), cloud.stranger)
     await second.net.ensure_directory(other.uid, frozenset({elsewhere}))
     known = remotes_of([(cloud.nodes[0].address, pair.a)])
-    forged = RemotePort(new_uid(), "52:54:00:99:00:98", (IPv4Address("10.7.0.98"),), STRANGER)
-    for length in (10, 1200):
+    forged = RemotePort(new_uid(), "52:54:00:99:00:98", (IPv4Address("10.7.0.98"),), cloud.stranger)
+    for length in (10, 1300):
         if length > 600:
-            await second.lab.run(cloud.underlay, "ip", "link", "set", "under0", "mtu", "600")
+            await second.lab.run(cloud.underlay, "ip", "link", "set", "under0", "mtu", "1280")
         for directory, wanted in ((known, 0), (known | {forged}, TRIALS), (known, 0)):
             await second.net.ensure_directory(pair.network.uid, directory)
             assert await _inject(cloud, pair, forged.mac, bytes(length)) == wanted, (length, wanted)
@@ -259,7 +265,7 @@ async def test_a_gateway_stays_on_its_node(cloud: Cloud) -> None:
             assert pair.gateway_mac in neighbours.stdout
     assert seen == []
     trusted = remotes_of(
-        [(first.address, pair.a), (STRANGER, replace(pair.a, uid="s", mac=UNKNOWN_MAC, addresses=()))]
+        [(first.address, pair.a), (cloud.stranger, replace(pair.a, uid="s", mac=UNKNOWN_MAC, addresses=()))]
     )
     await second.net.ensure_directory(pair.network.uid, trusted)
     assert await _inject(cloud, pair, UNKNOWN_MAC, b"a peer's guest") == TRIALS
@@ -277,7 +283,7 @@ async def test_a_deleted_or_edited_entry_is_back_after_one_round(cloud: Cloud) -
     pair, first = await _pair(cloud), cloud.nodes[0]
     remotes = remotes_of([(cloud.nodes[1].address, pair.b)])
     wanted = digest_of_directory(remotes)
-    for name, damage in _damages(first, pair, remotes):
+    for name, damage in _damages(pair, remotes, cloud.stranger):
         await first.lab.inside(first.lab.host, damage)
         assert (await first.net.observe_net()).directories[pair.network.uid] != wanted, name
         await first.net.ensure_directory(pair.network.uid, remotes)
@@ -286,7 +292,9 @@ async def test_a_deleted_or_edited_entry_is_back_after_one_round(cloud: Cloud) -
             assert await first.lab.ping(pair.guest_a, target), name
 
 
-def _damages(node: Node, pair: Pair, remotes: frozenset[RemotePort]) -> list[tuple[str, Callable[[], None]]]:
+def _damages(
+    pair: Pair, remotes: frozenset[RemotePort], stranger: IPAddress
+) -> list[tuple[str, Callable[[], None]]]:
     def spot() -> Spot:
         with Netlink() as netlink:
             bridge = netlink.find_link(names.bridge_name(pair.network.uid))
@@ -309,11 +317,11 @@ def _damages(node: Node, pair: Pair, remotes: frozenset[RemotePort]) -> list[tup
         ("neighbours gone", lambda: delete(Neighbour)),
         (
             "another node",
-            lambda: apply(True, netlink_neighbour.tunnel_entry(spot().tunnel, mac, STRANGER)),
+            lambda: apply(True, netlink_neighbour.tunnel_entry(spot().tunnel, mac, stranger)),
         ),
         (
             "for everybody",
-            lambda: _lead_everybody(pair.network, STRANGER),
+            lambda: _lead_everybody(pair.network, stranger),
         ),
         (
             "another MAC",

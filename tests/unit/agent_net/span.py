@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 
 from agent.net import names, netns
@@ -25,7 +25,7 @@ from agent.net.rtnetlink import Netlink
 from tests.unit.agent_net import probes
 from tests.unit.agent_net.lab import Lab, configure, join
 
-STRANGER = IPv4Address("192.0.2.250")  # of the underlay's own namespace
+_STRANGER = 250  # number of the underlay's own namespace among its addresses
 _UNDERLAY_BRIDGE = "under0"
 
 
@@ -47,8 +47,11 @@ class Node:
 
 @dataclass(slots=True)
 class Cloud:
+    """`stranger`: the address of the underlay's own namespace, which is no node."""
+
     nodes: list[Node]
     underlay: Path
+    stranger: IPAddress
 
     async def spread(self, network: NetworkIntent, *placed: tuple[Node, PortIntent]) -> None:
         """The network with these ports on these nodes, as the controller would tell every node of it."""
@@ -107,7 +110,7 @@ async def open_cloud(count: int = 2, *, subnet: str = "192.0.2.0") -> AsyncItera
     base = ip_address(subnet)
     nodes: list[Node] = []
     try:
-        await asyncio.to_thread(_build_underlay, underlay)
+        await asyncio.to_thread(_build_underlay, underlay, base + _STRANGER)
         for number in range(1, count + 1):
             address = base + number
             lab = Lab(directory / f"node{number}", underlay=address)
@@ -115,7 +118,7 @@ async def open_cloud(count: int = 2, *, subnet: str = "192.0.2.0") -> AsyncItera
             await asyncio.to_thread(lab.build)
             await asyncio.to_thread(_join_underlay, underlay, lab, number)
             nodes.append(Node(lab, lab.driver(), address))
-        yield Cloud(nodes, underlay)
+        yield Cloud(nodes, underlay, base + _STRANGER)
     finally:
         for node in nodes:
             await node.net.close()
@@ -125,12 +128,12 @@ async def open_cloud(count: int = 2, *, subnet: str = "192.0.2.0") -> AsyncItera
         shutil.rmtree(directory)
 
 
-def _build_underlay(underlay: Path) -> None:
+def _build_underlay(underlay: Path, stranger: IPAddress) -> None:
     underlay.parent.parent.chmod(0o755)
     netns.create(underlay)
     with netns.inside(underlay), Netlink() as netlink:
         netlink.add_bridge(_UNDERLAY_BRIDGE, "02:00:00:00:ff:01")
-    configure(underlay, _UNDERLAY_BRIDGE, STRANGER)
+    configure(underlay, _UNDERLAY_BRIDGE, stranger)
 
 
 def _join_underlay(underlay: Path, lab: Lab, number: int) -> None:
