@@ -18,7 +18,7 @@ import pytest
 
 from agent.net import addressing, names, netlink_neighbour, nft
 from agent.net.directory import Spot, digest_of_directory, entries_of
-from agent.net.driver import NetworkIntent, PortIntent, RemotePort
+from agent.net.driver import IPAddress, NetworkIntent, PortIntent, RemotePort
 from agent.net.netlink_link import VXLAN_PORT, BridgePort, Link
 from agent.net.netlink_neighbour import Neighbour, PortEntry
 from agent.net.rtnetlink import EntryChange, Netlink
