@@ -1,38 +1,26 @@
-"""What the leader writes of instances: status transitions, ends of operations, removals.
+"""What there is to write of an instance: status transitions, ends of operations, its removal.
 
-**Pure** down to `Statuses`, which queues names and commits. Facts come from the node's last report; what
-nobody has seen is not written. Several instances share a transaction (commit.py).
+**Pure.** Facts come from the node's last report; what nobody has seen is not written. `Statuses`
+(statuses.py) queues names and commits.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, NamedTuple, Protocol
-
-import structlog
+from typing import Final, NamedTuple
 
 from controller.admit import common
 from controller.admit.common import Context
-from controller.commit import Change, Committer
-from controller.reconcile.queue import Queue
+from controller.commit import Change
 from controller.state import Changed, Parts, State, Stored
 from controller.store import keys
 from controller.store.protocol import unchanged
 from cumulet import lifecycle
-from cumulet.clock import Clock
 from cumulet.convert import find_condition, timestamp
-from cumulet.errors import CumuletError
 from cumulet.v1 import agent_pb2, event_pb2, instance_pb2, meta_pb2, operation_pb2
 
 OPERATIONS_AT_ONCE: Final = 32  # ended in one change, which must fit one transaction (128 compares)
-BATCH: Final = 200  # names taken at once; the committer splits them into transactions
-GATHER_S: Final = 0.005  # a burst of reports shares transactions
-RETRY_S: Final = 1.0
-SWEEP_S: Final = 30.0  # how late a passed deadline may be noticed
 PENDING_TEXT_S: Final = 60.0  # how often the text of a lasting refusal is written anew
 
 NO_CAPACITY: Final = "NoCapacity"
@@ -42,8 +30,6 @@ MORE: Final = "more"  # a change's result: look again at once
 PLACED: Final = "Placed"
 RUNNING: Final = "Running"
 ADDRESS: Final = "AddressReady"
-
-log = structlog.get_logger(__name__)
 
 
 class Refusal(NamedTuple):
@@ -67,12 +53,6 @@ class Facts:
 
 
 SILENT: Final = Facts(node_alive=False, acted_revision=0, observed=None)
-
-
-class FactSource(Protocol):
-    """Sessions (reconcile/sessions.py), as this module needs them."""
-
-    def facts(self, node: str, uid: str) -> Facts: ...
 
 
 def build_status(
@@ -405,68 +385,3 @@ def _removal(state: State, context: Context, parts: Parts, row: Stored, placemen
         _end(change, context, where, operation, error)
     change.events.append(common.event(context, "instance", instance.meta, "Deleted", "the instance is gone"))
     return change
-
-
-class Statuses:
-    """Keeps statuses up to date: queue names here, run it while leading."""
-
-    def __init__(
-        self,
-        state: State,
-        committer: Committer,
-        facts: FactSource,
-        clock: Clock,
-        rng: random.Random,
-        on_take: Callable[[int, float], None] = lambda depth, wait_s: None,
-    ) -> None:
-        self._state = state
-        self._committer = committer
-        self._facts = facts
-        self._clock = clock
-        self._rng = rng
-        self.refusals: dict[str, Refusal] = {}
-        self.queue: Queue[str] = Queue(on_take)
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._sweep())
-            while True:
-                await self.queue.wait()
-                await asyncio.sleep(GATHER_S)
-                uids = await self.queue.take(BATCH)
-                await asyncio.gather(*(self._write(uid) for uid in uids if self._has_news(uid)))
-
-    def _has_news(self, uid: str) -> bool:
-        """Whether there is anything to write: mostly there is not, and a commit costs more than a look."""
-        if self._state.find_instance(uid) is None:
-            self.refusals.pop(uid, None)
-            return False
-        try:
-            return self._compute(self._state, uid) is not None
-        except Exception:
-            return True  # `_write` meets it again, and says so
-
-    def _compute(self, state: State, uid: str) -> Change | None:
-        placement = state.placement_of(uid)
-        facts = self._facts.facts(placement.message.node, uid) if placement else SILENT
-        context = Context(self._clock.now(), self._rng, "controller")
-        return build_change(state, context, uid, facts, self.refusals.get(uid))
-
-    async def _write(self, uid: str) -> None:
-        try:
-            if await self._committer.commit(partial(self._compute, uid=uid)) == MORE:
-                self.queue.add(uid)
-            if self._state.find_instance(uid) is None:
-                self.refusals.pop(uid, None)
-        except CumuletError as error:
-            log.warning("a status was not written, trying again", instance=uid, error=str(error))
-            self.queue.add_later(uid, RETRY_S)
-        except Exception:  # one damaged object must not stop the others' statuses
-            log.exception("a status was not written: a fault of ours", instance=uid)
-
-    async def _sweep(self) -> None:
-        """Look at everything now and then: deadlines pass without any event, and hints get lost."""
-        while True:
-            for row in self._state.rows(keys.INSTANCES).values():
-                self.queue.add(row.message.meta.uid)
-            await asyncio.sleep(SWEEP_S)

@@ -118,7 +118,7 @@ def profiled(pid: int, file: str) -> Iterator[None]:
     if not file:
         yield
         return
-    spy = subprocess.Popen(["py-spy", "record", "-r", "400", "-f", "raw", "-o", file, "-p", str(pid)])
+    spy = subprocess.Popen(["py-spy", "record", "-r", "250", "-f", "raw", "-o", file, "-p", str(pid)])
     try:
         yield
     finally:

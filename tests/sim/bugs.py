@@ -27,7 +27,7 @@ import controller.reconcile.gate
 import controller.reconcile.nodeplan
 import controller.reconcile.placer
 import controller.reconcile.sessions
-import controller.reconcile.status
+import controller.reconcile.statuses
 import controller.state
 from agent.actions import Need, Work, instance_key
 from controller.admit.common import Context
@@ -229,7 +229,7 @@ def _deadline(patcher: Patcher) -> None:
     async def sweep(self: Any) -> None:
         await asyncio.Event().wait()
 
-    patcher.set(controller.reconcile.status.Statuses, "_sweep", sweep)
+    patcher.set(controller.reconcile.statuses.Statuses, "_sweep", sweep)
 
 
 def _bug(name: str, told_by: str, text: str, plant: Callable[[Patcher], None]) -> tuple[str, Bug]:

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.state import HISTORY_MAX, Changed, State
+from controller.state import HISTORY_MAX, REACH_S, Changed, State
 from controller.store import keys
 from controller.store.mvcc import Mvcc
 from controller.store.protocol import Change, Delete, KeyValue, Put
 from cumulet.v1 import event_pb2, flavor_pb2, instance_pb2, meta_pb2, operation_pb2, port_pb2, store_pb2
+from tests.sim.loop import run_virtual
 from tests.unit.controller.cloud import Paper
 
 NAMES = ("a", "b", "c")
@@ -265,3 +266,31 @@ def test_events_are_passed_on_with_their_revision() -> None:
     batch = store_pb2.EventBatch(events=[event_pb2.Event(uid="e1", reason="Created")])
     paper.put(keys.JOURNAL, ("e1",), batch)
     assert [(event.uid, event.revision) for event in heard] == [("e1", paper.state.revision)]
+
+
+def test_a_state_that_is_behind_and_moving_is_not_in_doubt() -> None:
+    async def scenario() -> None:
+        state = State()
+        state.load(1, ())
+        waiting = asyncio.create_task(state.catch_up(10))
+        for revision in range(2, 11):
+            await asyncio.sleep(0.9 * REACH_S)
+            state.advance(revision)
+        await waiting
+        assert not state.doubt.is_set()
+
+    run_virtual(scenario())
+
+
+def test_a_state_to_which_nothing_comes_is_in_doubt_until_it_is_there() -> None:
+    async def scenario() -> None:
+        state = State()
+        state.load(1, ())
+        waiting = asyncio.create_task(state.catch_up(2))
+        async with asyncio.timeout(2 * REACH_S):
+            await state.doubt.wait()
+        assert not waiting.done()
+        state.advance(2)
+        await waiting
+
+    run_virtual(scenario())
