@@ -64,6 +64,7 @@ cdef struct State:
     int64_t* weight        # int64[n_typical]
     int64_t* prices        # int64[1001], rising
     int64_t* rates         # int64[rows]; 0 = not asked for
+    int64_t[64] scarcity   # by model: what a thousandth is worth besides its price
     int64_t fragments_weight, stranded_weight, worth_weight
 
 
@@ -83,6 +84,7 @@ cdef class DeviceIndex:
     cdef Py_ssize_t node_count, row_count
     cdef bint busy                  # a call without the GIL is under way
     cdef int check_free(self) except -1
+    cdef void judge_anew(self) noexcept
     cdef dict sort_typical(self, list typical)
     cdef int grow(self, Py_ssize_t slots, Py_ssize_t width) except -1
     cdef Shape* shape_at(self, Py_ssize_t shape) except NULL

@@ -9,6 +9,7 @@ class DeviceIndex:
         prices: Sequence[int],
         rates: Sequence[int],
     ) -> None: ...
+    def set_scarcity(self, scarcity: Sequence[int]) -> None: ...
     def set_node(
         self,
         slot: int,

@@ -30,6 +30,7 @@ cdef enum:
     ATTRS_MAX = 1 << 20
     WEIGHT_MAX = 1000
     TYPICAL_MAX = 1024
+    SCARCITY_MAX = 1 << 22
     SHARE_MAX = 1 << 16    # a weight: all together make no sum that leaves 64 bits
     CELLS_MAX = 1 << 22    # of all rows: 96 MiB
 
@@ -68,7 +69,7 @@ cdef Burden burden_of(const State* s, const int64_t* free, const int32_t* left, 
     memset(&found, 0, sizeof(Burden))
     for d in range(count):
         total += left[d]
-        found.worth += s.prices[left[d]]
+        found.worth += s.prices[left[d]] + s.scarcity[model[d]] * left[d]
     if not total:
         return found
     for w in range(s.want_count):
@@ -287,7 +288,6 @@ cdef class DeviceIndex:
 
     def set_workload(self, object typical, object prices, object rates):
         """What is typical: (amounts, count, milli, models, weight) each; worth of shares; rates of amounts."""
-        cdef Py_ssize_t slot
         self.check_free()
         if len(typical) > TYPICAL_MAX:
             raise ValueError(f"{len(typical)} typical shapes, at most {TYPICAL_MAX}")
@@ -298,9 +298,24 @@ cdef class DeviceIndex:
         self.arrays[1] = held
         self.state.prices = <int64_t*>_address(held["prices"])
         self.state.rates = <int64_t*>_address(held["rates"])
+        self.judge_anew()
+
+    cdef void judge_anew(self) noexcept:
+        """What shapes cost is another everywhere."""
+        cdef Py_ssize_t slot
         self.clock += 1
         for slot in range(self.state.slots):
             self.state.stamp[slot] = self.clock
+
+    def set_scarcity(self, object scarcity):
+        """What a thousandth of a device is worth besides its price, by model; 0 for those beyond."""
+        cdef Py_ssize_t model
+        self.check_free()
+        if len(scarcity) > 64 or any(not 0 <= each <= SCARCITY_MAX for each in scarcity):
+            raise ValueError(f"scarcity: at most 64 models, each must be 0 to {SCARCITY_MAX}")
+        for model in range(64):
+            self.state.scarcity[model] = scarcity[model] if model < len(scarcity) else 0
+        self.judge_anew()
 
     cdef dict sort_typical(self, list typical):
         """Set what is typical, which is sorted by what is wanted of devices; the arrays that hold it."""

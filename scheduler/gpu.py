@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 from cext.gpu import DeviceIndex
 from cumulet.resources import Resources
+from scheduler.gpu_models import Stock, find_claims, find_scarcity
 from scheduler.gpu_reference import ANY_MODEL, MODELS_MAX, UNIT, WHOLE, Loss, Weights
 from scheduler.gpu_workload import Typical, Usage, build_workload
 from scheduler.model import Request, Room
@@ -69,6 +71,10 @@ class Devices:
         self._shapes: dict[tuple[Resources, DeviceRequest | None], int] = {}
         self._frequent: tuple[tuple[Typical, int], ...] | None = None
         self._version = -1  # of the usage that the kernel's workload is of
+        self._stock = Stock()
+        self._claims: dict[str, Fraction] = {}
+        self._claims_of: tuple[int, int] | None = None  # the versions of usage and stock
+        self._scarcity: tuple[int, ...] = ()
 
     def touch(self, slot: int) -> None:
         """What is left on the node has changed, or the node itself."""
@@ -164,10 +170,25 @@ class Devices:
         self._dirty.clear()
         if self._learns and self._version != self._usage.version:
             self._learn()
+        if self.weights.worth:
+            self._price_models()
+
+    def _price_models(self) -> None:
+        """Devices that some can use and no others are worth more, the scarcer the more."""
+        versions = (self._usage.version, self._stock.version)
+        if versions != self._claims_of:
+            self._claims = find_claims(self._frequent or (), self._stock.total)
+            self._claims_of = versions
+        found = find_scarcity(self._claims, self._stock.left)
+        scarcity = tuple(found.get(model, 0) for model in self._models) if found else ()
+        if scarcity != self._scarcity and self._countable():
+            self._kernel.set_scarcity(scarcity)
+            self._scarcity = scarcity
 
     def _put(self, slot: int, look: Look | None) -> None:
         self._rooms.pop(slot, None)
         self._holders.discard(slot)
+        self._stock.put(slot, look.room if look else None)
         if look is None:
             self._kernel.remove_node(slot)
             return

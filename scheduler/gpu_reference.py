@@ -9,8 +9,9 @@ The cost of a placement is a sum of three losses, each in thousandths of a devic
 - *stranded*: how many more of the free devices the node's other amounts could not serve, at the rate at
   which typical requests ask for them.
 - *worth*: what the free shares lose in value. A share is worth the whole devices that the typical shares it
-  holds would otherwise need, by the dual prices of packing all of them into the fewest devices. Source:
-  Gilmore, Gomory, A Linear Programming Approach to the Cutting-Stock Problem, 1961.
+  holds would otherwise need, by the dual prices of packing all of them into the fewest devices; and besides
+  what others claim of its model (`scheduler.gpu_models`). Source: Gilmore, Gomory, A Linear Programming
+  Approach to the Cutting-Stock Problem, 1961.
 
 Equal costs go to the node with the least free (`room`), then by rank; on a node to the fullest device.
 """
@@ -44,11 +45,13 @@ class Workload:
 
     `prices[g]`: the worth of a share of g thousandths, rising, of a whole device UNIT * WHOLE. `rates[r]`:
     the thousandths of devices that an amount of 1 serves, times 2**RATE_BITS; 0 = not asked for.
+    `scarcity[m]`: what a thousandth of a device of model m is worth besides, 0 for models beyond the end.
     """
 
     typical: tuple[tuple[Shape, int], ...] = ()
     prices: tuple[int, ...] = (0,) * (WHOLE + 1)
     rates: tuple[int, ...] = ()
+    scarcity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,10 @@ def stranded(node: Node, workload: Workload) -> int:
 
 def worth(node: Node, workload: Workload) -> int:
     """The sum of what the free shares are worth."""
-    return sum(workload.prices[max(left, 0)] for _, left in node.devices)
+    besides = dict(enumerate(workload.scarcity))
+    return sum(
+        workload.prices[max(left, 0)] + besides.get(model, 0) * max(left, 0) for model, left in node.devices
+    )
 
 
 def loss(before: Node, later: Node, workload: Workload) -> Loss:

@@ -34,6 +34,11 @@ class Typical:
     resources: Resources
     want: DeviceRequest
 
+    @property
+    def milli(self) -> int:
+        """Thousandths of devices."""
+        return self.want.count * self.want.share_milli
+
     def order(self) -> tuple[object, ...]:
         """Canonical, for equal counts."""
         want = self.want

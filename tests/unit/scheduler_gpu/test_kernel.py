@@ -56,7 +56,8 @@ def workloads(draw: st.DrawFn) -> Workload:
     rises = dict(zip(FEW_SHARES, steps, strict=False))
     prices = [max((step for at, step in rises.items() if at <= room), default=0) for room in range(1001)]
     rates = draw(st.tuples(*[st.sampled_from([0, 1 << 20, 100 << 32, 2**62])] * ROWS))
-    return Workload(tuple(typical), tuple(prices), rates)
+    scarcity = draw(st.lists(st.integers(0, 9 * UNIT), max_size=3))
+    return Workload(tuple(typical), tuple(prices), rates, tuple(scarcity))
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Pair:
     def set_workload(self, workload: Workload) -> None:
         typical = [(one.amounts, one.count, one.milli, one.models, each) for one, each in workload.typical]
         self.kernel.set_workload(typical, workload.prices, workload.rates)
+        self.kernel.set_scarcity(workload.scarcity)
         self.reference.workload = workload
 
     def add_shape(self, shape: Shape) -> int:
@@ -201,6 +203,8 @@ def test_what_cannot_be_is_refused() -> None:
         lambda: kernel.set_node(0, (1, 1), [(0, 1001)], 0, 0, 0),
         lambda: kernel.set_workload([((1, 1), 0, 0, 0, 1)], [0] * 1001, [0, 0]),
         lambda: kernel.set_workload([], [0], [0, 0]),
+        lambda: kernel.set_scarcity([-1]),
+        lambda: kernel.set_scarcity([0] * 65),
         lambda: kernel.best(shape + 1, 0),
         lambda: kernel.choose(shape, 1),
         lambda: kernel.loss(0, (1, 0), [(0, 11)]),

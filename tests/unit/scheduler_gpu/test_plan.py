@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from scheduler.axes import Axes, rank
 from scheduler.check import check_plan
 from scheduler.fleet import Fleet
 from scheduler.gpu import DEVICES_USUAL
+from scheduler.gpu_models import find_claims, find_scarcity
 from scheduler.gpu_reference import (
     ANY_MODEL,
     MODELS_MAX,
@@ -79,7 +81,14 @@ class Specification:
         usage = Usage()
         for held, choice in self.running:
             usage.change(held, choice, +1)
-        return build_workload(usage.frequent(), self.row, self.bits)
+        found = build_workload(usage.frequent(), self.row, self.bits)
+        total, left = Counter[str](), Counter[str]()
+        for room in self.situation.rooms.values():
+            for device in room.node.devices:
+                total[device.model] += WHOLE
+                left[device.model] += max(room.devices[device.address], 0)
+        scarcity = find_scarcity(find_claims(usage.frequent(), total), left)
+        return replace(found, scarcity=tuple(scarcity.get(model, 0) for model in self.models))
 
     def row(self, resources: Resources) -> tuple[int, ...]:
         return tuple(resources.get(name) for name in self.names)
