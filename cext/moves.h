@@ -5,7 +5,7 @@
 #ifndef CUMULET_MOVES_H
 #define CUMULET_MOVES_H
 
-#include "shapes.h"
+#include "lists.h"
 
 static inline bool is_node(const Fleet *f, uint32_t slot)
 {
