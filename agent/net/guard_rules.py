@@ -11,7 +11,7 @@ its own. Guests: no answer for somebody else's address (RFC 4861, section 4.4), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from agent.net import addressing, names
@@ -87,6 +87,12 @@ def tunnel_elements(network: NetworkIntent, underlay: IPAddress | None) -> froze
 def peer_elements(network_uid: str, vni: int, vteps: Iterable[IPAddress]) -> frozenset[Element]:
     """Who may send with this VNI."""
     return frozenset(_vni_element("peers", vtep, vni, network_uid) for vtep in vteps)
+
+
+def peers_fit(elements: Iterable[Element], vni: int, vteps: Collection[IPAddress]) -> bool:
+    """Of a network's or a router's elements: exactly these nodes may send. Asked at every look."""
+    found = {element.value for element in elements if is_peer(element)}
+    return len(found) == len(vteps) and found == {(str(vtep), str(vni)) for vtep in vteps}
 
 
 def is_peer(element: Element) -> bool:
