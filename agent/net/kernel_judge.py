@@ -17,6 +17,7 @@ from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetw
 from agent.net.elements import Element
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
+from agent.net.rates import Rates, wanted_rates
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 
@@ -65,6 +66,7 @@ class HostView:
     numbers: Mapping[str, int]  # of ports
     zones: Mapping[str, int]  # of networks
     groups: Mapping[str, str]  # digests
+    rates: Mapping[str, Rates]  # of taps
 
 
 def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
@@ -77,7 +79,7 @@ def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
             )
             for network in networks
         },
-        taps=_taps(host),
+        taps=_taps(host, networks),
         leased=frozenset(address for network in networks for address in _leased(network)),
         directories=dict(_directories(host, networks)),
         groups={uid: digest if host.is_sound else "" for uid, digest in host.groups.items()},
@@ -181,8 +183,10 @@ def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
     )
 
 
-def _taps(host: HostView) -> dict[str, bool]:
+def _taps(host: HostView, networks: tuple[NetworkView, ...]) -> dict[str, bool]:
     """By port uid. A port of which only guards are there has lost its tap."""
+    intents = (port for network in networks if network.record for port in network.record.intent.ports)
+    rates = {port.uid: wanted_rates(port) for port in intents}
     guards: dict[str, set[Element]] = {}
     for element in host.tables.elements:
         if element.port_uid:
@@ -193,7 +197,9 @@ def _taps(host: HostView) -> dict[str, bool]:
         if (mark := names.parse_alias(link.alias)) is not None and mark[0] == "tap"
     }
     return {
-        uid: host.is_sound and _tap_fits(host, marked.get(uid), guards.get(uid, set()))
+        uid: host.is_sound
+        and _tap_fits(host, marked.get(uid), guards.get(uid, set()))
+        and host.rates.get(names.tap_name(uid), Rates()) == rates.get(uid, Rates())
         for uid in sorted({*marked, *guards})
     }
 

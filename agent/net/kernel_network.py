@@ -10,7 +10,18 @@ import time
 from pathlib import Path
 
 from agent.errors import DriverError
-from agent.net import conntrack, dnsmasq, guard_rules, kernel_links, names, netns, rtnetlink, ruleset, sysctl
+from agent.net import (
+    conntrack,
+    dnsmasq,
+    guard_rules,
+    kernel_links,
+    names,
+    netns,
+    qos,
+    rtnetlink,
+    ruleset,
+    sysctl,
+)
 from agent.net.directory import Spot
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, PortIntent, RemotePort, digest_of
@@ -58,6 +69,7 @@ class KernelNetwork:
             conntrack.flush_zone(self._host.zones.ensure(network.uid))
         if self._ensure_elements(network):
             self._groups.end_connections(network)
+        _ensure_rates(network)
         tables = self._ensure_namespace(network.uid, program, record)
         gateway_is_new = kernel_links.ensure_links(network, self.namespace(network.uid), self._host.underlay)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
@@ -106,12 +118,14 @@ class KernelNetwork:
                 rtnetlink.create_tap(name)
                 tap = kernel_links.get_link(host, name)
             kernel_links.mark(host, tap, "tap", port.uid)
+            qos.ensure_rates(host, port, tap)
             kernel_links.attach(host, tap, bridge, guest_port(port), port.mac)
 
     def ensure_port_absent(self, uid: str) -> None:
         """The tap goes before its guards."""
         with Netlink() as host:
             kernel_links.delete_ours(host, "tap", names.tap_name(uid), uid)
+            qos.delete_shaper(host, uid)
         self._host.ensure_elements(frozenset(), lambda element: element.port_uid == uid)
         self._host.numbers.release(uid)
         self._groups.sweep()
@@ -186,6 +200,15 @@ class KernelNetwork:
         write_text(files.config, program.config)
         with netns.inside(self.namespace(network.uid)):
             dnsmasq.start(files)
+
+
+def _ensure_rates(network: NetworkIntent) -> None:
+    """Of the ports that have a tap."""
+    with Netlink() as host:
+        for port in network.ports:
+            tap = host.find_link(names.tap_name(port.uid))
+            if tap is not None and tap.alias == names.alias("tap", port.uid):
+                qos.ensure_rates(host, port, tap)
 
 
 def _write_hosts(files: ServerFiles, program: NetworkProgram) -> None:

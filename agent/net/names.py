@@ -21,6 +21,11 @@ def tap_name(port_uid: str) -> str:
     return f"tap{_short(port_uid)}"
 
 
+def shaper_name(port_uid: str) -> str:
+    """The link through whose queue goes what a port's guest sends, when its rate is limited."""
+    return f"csh{_short(port_uid)}"
+
+
 def bridge_name(network_uid: str) -> str:
     return f"cbr{_short(network_uid)}"
 

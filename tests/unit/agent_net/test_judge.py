@@ -19,6 +19,7 @@ from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.netlink_neighbour import Entry, Neighbour, PortEntry, TunnelEntry
 from agent.net.ports import guest_port
+from agent.net.rates import wanted_rates
 from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 from tests.unit.agent_net.cases import FEWER, NETWORK, ZONE, elements_of, networks, numbers
@@ -49,6 +50,7 @@ def complete_world(network: NetworkIntent) -> World:
         numbers=numbers(network),
         zones={network.uid: ZONE},
         groups={},
+        rates={names.tap_name(port.uid): wanted_rates(port) for port in network.ports},
     )
     inner = NamespaceView(_inner_links(network), True, "rules")
     leased = frozenset((port.mac, str(a)) for port in network.ports for a in port.addresses)
