@@ -1,0 +1,91 @@
+"""Scenarios of an agent that is told of ports on other nodes, on virtual time over the fakes."""
+
+from __future__ import annotations
+
+from agent.errors import DriverError
+from agent.net.directory import digest_of_directory
+from cumulet.v1 import agent_pb2 as pb
+
+from .build import instance, plan, uid
+from .lab import Lab, in_lab
+
+RUNNING = pb.DOMAIN_STATE_RUNNING
+NETWORK = uid(2, 1)
+
+
+def remote(number: int, vtep: str = "192.0.2.2") -> pb.PlannedRemotePort:
+    address = f"10.1.0.{number}"
+    return pb.PlannedRemotePort(
+        uid=uid(6, number), mac=f"02:00:00:00:06:{number:02x}", addresses=[address], vtep=vtep
+    )
+
+
+async def tell(lab: Lab, network: pb.NetworkDirectory) -> None:
+    await lab.leader.send(pb.ControllerMessage(directory=pb.DirectoryChange(networks=[network])))
+
+
+async def run_told(lab: Lab, *numbers: int) -> None:
+    """A running instance whose network has these ports elsewhere."""
+    lab.start()
+    await lab.leader.set_plan(plan(instance(1, networks=(1,))))
+    await lab.until(lambda: lab.state(uid(1, 1)) == RUNNING)
+    put = [remote(number) for number in numbers]
+    await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, full=True, put=put))
+    await lab.until(lambda: known(lab) == set(numbers))
+
+
+def known(lab: Lab) -> set[int]:
+    """Numbers of the remote ports that the node's kernel leads to."""
+    network = lab.kernel._networks.get(NETWORK)
+    return {int(one.uid[-4:], 16) for one in network.remotes} if network is not None else set()
+
+
+def test_a_directory_follows_what_is_told() -> None:
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1, 2)
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(3)]))
+        await lab.until(lambda: known(lab) == {1, 2, 3})
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, gone_port_uids=[uid(6, 1)]))
+        await lab.until(lambda: known(lab) == {2, 3})
+
+    in_lab(scenario)
+
+
+def test_an_entry_that_somebody_deletes_is_put_back() -> None:
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1, 2)
+        whole = digest_of_directory(lab.kernel._networks[NETWORK].remotes)
+        lab.kernel.lose_entry(NETWORK)
+        assert len(known(lab)) == 1
+        await lab.until(lambda: known(lab) == {1, 2})
+        assert digest_of_directory(lab.kernel._networks[NETWORK].remotes) == whole
+
+    in_lab(scenario)
+
+
+def test_a_restart_of_the_agent_leaves_what_is_programmed_until_it_is_told_anew() -> None:
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1, 2)
+        await lab.kill()
+        rounds = len(lab.leader.reports)
+        lab.start()
+        await lab.until(lambda: len(lab.leader.reports) > rounds and lab.state(uid(1, 1)) == RUNNING)
+        assert known(lab) == {1, 2}
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, full=True, put=[remote(2), remote(4)]))
+        await lab.until(lambda: known(lab) == {2, 4})
+
+    in_lab(scenario)
+
+
+def test_a_directory_that_fails_holds_up_no_instance_and_is_tried_again() -> None:
+    async def scenario(lab: Lab) -> None:
+        lab.start()
+        for _ in range(3):
+            lab.kernel.fail_next("ensure_directory", DriverError("NetworkEffectFailed", "planted"))
+        await lab.leader.set_plan(plan(instance(1, networks=(1,))))
+        await lab.until(lambda: bool(lab.leader.hellos))
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, full=True, put=[remote(1)]))
+        await lab.until(lambda: lab.state(uid(1, 1)) == RUNNING)
+        await lab.until(lambda: known(lab) == {1})
+
+    in_lab(scenario)
