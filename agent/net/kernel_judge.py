@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from agent.net import addressing, guard_rules, names, ports, ruleset
 from agent.net.addressing import gateway_addresses, gateway_pair
 from agent.net.directory import EntryMirror, Spot, render_digest
-from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork
+from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork, PortIntent
 from agent.net.elements import Element
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
@@ -185,8 +185,9 @@ def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
 
 def _taps(host: HostView, networks: tuple[NetworkView, ...]) -> dict[str, bool]:
     """By port uid. A port of which only guards are there has lost its tap."""
-    intents = (port for network in networks if network.record for port in network.record.intent.ports)
-    rates = {port.uid: wanted_rates(port) for port in intents}
+    records = (network.record for network in networks if network.record)
+    intents = {port.uid: port for record in records for port in record.intent.ports}
+    rates = {uid: wanted_rates(port) for uid, port in intents.items()}
     guards: dict[str, set[Element]] = {}
     for element in host.tables.elements:
         if element.port_uid:
@@ -198,13 +199,13 @@ def _taps(host: HostView, networks: tuple[NetworkView, ...]) -> dict[str, bool]:
     }
     return {
         uid: host.is_sound
-        and _tap_fits(host, marked.get(uid), guards.get(uid, set()))
+        and _tap_fits(host, marked.get(uid), guards.get(uid, set()), intents.get(uid))
         and host.rates.get(names.tap_name(uid), Rates()) == rates.get(uid, Rates())
         for uid in sorted({*marked, *guards})
     }
 
 
-def _tap_fits(host: HostView, tap: Link | None, guards: set[Element]) -> bool:
+def _tap_fits(host: HostView, tap: Link | None, guards: set[Element], port: PortIntent | None) -> bool:
     """Up, on the bridge of the network that its guards name, guarded, and where its MAC leads to."""
     networks = {element.network_uid for element in guards}
     macs = {element.value[1] for element in guards if element.set_name == "senders4"}
@@ -214,7 +215,7 @@ def _tap_fits(host: HostView, tap: Link | None, guards: set[Element]) -> bool:
     return (
         bridge is not None
         and (tap.up, tap.master, tap.mtu) == (True, bridge.index, bridge.mtu)
-        and tap.bridge_port in ports.GUESTS
+        and tap.bridge_port in (ports.GUESTS if port is None else (ports.guest_port(port),))
         and any(_leads_to(host, bridge, mac, tap) for mac in macs)
     )
 

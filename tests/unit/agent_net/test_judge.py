@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given
 from agent.net import addressing, guard_rules, names, ports, ruleset
 from agent.net.addressing import UPLINK_LINK, gateway_addresses, gateway_pair
 from agent.net.directory import EntryMirror, Spot, digest_of_directory, entries_of
-from agent.net.driver import NetworkIntent, RemotePort, digest_of
+from agent.net.driver import AddressPair, NetworkIntent, RemotePort, digest_of
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
@@ -273,3 +273,18 @@ def test_an_edited_directory_has_another_digest_and_the_network_is_still_complet
         observed = judge(host, (view,))
         assert observed.directories[NETWORK.uid] != digest_of_directory(REMOTES), name
         assert observed.networks[NETWORK.uid].complete, name
+
+
+def test_a_guest_that_may_use_another_mac_gets_what_is_for_an_unknown_one() -> None:
+    """And no longer when it may not: the tap is then out of place until it is ensured again."""
+    pair = AddressPair(IPv4Network("10.7.0.250/32"), "00:00:5e:00:01:01")
+    virtual = replace(NETWORK, ports=(replace(NETWORK.ports[0], allowed_pairs=(pair,)), *NETWORK.ports[1:]))
+    own = replace(NETWORK, ports=(replace(NETWORK.ports[0], allowed_pairs=(replace(pair, mac=""),)),))
+    assert guest_port(virtual.ports[0]).floods_unicast
+    assert not guest_port(own.ports[0]).floods_unicast
+    host, view = complete_world(virtual)
+    assert judge(host, (view,)).taps[NETWORK.ports[0].uid]
+    record = view.record
+    assert record is not None
+    plain = replace(view, record=replace(record, intent=NETWORK))
+    assert not judge(host, (plain,)).taps[NETWORK.ports[0].uid]
