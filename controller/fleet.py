@@ -12,6 +12,7 @@ from controller.scheduling import (
     build_groups,
     capabilities_of,
     device_of,
+    device_request_of,
     group_name,
     others_of,
     residents_of,
@@ -34,7 +35,7 @@ from scheduler.model import (
     derive_allocatable,
 )
 from scheduler.policy import Policy
-from scheduler.topology import Cell, DeviceRequest
+from scheduler.topology import Cell
 
 # Guests rarely use all their vCPUs at once; memory and disk are really taken.
 RATIOS_DEFAULT: Final = {"vcpu": 4.0}
@@ -122,9 +123,7 @@ def build_request(instance: instance_pb2.Instance) -> Request:
         preferences=tuple(Preference(one.key, one.value, one.weight) for one in spec.preferences),
         groups=tuple(group_name(project, name) for name in spec.placement_groups),
         numa_cells=spec.numa_cells,
-        devices=tuple(
-            DeviceRequest(frozenset(one.models), one.count, one.share_milli) for one in spec.devices
-        ),
+        devices=tuple(map(device_request_of, spec.devices)),
         gang=Gang(group_name(project, spec.gang.name), spec.gang.size) if spec.HasField("gang") else None,
         lifetime_s=spec.expected_lifetime_s or None,
     )

@@ -17,7 +17,7 @@ from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2
 from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import Effect, NodeView, Request, Resident, Taint
-from scheduler.topology import NO_CELL, Choice, Device, DeviceShare
+from scheduler.topology import NO_CELL, Choice, Device, DeviceRequest, DeviceShare
 
 ARCHITECTURE: Final = "arch:"  # how the capability of a CPU architecture begins
 _SCOPES: Final[Mapping[int, Scope]] = {
@@ -109,6 +109,11 @@ def device_of(device: placement_pb2.Device) -> Device:
     return Device(device.address, device.model, device.cell if device.HasField("cell") else NO_CELL)
 
 
+def device_request_of(want: placement_pb2.DeviceRequest) -> DeviceRequest:
+    """As it is stored: count and share are filled in when the instance is admitted."""
+    return DeviceRequest(frozenset(want.models), want.count, want.share_milli)
+
+
 def residents_of(placements: Iterable[Stored]) -> Iterator[Resident]:
     """Those that hold more than amounts, from what their placements say: instances may be gone already."""
     for row in placements:
@@ -136,6 +141,7 @@ def placed_request(record: store_pb2.PlacementRecord) -> Request:
         resources=resources_from(record.resources),
         groups=tuple(group_name(record.project, name) for name in record.groups),
         numa_cells=len(record.numa_cells),
+        devices=tuple(map(device_request_of, record.wanted_devices)),
     )
 
 

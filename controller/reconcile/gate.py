@@ -144,6 +144,7 @@ class Gate:
                 placement_pb2.DeviceShare(address=share.address, share_milli=share.share_milli)
                 for share in choice.devices
             )
+            record.wanted_devices.extend(instance.spec.devices)
         return record
 
     def _rests_on(self, bound: Bound) -> Iterator[tuple[bytes, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from controller.scheduling import residents_of
 from controller.store import keys
 from controller.store.lease import LeaseTask
 from controller.store.memory import MemoryStore
@@ -187,6 +188,8 @@ async def test_shares_of_devices_go_where_they_leave_the_most_of_use(directory: 
         a, b, c, d = [one.status.node for one in await until_placed(cloud, "a", "b", "c", "d")]
         assert (c, d) == (b, a)  # c would have fitted beside a, too, and left no room for d
         assert a != b
+        beside_b = residents_of(cloud.controller.state.placements_on(b).values())
+        assert {one.request.devices[0].share_milli for one in beside_b} == {810, 160}
         told = await cloud.call(INSTANCE, "ExplainInstance", project="default", name="d")
         assert "policy gpu prefers it" in told.summary
         assert "shares_worth_lost" in told.nodes[0].score_terms

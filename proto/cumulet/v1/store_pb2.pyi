@@ -38,6 +38,7 @@ class PlacementRecord(_message.Message):
     NUMA_CELLS_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
+    WANTED_DEVICES_FIELD_NUMBER: _builtins.int
     instance_uid: _builtins.str
     project: _builtins.str
     name: _builtins.str
@@ -59,6 +60,10 @@ class PlacementRecord(_message.Message):
     def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Placement groups that it is a member of, by name in the project."""
 
+    @_builtins.property
+    def wanted_devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.DeviceRequest]:
+        """What it asked of devices, of which it holds some: from these it is known what is typical."""
+
     def __init__(
         self,
         *,
@@ -72,10 +77,11 @@ class PlacementRecord(_message.Message):
         numa_cells: _abc.Iterable[_builtins.int] | None = ...,
         devices: _abc.Iterable[_placement_pb2.DeviceShare] | None = ...,
         groups: _abc.Iterable[_builtins.str] | None = ...,
+        wanted_devices: _abc.Iterable[_placement_pb2.DeviceRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placed_at", b"placed_at", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "epoch", b"epoch", "groups", b"groups", "instance_uid", b"instance_uid", "name", b"name", "node", b"node", "numa_cells", b"numa_cells", "placed_at", b"placed_at", "project", b"project", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "epoch", b"epoch", "groups", b"groups", "instance_uid", b"instance_uid", "name", b"name", "node", b"node", "numa_cells", b"numa_cells", "placed_at", b"placed_at", "project", b"project", "resources", b"resources", "wanted_devices", b"wanted_devices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
