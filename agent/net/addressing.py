@@ -18,9 +18,11 @@ from cumulet.addresses import SLAAC_PREFIX_LENGTH, link_local_address
 UPLINK_RANGE: Final = IPv4Network("100.64.0.0/10")
 METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")  # on the loopback of a routing domain
 METADATA_PORT: Final = 80
+ANYWHERE: Final = IPv4Address(0)
 HOST_END: Final = IPv4Address("169.254.0.1")  # the host's end of every uplink; link-local, never routed
-GATEWAY_LINK: Final = "gw0"  # inside the namespace
-UPLINK_LINK: Final = "up0"
+UPLINK_LINK: Final = "up0"  # inside the namespace
+ROUTER_UPLINK: Final = "router-uplink"  # the kind in its alias: only a router has one
+ROUTER_TUNNEL_LINK: Final = "vx0"  # inside a router's namespace
 VNI_MAX: Final = UPLINK_RANGE.num_addresses - 1
 
 
@@ -39,7 +41,7 @@ def fixed_mac(role: str, network_uid: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A veth pair from the host (`name`) into a network's namespace (`inner`)."""
+    """A veth pair from the host (`name`) into a routing domain's namespace (`inner`)."""
 
     kind: str
     name: str
@@ -49,7 +51,7 @@ class Pair:
 
 def gateway_pair(uid: str) -> Pair:
     mac = fixed_mac("gateway", uid)
-    return Pair("gateway", names.gateway_link_name(uid), GATEWAY_LINK, mac)
+    return Pair("gateway", names.gateway_link_name(uid), names.inner_gateway_name(uid), mac)
 
 
 def gateway_addresses(network: NetworkIntent) -> set[tuple[IPAddress, int]]:
@@ -63,4 +65,9 @@ def gateway_addresses(network: NetworkIntent) -> set[tuple[IPAddress, int]]:
 
 
 def uplink_pair(uid: str) -> Pair:
+    """Of a network without a router."""
     return Pair("uplink", names.uplink_name(uid), UPLINK_LINK, fixed_mac("uplink", uid))
+
+
+def router_uplink_pair(uid: str) -> Pair:
+    return Pair(ROUTER_UPLINK, names.uplink_name(uid), UPLINK_LINK, fixed_mac("uplink", uid))

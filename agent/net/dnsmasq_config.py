@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from agent.net.addressing import GATEWAY_LINK
+from agent.net import names
 from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent, has_ipv6
 
 DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
@@ -60,7 +60,7 @@ def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
     """
     upstream = _option("resolv-file", str(resolvers)) if network.outbound_nat else _option("no-resolv")
     lines = [
-        _option("interface", GATEWAY_LINK),
+        _option("interface", names.inner_gateway_name(network.uid)),
         _option("except-interface", "lo"),
         _option("bind-interfaces"),
         _option("pid-file", str(files.pid)),
@@ -129,7 +129,8 @@ def _advertisement_options(network: NetworkIntent) -> list[str]:
     """A network without a router is no way to other IPv6 networks: its advertisements say so by a lifetime
     of 0, and guests do not try (RFC 4861, section 4.2)."""
     interval_and_lifetime = "0" if network.router_uid else "0,0"  # an interval of 0 is dnsmasq's default
-    parameters = f"{GATEWAY_LINK},mtu:{network.mtu},{interval_and_lifetime}"
+    link = names.inner_gateway_name(network.uid)
+    parameters = f"{link},mtu:{network.mtu},{interval_and_lifetime}"
     return [_option("enable-ra"), _option("ra-param", parameters)]
 
 

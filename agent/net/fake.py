@@ -12,6 +12,7 @@ from typing import Literal
 
 from agent.errors import DriverError
 from agent.net import names
+from agent.net.addressing import ROUTER_TUNNEL_LINK
 from agent.net.directory import digest_of_directory
 from agent.net.driver import (
     GroupIntent,
@@ -20,10 +21,20 @@ from agent.net.driver import (
     ObservedNetwork,
     PortIntent,
     RemotePort,
+    RouterDirectory,
+    RouterIntent,
     digest_of,
     digest_of_group,
 )
-from agent.net.intent_check import check_directory, check_group, check_network, check_port
+from agent.net.intent_check import (
+    check_directory,
+    check_group,
+    check_network,
+    check_port,
+    check_router,
+    check_router_directory,
+)
+from agent.net.router_entries import digest_of_router_directory
 
 Method = Literal[
     "observe_net",
@@ -34,6 +45,9 @@ Method = Literal[
     "ensure_directory",
     "ensure_group",
     "ensure_group_absent",
+    "ensure_router",
+    "ensure_router_directory",
+    "ensure_router_absent",
 ]
 Moment = Literal["before", "after"]  # the effect has not happened, or has and its answer was lost
 
@@ -44,6 +58,13 @@ class _Network:
     digest: str
     complete: bool = True
     remotes: frozenset[RemotePort] = frozenset()
+
+
+@dataclass(slots=True)
+class _Router:
+    intent: RouterIntent
+    complete: bool = True
+    directory: RouterDirectory = field(default_factory=lambda: RouterDirectory(()))
 
 
 @dataclass(slots=True)
@@ -64,6 +85,7 @@ class FakeHost:
     _networks: dict[str, _Network] = field(default_factory=dict)
     _taps: dict[str, _Tap] = field(default_factory=dict)
     _groups: dict[str, GroupIntent] = field(default_factory=dict)
+    _routers: dict[str, _Router] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)  # ports whose guest has asked DHCP
     _faults: dict[Method, list[tuple[Moment, DriverError]]] = field(default_factory=dict)
 
@@ -97,6 +119,20 @@ class FakeHost:
         network = self._networks[network_uid]
         network.remotes -= {min(network.remotes)}
 
+    def lose_route(self, router_uid: str) -> None:
+        """Somebody deleted all that leads from a router to other nodes."""
+        self._routers[router_uid].directory = RouterDirectory(())
+
+    def flush_router(self, router_uid: str) -> None:
+        """Somebody flushed the router's rules, or took its tunnel: present, but not complete."""
+        self._routers[router_uid].complete = False
+
+    def lose_router(self, router_uid: str) -> None:
+        """Its namespace is gone, and with it the gateways of its networks."""
+        if self._routers.pop(router_uid, None):
+            for network in self._networks.values():
+                network.complete = network.complete and network.intent.router_uid != router_uid
+
     def lose_network(self, network_uid: str) -> None:
         """Bridge and namespace are gone; its taps hang in the air."""
         if self._networks.pop(network_uid, None):
@@ -108,6 +144,7 @@ class FakeHost:
         """Nothing of a kernel outlives a reboot."""
         self._networks.clear()
         self._groups.clear()
+        self._routers.clear()
         self._taps.clear()
         self._asked.clear()
 
@@ -143,7 +180,7 @@ class FakeNet:
         host._take_fault("observe_net", "before")
         observed = ObservedNet(
             networks={
-                uid: ObservedNetwork(uid, network.complete, network.digest)
+                uid: ObservedNetwork(uid, network.complete, network.digest, network.intent.router_uid)
                 for uid, network in host._networks.items()
             },
             taps={uid: tap.up for uid, tap in host._taps.items()},
@@ -153,6 +190,13 @@ class FakeNet:
             },
             items=tuple(_items(host)),
             groups={uid: digest_of_group(group) for uid, group in host._groups.items()},
+            routers={
+                uid: digest_of(router.intent) if router.complete else ""
+                for uid, router in host._routers.items()
+            },
+            router_directories={
+                uid: digest_of_router_directory(router.directory) for uid, router in host._routers.items()
+            },
         )
         host._take_fault("observe_net", "after")
         return observed
@@ -161,6 +205,8 @@ class FakeNet:
         check_network(network)
         host = self.host
         host._take_fault("ensure_network", "before")
+        if network.router_uid:
+            self._get_router(network.router_uid, f"network {network.uid}")
         known = host._networks.get(network.uid)
         if known is None or not known.complete or known.intent != network:
             remotes = known.remotes if known is not None else frozenset()
@@ -216,22 +262,63 @@ class FakeNet:
         self.host._groups.pop(uid, None)
         self.host._take_fault("ensure_group_absent", "after")
 
+    async def ensure_router(self, router: RouterIntent) -> None:
+        check_router(router)
+        host = self.host
+        host._take_fault("ensure_router", "before")
+        known = host._routers.get(router.uid)
+        directory = known.directory if known is not None else RouterDirectory(())
+        host._routers[router.uid] = _Router(router, True, directory)
+        host._take_fault("ensure_router", "after")
+
+    async def ensure_router_directory(self, uid: str, directory: RouterDirectory) -> None:
+        host = self.host
+        host._take_fault("ensure_router_directory", "before")
+        router = self._get_router(uid, "directory")
+        check_router_directory(uid, directory)
+        for network_uid in {route.network_uid for route in directory.routes} - {""}:
+            network = host._networks.get(network_uid)
+            if network is None or network.intent.router_uid != uid:
+                raise DriverError("NetworkMissing", f"router {uid}: network {network_uid} is not in it")
+        router.directory = directory
+        host._take_fault("ensure_router_directory", "after")
+
+    async def ensure_router_absent(self, uid: str) -> None:
+        self.host._take_fault("ensure_router_absent", "before")
+        self.host.lose_router(uid)
+        self.host._take_fault("ensure_router_absent", "after")
+
+    def _get_router(self, uid: str, what: str) -> _Router:
+        router = self.host._routers.get(uid)
+        if router is None:
+            raise DriverError(
+                "RouterMissing", f"{what}: router {uid} is not on this node; ensure the router first"
+            )
+        return router
+
     async def close(self) -> None:
         """Nothing is held: the world belongs to the host."""
 
 
 def _items(host: FakeHost) -> list[tuple[str, str, str]]:
-    items = [
-        item
-        for uid in sorted(host._networks)
-        for item in (
+    items: list[tuple[str, str, str]] = []
+    for uid, network in sorted(host._networks.items()):
+        items += [
             ("bridge", names.bridge_name(uid), uid),
             ("tunnel", names.tunnel_name(uid), uid),
             ("veth", names.gateway_link_name(uid), uid),
+            ("dhcp-server", names.namespace_name(network.intent.router_uid or uid), uid),
+        ]
+        if not network.intent.router_uid:
+            items += [
+                ("veth", names.uplink_name(uid), uid),
+                ("namespace", names.namespace_name(uid), uid),
+            ]
+    for uid in sorted(host._routers):
+        items += [
+            ("router-namespace", names.namespace_name(uid), uid),
+            ("tunnel", ROUTER_TUNNEL_LINK, uid),
             ("veth", names.uplink_name(uid), uid),
-            ("namespace", names.namespace_name(uid), uid),
-            ("dhcp-server", names.namespace_name(uid), uid),
-        )
-    ]
+        ]
     items += [("tap", names.tap_name(uid), uid) for uid in sorted(host._taps)]
     return items

@@ -77,16 +77,21 @@ def tunnel_elements(network: NetworkIntent, underlay: IPAddress | None) -> froze
     tunnel, gateway = names.tunnel_name(network.uid), addressing.fixed_mac("gateway", network.uid)
     return frozenset(
         {
-            _vni_element("ends", underlay, network.vni, network.uid),
+            *tunnel_end(network.uid, network.vni, underlay),
             Element("bridge", "tunnels", (tunnel,), network.uid, table=GUARD_TABLE),
             Element("bridge", "gateways", (gateway,), network.uid, table=GUARD_TABLE),
         }
     )
 
 
-def peer_elements(network_uid: str, vni: int, vteps: Iterable[IPAddress]) -> frozenset[Element]:
+def tunnel_end(owner_uid: str, vni: int, underlay: IPAddress | None) -> frozenset[Element]:
+    """Of a network or of a router."""
+    return frozenset({_vni_element("ends", underlay, vni, owner_uid)} if underlay is not None else ())
+
+
+def peer_elements(owner_uid: str, vni: int, vteps: Iterable[IPAddress]) -> frozenset[Element]:
     """Who may send with this VNI."""
-    return frozenset(_vni_element("peers", vtep, vni, network_uid) for vtep in vteps)
+    return frozenset(_vni_element("peers", vtep, vni, owner_uid) for vtep in vteps)
 
 
 def peers_fit(elements: Iterable[Element], vni: int, vteps: Collection[IPAddress]) -> bool:

@@ -12,7 +12,16 @@ from typing import Final
 
 from agent.errors import DriverError
 from agent.net.addressing import VNI_MAX
-from agent.net.driver import AddressPair, GroupIntent, NetworkIntent, PortIntent, RemotePort, RuleIntent
+from agent.net.driver import (
+    AddressPair,
+    GroupIntent,
+    NetworkIntent,
+    PortIntent,
+    RemotePort,
+    RouterDirectory,
+    RouterIntent,
+    RuleIntent,
+)
 
 _UID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")  # it becomes part of paths and comments
 _MAC: Final = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")  # unicast
@@ -57,6 +66,29 @@ def check_directory(network_uid: str, remotes: Iterable[RemotePort]) -> None:
             if other != remote.uid:
                 problem = f"{value} is that of port {other} of network {network_uid}, too"
                 raise _invalid("port", remote.uid, "mac or addresses", problem)
+
+
+def check_router(router: RouterIntent) -> None:
+    """Raises DriverError (InvalidIntent, permanent) that names the field."""
+    check_uid("router", router.uid)
+    if not 1 <= router.vni <= VNI_MAX:
+        raise _invalid("router", router.uid, "vni", f"{router.vni} is not between 1 and {VNI_MAX}")
+
+
+def check_router_directory(uid: str, directory: RouterDirectory) -> None:
+    """Raises DriverError (InvalidIntent, permanent): the kernel holds one route for a destination."""
+    seen: dict[object, str] = {}
+    for remotes in directory.remotes:
+        for remote in remotes:
+            for address in remote.addresses:
+                other = seen.setdefault(address, remote.uid)
+                if other != remote.uid:
+                    problem = f"{address} is that of ports {other} and {remote.uid}"
+                    raise _invalid("router", uid, "remotes", problem)
+    for route in directory.routes:
+        if route.cidr in seen or (route.cidr.num_addresses == 1 and route.cidr.network_address in seen):
+            raise _invalid("router", uid, "routes", f"{route.cidr} has another way already")
+        seen[route.cidr] = str(route.cidr)
 
 
 def check_port(port: PortIntent) -> None:

@@ -18,14 +18,26 @@ from typing import Final, TypeVar
 
 from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, netns
-from agent.net.driver import GroupIntent, IPAddress, NetworkIntent, ObservedNet, PortIntent, RemotePort
+from agent.net.driver import (
+    GroupIntent,
+    IPAddress,
+    NetworkIntent,
+    ObservedNet,
+    PortIntent,
+    RemotePort,
+    RouterDirectory,
+    RouterIntent,
+)
+from agent.net.elements import Element
 from agent.net.group_state import GroupState
-from agent.net.intent_check import check_group, check_network, check_port, check_uid
+from agent.net.intent_check import check_group, check_network, check_port, check_router, check_uid
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
+from agent.net.kernel_router import KernelRouters, recorded_elements
 from agent.net.listeners import Listeners
+from agent.net.router_state import RouterState
 from agent.net.rules_reader import RulesReader
 from agent.net.state import State
 
@@ -65,10 +77,25 @@ class KernelNet:
         reader = RulesReader()
         self._directory = KernelDirectory()
         group_state = GroupState(state_dir.absolute() / "groups")
-        self._host = KernelHost(self._state, reader, underlay, self._directory.peers, group_state)
+        router_state = RouterState(state_dir.absolute() / "routers")
+        self._host = KernelHost(
+            self._state,
+            reader,
+            underlay,
+            self._peers,
+            group_state,
+            lambda: recorded_elements(router_state, underlay),
+        )
         self._groups = KernelGroups(group_state, self._host, self._state.networks)
+        self._routers = KernelRouters(router_state, netns_dir, self._host, reader, self._end_servers)
         self._network = KernelNetwork(
-            self._state, netns_dir, self._host, reader, self._directory, self._groups
+            self._state,
+            netns_dir,
+            self._host,
+            reader,
+            self._directory,
+            self._groups,
+            self._routers.check_ready,
         )
         self._reader = reader
         self._listeners = Listeners()
@@ -77,13 +104,19 @@ class KernelNet:
         return await self._run(
             "observing networks",
             lambda: kernel_observe.observe(
-                self._state, self._netns_dir, self._host, self._reader, self._directory, self._groups
+                self._state,
+                self._netns_dir,
+                self._host,
+                self._reader,
+                self._directory,
+                self._groups,
+                self._routers,
             ),
         )
 
     async def ensure_network(self, network: NetworkIntent) -> None:
         check_network(network)
-        await self._run(f"network {network.uid}", lambda: self._network.ensure(network))
+        await self._run(f"network {network.uid}", lambda: self._ensure_network(network))
 
     async def ensure_port(self, port: PortIntent) -> None:
         check_port(port)
@@ -112,6 +145,18 @@ class KernelNet:
         check_uid("security group", uid)
         await self._run(f"removal of security group {uid}", lambda: self._groups.ensure_absent(uid))
 
+    async def ensure_router(self, router: RouterIntent) -> None:
+        check_router(router)
+        await self._run(f"router {router.uid}", lambda: self._routers.ensure(router))
+
+    async def ensure_router_directory(self, uid: str, directory: RouterDirectory) -> None:
+        check_uid("router", uid)
+        await self._run(f"directory of router {uid}", lambda: self._routers.ensure_directory(uid, directory))
+
+    async def ensure_router_absent(self, uid: str) -> None:
+        check_uid("router", uid)
+        await self._run(f"removal of router {uid}", lambda: self._remove_router(uid))
+
     async def metadata_socket(self, domain_uid: str) -> socket.socket | None:
         """Listens at the metadata address in a routing domain's namespace; None while there is none.
 
@@ -123,6 +168,23 @@ class KernelNet:
             lambda: self._listeners.ensure(domain_uid, self._network.namespace(domain_uid)),
         )
 
+    def _ensure_network(self, network: NetworkIntent) -> None:
+        if network.router_uid:
+            self._listeners.close(network.uid)  # its own namespace goes
+        self._network.ensure(network)
+
+    def _remove_router(self, uid: str) -> None:
+        self._listeners.close(uid)
+        self._routers.ensure_absent(uid)
+
+    def _end_servers(self, router_uid: str) -> None:
+        """Of a router whose namespace lost its name."""
+        self._listeners.close(router_uid)
+        self._network.stop_servers(router_uid)
+
+    def _peers(self) -> frozenset[Element]:
+        return self._directory.peers() | self._routers.peers()
+
     def _remove_network(self, uid: str) -> None:
         self._listeners.close(uid)  # it would keep the namespace alive
         self._network.ensure_absent(uid)
@@ -131,6 +193,7 @@ class KernelNet:
         """What was begun is finished; networks, taps and DHCP servers stay."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         self._directory.close()
+        self._routers.close()
         self._listeners.close_all()
         home, self._home = self._home, -1
         if home >= 0:

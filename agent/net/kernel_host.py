@@ -33,7 +33,10 @@ ZONE_MAX: Final = 65_535  # a conntrack zone has 16 bits, a VNI 24
 
 
 class KernelHost:
-    """`peers` gives who may send into the node's tunnels now. `numbers` are of ports, `zones` of networks."""
+    """`peers` gives who may send into the node's tunnels now, `routers` what is recorded of routers.
+
+    `numbers` are of ports, `zones` of networks.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class KernelHost:
         underlay: IPAddress | None,
         peers: Callable[[], frozenset[Element]],
         groups: GroupState,
+        routers: Callable[[], frozenset[Element]],
     ) -> None:
         self._state = state
         self._reader = reader
@@ -49,6 +53,7 @@ class KernelHost:
         self.numbers = Numbers(state.directory / "ports", NUMBER_MAX - 1)
         self.zones = Numbers(state.directory / "zones", ZONE_MAX)
         self._peers = peers
+        self._routers = routers
         self.underlay = underlay
 
     def tables(self) -> Tables:
@@ -145,7 +150,7 @@ class KernelHost:
         return [record for record in found if record is not None]
 
     def _recorded_elements(self) -> frozenset[Element]:
-        found: set[Element] = set()
+        found: set[Element] = set(self._routers())
         for record in self._records():
             network = record.intent
             found |= ruleset.network_elements(network, self.zones.ensure(network.uid))

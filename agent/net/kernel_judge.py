@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from agent.net import addressing, guard_rules, names, ports, ruleset
-from agent.net.addressing import gateway_addresses, gateway_pair
+from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_pair
 from agent.net.directory import EntryMirror, Spot, render_digest
 from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork, PortIntent
 from agent.net.elements import Element
@@ -22,6 +23,7 @@ from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 
 Item = tuple[str, str, str]  # kind, host name, owner uid
+_KINDS: Final = {"gateway": "veth", "uplink": "veth", addressing.ROUTER_UPLINK: "veth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,16 @@ class NamespaceView:
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """What there is of one network. `program` is the digest of what its record's intent compiles to."""
+    """What there is of one network. `program` is the digest of what its record's intent compiles to.
+
+    `namespace` is the one that its gateway is to be in: its router's, or its own.
+    """
 
     uid: str
     record: NetworkRecord | None
     program: str
     namespace: NamespaceView | None
+    has_own_namespace: bool
     server_pid: int | None
     leased: frozenset[tuple[str, str]]
 
@@ -76,6 +82,7 @@ def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
                 network.uid,
                 _is_complete(host, network),
                 network.record.digest if network.record else "",
+                network.record.intent.router_uid if network.record else "",
             )
             for network in networks
         },
@@ -96,7 +103,8 @@ def _is_complete(host: HostView, network: NetworkView) -> bool:
         and host.is_sound
         and record.program == network.program
         and namespace.forwards
-        and namespace.rules == record.rules
+        and network.has_own_namespace != bool(record.intent.router_uid)
+        and (bool(record.intent.router_uid) or namespace.rules == record.rules)
         and network.uid in host.zones
         and ruleset.network_elements(record.intent, host.zones[network.uid]) <= host.tables.elements
         and guard_rules.tunnel_elements(record.intent, host.underlay) <= host.tables.elements
@@ -116,20 +124,33 @@ def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:
     uid, view = network.uid, host.links
     bridge = view.links.get(names.bridge_name(uid))
     gateway = view.links.get(names.gateway_link_name(uid))
-    uplink = view.links.get(names.uplink_name(uid))
-    if bridge is None or gateway is None or uplink is None:
+    if bridge is None or gateway is None:
         return False
-    marks = (bridge, "bridge"), (gateway, "gateway"), (uplink, "uplink")
-    way_in = Route(addressing.uplink_address(network.vni), 32, uplink.index, None)
+    marks = (bridge, "bridge"), (gateway, "gateway")
+    has_way_out = (
+        names.uplink_name(uid) not in view.links
+        if network.router_uid
+        else uplink_fits(host, uplink_pair(uid), uid, network.vni)
+    )
     return (
         all(link.up and link.alias == names.alias(kind, uid) for link, kind in marks)
         and bridge.mtu == network.mtu
         and bridge.filters
         and _is_attached(gateway, bridge, ports.GATEWAY)
         and _leads_to(host, bridge, gateway_pair(uid).inner_mac, gateway)
-        and view.addresses_of(uplink.name) == {(addressing.HOST_END, 32)}
-        and way_in in view.routes
+        and has_way_out
         and _tunnel_fits(host, network, bridge)
+    )
+
+
+def uplink_fits(host: HostView, pair: Pair, uid: str, vni: int) -> bool:
+    """The host's end of the way out of a routing domain."""
+    uplink = host.links.links.get(pair.name)
+    return (
+        uplink is not None
+        and (uplink.up, uplink.alias) == (True, names.alias(pair.kind, uid))
+        and host.links.addresses_of(uplink.name) == {(addressing.HOST_END, 32)}
+        and Route(addressing.uplink_address(vni), 32, uplink.index, None) in host.links.routes
     )
 
 
@@ -168,16 +189,22 @@ def _directories(host: HostView, networks: tuple[NetworkView, ...]) -> Iterator[
 
 
 def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
-    pairs = addressing.gateway_pair(network.uid), addressing.uplink_pair(network.uid)
-    inner = [view.links.get(pair.inner) for pair in pairs]
-    gateway, uplink = inner
-    if gateway is None or uplink is None:
-        return False
+    pair = gateway_pair(network.uid)
+    gateway = view.links.get(pair.inner)
     return (
-        all(link.up for link in (gateway, uplink))
-        and [gateway.mac, uplink.mac] == [pair.inner_mac for pair in pairs]
-        and gateway.mtu == network.mtu
+        gateway is not None
+        and (gateway.up, gateway.mac, gateway.mtu) == (True, pair.inner_mac, network.mtu)
         and view.addresses_of(gateway.name) == gateway_addresses(network)
+        and (bool(network.router_uid) or _way_out_fits(view, network))
+    )
+
+
+def _way_out_fits(view: LinkView, network: NetworkIntent) -> bool:
+    pair = uplink_pair(network.uid)
+    uplink = view.links.get(pair.inner)
+    return (
+        uplink is not None
+        and (uplink.up, uplink.mac) == (True, pair.inner_mac)
         and view.addresses_of(uplink.name) == {(addressing.uplink_address(network.vni), 32)}
         and Route(None, 0, uplink.index, addressing.HOST_END) in view.routes
     )
@@ -232,14 +259,14 @@ def _host_items(host: HostView) -> Iterator[Item]:
     for link in host.links.links.values():
         mark = names.parse_alias(link.alias)
         if mark is not None:
-            yield ("veth" if mark[0] in ("gateway", "uplink") else mark[0], link.name, mark[1])
+            yield (_KINDS.get(mark[0], mark[0]), link.name, mark[1])
     for element in host.tables.elements:
         yield ("nft-element", f"{element.family}/{element.set_name}/{' '.join(element.value)}", element.owner)
 
 
 def _network_items(networks: tuple[NetworkView, ...]) -> Iterator[Item]:
     for network in networks:
-        if network.namespace is not None:
+        if network.has_own_namespace:
             yield ("namespace", names.namespace_name(network.uid), network.uid)
         if network.server_pid is not None:
             yield ("dhcp-server", f"dnsmasq[{network.server_pid}]", network.uid)

@@ -1,4 +1,4 @@
-"""Links of one network: its bridge, its tunnel, and the two pairs that join its namespace to the node.
+"""Links of one network: its bridge, its tunnel, and the pairs that join its namespace to it and to the node.
 
 **Edge.** Works through netlink conversations of the host and of the namespace, opened by the caller; the
 calling thread stays in the host's namespace. Link aliases carry our mark and are set right after creation;
@@ -15,7 +15,7 @@ from typing import Final
 
 from agent.errors import DriverError
 from agent.net import addressing, names, netns, ports, sysctl
-from agent.net.addressing import GATEWAY_LINK, Pair, gateway_addresses, gateway_pair, uplink_pair
+from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_pair
 from agent.net.driver import IPAddress, NetworkIntent, has_ipv6
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
@@ -41,22 +41,28 @@ def conversation_inside(namespace: Path) -> Iterator[tuple[Netlink, int]]:
 def ensure_links(network: NetworkIntent, namespace: Path, underlay: IPAddress | None) -> bool:
     """All links, addresses and routes of a network; a tunnel where there is an underlay.
 
+    Its gateway comes into this namespace from any other one that it was in.
+
     True when the gateway's link or addresses are new: a DHCP server of before is bound to nothing.
     """
     with Netlink() as host, conversation_inside(namespace) as (inner, namespace_fd):
-        _set_up(inner, get_link(inner, "lo"))
+        set_up(inner, get_link(inner, "lo"))
         bridge = _ensure_bridge(host, network)
         pair = gateway_pair(network.uid)
         is_new = _ensure_pair(host, inner, pair, network.uid, namespace_fd)
         attach(host, get_link(host, pair.name), bridge, ports.GATEWAY, pair.inner_mac)
-        gateway = get_link(inner, GATEWAY_LINK)
-        _ensure_mtu(inner, gateway, network.mtu)
+        gateway = get_link(inner, pair.inner)
+        ensure_mtu(inner, gateway, network.mtu)
         if has_ipv6(network):
             with netns.inside(namespace):
-                sysctl.make_ipv6_gateway(GATEWAY_LINK)
-        _set_up(inner, gateway)  # first: a link that is down loses IPv6 addresses
-        is_changed = _ensure_addresses(inner, gateway, gateway_addresses(network))
-        _ensure_uplink(host, inner, network, namespace_fd)
+                sysctl.make_ipv6_gateway(pair.inner)
+        set_up(inner, gateway)  # first: a link that is down loses IPv6 addresses
+        is_changed = ensure_addresses(inner, gateway, gateway_addresses(network))
+        if not network.router_uid:
+            uplink = ensure_uplink(
+                host, inner, uplink_pair(network.uid), network.uid, network.vni, namespace_fd
+            )
+            inner.ensure_route(Route(None, 0, uplink.index, addressing.HOST_END))
         _ensure_tunnel(host, network, bridge, underlay)
     return is_new or is_changed
 
@@ -64,14 +70,14 @@ def ensure_links(network: NetworkIntent, namespace: Path, underlay: IPAddress | 
 def attach(host: Netlink, link: Link, bridge: Link, port: BridgePort, mac: str = "") -> None:
     """On the bridge, silent towards the host, as wide as the bridge, and up; frames to `mac` leave by it."""
     sysctl.silence_link(link.name)
-    _ensure_mtu(host, link, bridge.mtu)
+    ensure_mtu(host, link, bridge.mtu)
     if link.master != bridge.index:
         host.change_link(link.index, master=bridge.index)
     if link.master != bridge.index or link.bridge_port != port:
         host.change_link(link.index, bridge_port=port)
     if mac:
         host.change_entries([EntryChange(True, port_entry(link.index, mac))])
-    _set_up(host, link)
+    set_up(host, link)
 
 
 def mark(host: Netlink, link: Link, kind: str, uid: str) -> None:
@@ -102,6 +108,12 @@ def delete_host_links(uid: str) -> None:
         delete_ours(host, "bridge", names.bridge_name(uid), uid)
 
 
+def delete_uplink(uid: str) -> None:
+    """Of a network without a router."""
+    with Netlink() as host:
+        delete_ours(host, "uplink", names.uplink_name(uid), uid)
+
+
 def find_bridge(host: Netlink, network_uid: str) -> Link | None:
     link = host.find_link(names.bridge_name(network_uid))
     return link if link is not None and link.alias == names.alias("bridge", network_uid) else None
@@ -117,8 +129,8 @@ def _ensure_bridge(host: Netlink, network: NetworkIntent) -> Link:
     if not bridge.filters:
         host.change_link(bridge.index, filters=True)
     sysctl.silence_bridge(name)
-    _ensure_mtu(host, bridge, network.mtu)
-    _set_up(host, bridge)
+    ensure_mtu(host, bridge, network.mtu)
+    set_up(host, bridge)
     return get_link(host, name)
 
 
@@ -140,7 +152,7 @@ def _ensure_tunnel(host: Netlink, network: NetworkIntent, bridge: Link, underlay
     attach(host, tunnel, bridge, ports.TUNNEL)
 
 
-def _ensure_mtu(netlink: Netlink, link: Link, mtu: int) -> None:
+def ensure_mtu(netlink: Netlink, link: Link, mtu: int) -> None:
     if link.mtu != mtu:
         netlink.change_link(link.index, mtu=mtu)
 
@@ -160,22 +172,24 @@ def _ensure_pair(host: Netlink, inner: Netlink, pair: Pair, uid: str, namespace_
     return True
 
 
-def _ensure_uplink(host: Netlink, inner: Netlink, network: NetworkIntent, namespace_fd: int) -> None:
-    """Point to point: the node knows the namespace by one address, the namespace the node by another."""
-    pair = uplink_pair(network.uid)
-    _ensure_pair(host, inner, pair, network.uid, namespace_fd)
+def ensure_uplink(host: Netlink, inner: Netlink, pair: Pair, uid: str, vni: int, namespace_fd: int) -> Link:
+    """Point to point: the node knows the namespace by one address, the namespace the node by another.
+
+    The inner end; the way out by it is the caller's.
+    """
+    _ensure_pair(host, inner, pair, uid, namespace_fd)
     outer_end, inner_end = get_link(host, pair.name), get_link(inner, pair.inner)
     sysctl.disable_ipv6(pair.name)
-    inside_address = addressing.uplink_address(network.vni)
-    _ensure_addresses(host, outer_end, {(addressing.HOST_END, _SINGLE)})
-    _ensure_addresses(inner, inner_end, {(inside_address, _SINGLE)})
-    _set_up(host, outer_end)
-    _set_up(inner, inner_end)
+    inside_address = addressing.uplink_address(vni)
+    ensure_addresses(host, outer_end, {(addressing.HOST_END, _SINGLE)})
+    ensure_addresses(inner, inner_end, {(inside_address, _SINGLE)})
+    set_up(host, outer_end)
+    set_up(inner, inner_end)
     host.ensure_route(Route(inside_address, _SINGLE, outer_end.index, None))
-    inner.ensure_route(Route(None, 0, inner_end.index, addressing.HOST_END))
+    return inner_end
 
 
-def _ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPAddress, int]]) -> bool:
+def ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPAddress, int]]) -> bool:
     """Exactly these; true when something was changed."""
     present = {
         (address.address, address.prefix_length)
@@ -189,7 +203,7 @@ def _ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPAddress,
     return present != wanted
 
 
-def _set_up(netlink: Netlink, link: Link) -> None:
+def set_up(netlink: Netlink, link: Link) -> None:
     if not link.up:
         netlink.change_link(link.index, up=True)
 

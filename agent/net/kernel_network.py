@@ -7,6 +7,7 @@ prefix safe: guards before links, the record last; and the reverse when a networ
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.errors import DriverError
@@ -46,18 +47,27 @@ class KernelNetwork:
         reader: RulesReader,
         directory: KernelDirectory,
         groups: KernelGroups,
+        check_router: Callable[[str, str], None],
     ) -> None:
+        """`check_router` raises DriverError unless networks may come into a router."""
         self._directory = directory
         self._groups = groups
         self._state = state
         self._netns_dir = netns_dir
         self._host = host
         self._reader = reader
+        self._check_router = check_router
 
-    def namespace(self, uid: str) -> Path:
-        return self._netns_dir / names.namespace_name(uid)
+    def namespace(self, domain_uid: str) -> Path:
+        return self._netns_dir / names.namespace_name(domain_uid)
+
+    def home(self, network: NetworkIntent) -> Path:
+        """The namespace that its gateway is in."""
+        return self.namespace(network.router_uid or network.uid)
 
     def ensure(self, network: NetworkIntent) -> None:
+        if network.router_uid:
+            self._check_router(network.router_uid, f"network {network.uid}")
         files = self._state.files(network.uid)
         program = build_program(network, files, self._state.resolvers)
         record = self._state.find_network(network.uid)
@@ -67,15 +77,24 @@ class KernelNetwork:
         self._host.ensure()
         if network.uid not in self._host.zones.known:
             conntrack.flush_zone(self._host.zones.ensure(network.uid))
+        if network.router_uid:
+            kernel_links.delete_uplink(network.uid)  # before its guards
         if self._ensure_elements(network):
             self._groups.end_connections(network)
         _ensure_rates(network)
-        tables = self._ensure_namespace(network.uid, program, record)
-        gateway_is_new = kernel_links.ensure_links(network, self.namespace(network.uid), self._host.underlay)
+        rules = "" if network.router_uid else self._ensure_namespace(network.uid, program, record).fingerprint
+        gateway_is_new = kernel_links.ensure_links(network, self.home(network), self._host.underlay)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
-        self._state.write_network(
-            NetworkRecord(network, digest_of(network), program.digest, tables.fingerprint)
-        )
+        if network.router_uid:
+            netns.remove(self.namespace(network.uid))
+            self._reader.forget(network.uid)
+        self._state.write_network(NetworkRecord(network, digest_of(network), program.digest, rules))
+
+    def stop_servers(self, router_uid: str) -> None:
+        """Of the networks that were last in this router; they are then observed as incomplete."""
+        for network in self._state.networks():
+            if network.router_uid == router_uid:
+                dnsmasq.stop(self._state.files(network.uid))
 
     def ensure_absent(self, uid: str) -> None:
         """Taps of ports that are still there stay, without a bridge and still guarded."""
@@ -186,7 +205,7 @@ class KernelNetwork:
     def _ensure_server(self, network: NetworkIntent, program: NetworkProgram, *, is_synced: bool) -> None:
         """A reload where that is enough; leases and their clients outlive a restart as well."""
         files = self._state.files(network.uid)
-        pid = dnsmasq.find_pid(files, self.namespace(network.uid))
+        pid = dnsmasq.find_pid(files, self.home(network))
         config_holds = read_text(files.config) == program.config
         if pid and is_synced and config_holds and not _lease_conflicts(files, network):
             if (read_text(files.hosts), read_text(files.names)) != (program.hosts, program.names):
@@ -198,7 +217,7 @@ class KernelNetwork:
         _write_hosts(files, program)
         _prune_leases(files, network)
         write_text(files.config, program.config)
-        with netns.inside(self.namespace(network.uid)):
+        with netns.inside(self.home(network)):
             dnsmasq.start(files)
 
 

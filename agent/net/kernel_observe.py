@@ -8,18 +8,23 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agent.net import dnsmasq, names, netns, qos, sysctl
+from agent.net import dnsmasq, names, netns, qos, router_judge, sysctl
+from agent.net.addressing import ROUTER_UPLINK
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, ObservedNet
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
+from agent.net.kernel_router import KernelRouters
 from agent.net.program import build_program
 from agent.net.rates import Rates, wanted_rates
+from agent.net.router_judge import RouterView
+from agent.net.router_program import router_digest
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader, Tables
 from agent.net.ruleset import NAMESPACE_TABLES
@@ -36,12 +41,16 @@ def observe(
     reader: RulesReader,
     directory: KernelDirectory,
     groups: KernelGroups,
+    routers: KernelRouters,
 ) -> ObservedNet:
     tables = host.tables()
     mirror = directory.follow()
     links = _links()
-    uids = _network_uids(state, netns_dir, links, tables)
-    views = tuple(_network(uid, state, netns_dir, reader) for uid in uids)
+    router_uids = _router_uids(routers, links)
+    uids = [uid for uid in _network_uids(state, netns_dir, links, tables) if uid not in router_uids]
+    namespaces = _Namespaces(netns_dir, reader)
+    views = tuple(_network(uid, state, namespaces) for uid in uids)
+    router_views = tuple(_router(uid, routers, namespaces) for uid in sorted(router_uids))
     host_view = HostView(
         links=links,
         tables=tables,
@@ -53,7 +62,20 @@ def observe(
         groups=groups.digests(tables),
         rates=_rates(links, views),
     )
-    return judge(host_view, views)
+    observed = judge(host_view, views)
+    return replace(
+        observed,
+        routers=router_judge.router_digests(host_view, router_views),
+        router_directories=dict(router_judge.directory_digests(host_view, router_views)),
+        items=tuple(sorted({*observed.items, *router_judge.router_items(router_views)})),
+    )
+
+
+def _router_uids(routers: KernelRouters, links: LinkView) -> frozenset[str]:
+    """Of every router of which anything is there."""
+    marks = (names.parse_alias(link.alias) for link in links.links.values())
+    seen = (mark[1] for mark in marks if mark is not None and mark[0] == ROUTER_UPLINK)
+    return frozenset((*routers.uids(), *seen))
 
 
 def _network_uids(state: State, netns_dir: Path, links: LinkView, tables: Tables) -> list[str]:
@@ -76,25 +98,62 @@ def _namespace_uids(netns_dir: Path) -> Iterable[str]:
                 yield entry.name.removeprefix(_NAMESPACE_PREFIX)
 
 
-def _network(uid: str, state: State, netns_dir: Path, reader: RulesReader) -> NetworkView:
+def _network(uid: str, state: State, namespaces: _Namespaces) -> NetworkView:
     record, files = state.find_network(uid), state.files(uid)
-    namespace = netns_dir / names.namespace_name(uid)
+    domain_uid = (record.intent.router_uid if record else "") or uid
     return NetworkView(
         uid=uid,
         record=record,
         program=_program_digest(record.intent, files, state.resolvers) if record else "",
-        namespace=_namespace(uid, namespace, reader),
-        server_pid=dnsmasq.find_pid(files, namespace),
+        namespace=namespaces.view(domain_uid),
+        has_own_namespace=netns.exists(namespaces.path(uid)),
+        server_pid=dnsmasq.find_pid(files, namespaces.path(domain_uid)),
         leased=parse_leases(read_text(files.leases), time.time()),
     )
 
 
-def _namespace(uid: str, path: Path, reader: RulesReader) -> NamespaceView | None:
-    if not netns.exists(path):
-        return None
+def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces) -> RouterView:
+    record, mirror, view = routers.record(uid), routers.follow(uid), namespaces.view(uid)
+    return RouterView(
+        uid=uid,
+        record=record,
+        program=router_digest(record.intent) if record else "",
+        namespace=view,
+        joins=view is not None and _joins(namespaces.path(uid)),
+        routes=frozenset(mirror.routes if mirror else ()),
+        hash=mirror.hash if mirror else 0,
+        vteps=mirror.vteps() if mirror else frozenset(),
+    )
+
+
+def _joins(path: Path) -> bool:
     with netns.inside(path):
-        tables = reader.read(uid, NAMESPACE_TABLES)
-        return NamespaceView(_links(), sysctl.forwarding_is_on(), tables.fingerprint)
+        return sysctl.networks_are_joined()
+
+
+class _Namespaces:
+    """Of routing domains, each looked at once."""
+
+    def __init__(self, directory: Path, reader: RulesReader) -> None:
+        self._directory = directory
+        self._reader = reader
+        self._views: dict[str, NamespaceView | None] = {}
+
+    def path(self, domain_uid: str) -> Path:
+        return self._directory / names.namespace_name(domain_uid)
+
+    def view(self, domain_uid: str) -> NamespaceView | None:
+        if domain_uid not in self._views:
+            self._views[domain_uid] = self._look(domain_uid)
+        return self._views[domain_uid]
+
+    def _look(self, domain_uid: str) -> NamespaceView | None:
+        path = self.path(domain_uid)
+        if not netns.exists(path):
+            return None
+        with netns.inside(path):
+            tables = self._reader.read(domain_uid, NAMESPACE_TABLES)
+            return NamespaceView(_links(), sysctl.forwarding_is_on(), tables.fingerprint)
 
 
 def _rates(links: LinkView, networks: Iterable[NetworkView]) -> dict[str, Rates]:

@@ -35,9 +35,14 @@ def gateway_link_name(network_uid: str) -> str:
     return f"cgw{_short(network_uid)}"
 
 
-def uplink_name(network_uid: str) -> str:
-    """The host's end of the veth that carries a network's outbound traffic."""
-    return f"cup{_short(network_uid)}"
+def inner_gateway_name(network_uid: str) -> str:
+    """The other end: the network's gateway, next to those of its router's other networks."""
+    return f"gw{_short(network_uid)}"
+
+
+def uplink_name(domain_uid: str) -> str:
+    """The host's end of the veth that carries the outbound traffic of a network or of a router."""
+    return f"cup{_short(domain_uid)}"
 
 
 def tunnel_name(network_uid: str) -> str:
@@ -45,9 +50,9 @@ def tunnel_name(network_uid: str) -> str:
     return f"cvx{_short(network_uid)}"
 
 
-def namespace_name(network_uid: str) -> str:
-    """Full uid: names of namespaces are not limited to 15 characters."""
-    return f"cumulet-{network_uid}"
+def namespace_name(domain_uid: str) -> str:
+    """Of a routing domain: a router, or a network without one. Namespaces may have long names."""
+    return f"cumulet-{domain_uid}"
 
 
 def alias(kind: str, uid: str) -> str:

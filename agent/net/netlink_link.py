@@ -126,8 +126,11 @@ def veth(name: str, peer: str, peer_mac: str, peer_netns_fd: int) -> bytes:
     )
 
 
-def vxlan(name: str, mac: str, value: Tunnel) -> bytes:
-    """A tunnel without a remote end: its forwarding entries say where frames go, and no other frame goes."""
+def vxlan(name: str, mac: str, value: Tunnel, netns_fd: int | None = None) -> bytes:
+    """A tunnel without a remote end: its forwarding entries say where frames go, and no other frame goes.
+
+    With `netns_fd` it is born inside that namespace; its outer packets still come and go where it was made.
+    """
     local = _VXLAN_LOCAL if value.local.version == 4 else _VXLAN_LOCAL6
     data = (
         attribute(_VXLAN_ID, pack_u32(value.vni))
@@ -139,6 +142,7 @@ def vxlan(name: str, mac: str, value: Tunnel) -> bytes:
         _LINK.pack(0, 0, 0, 0, 0)
         + attribute(_IFLA_IFNAME, pack_text(name))
         + attribute(_IFLA_ADDRESS, pack_mac(mac))
+        + (attribute(_IFLA_NET_NS_FD, pack_u32(netns_fd)) if netns_fd is not None else b"")
         + attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"vxlan") + attribute(_INFO_DATA, data))
     )
 

@@ -1,4 +1,4 @@
-"""Everything that a network's intent becomes in its namespace: rules and the DHCP server's files.
+"""What intents become in a namespace: rules, and the DHCP server's files of a network.
 
 **Pure.** `digest` changes with the intent and with this code, so that an upgraded agent programs anew.
 """
@@ -18,6 +18,8 @@ from agent.net.elements import Json
 
 @dataclass(frozen=True, slots=True)
 class NetworkProgram:
+    """`rules` of its namespace; none where that is its router's."""
+
     rules: tuple[Json, ...]
     config: str
     hosts: str
@@ -25,12 +27,13 @@ class NetworkProgram:
 
     @property
     def digest(self) -> str:
-        return _digest([self.rules, self.config, self.hosts, self.names])
+        return digest_of_program([self.rules, self.config, self.hosts, self.names])
 
 
 def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -> NetworkProgram:
+    rules = [] if network.router_uid else ruleset.namespace_rules(outbound_nat=network.outbound_nat)
     return NetworkProgram(
-        rules=tuple(ruleset.namespace_rules(outbound_nat=network.outbound_nat)),
+        rules=tuple(rules),
         config=dnsmasq_config.render_config(network, files, resolvers),
         hosts=dnsmasq_config.render_hosts(network.ports),
         names=dnsmasq_config.render_names(network.ports),
@@ -39,8 +42,8 @@ def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
 
 def host_digest() -> str:
     """Of the host's rules as this code would program them."""
-    return _digest([ruleset.host_rules(()), guard_rules.GUARD_RULES])
+    return digest_of_program([ruleset.host_rules(()), guard_rules.GUARD_RULES])
 
 
-def _digest(value: object) -> str:
+def digest_of_program(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

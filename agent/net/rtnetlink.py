@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from agent.net import netlink_ip, netlink_link, netlink_neighbour
+from agent.net import netlink_ip, netlink_link, netlink_neighbour, netlink_route
 from agent.net import netlink_wire as wire
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.netlink_neighbour import Entry
+from agent.net.netlink_route import RouterRoute
 
 _NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
@@ -40,7 +41,7 @@ _IFF_VNET_HDR: Final = 0x4000  # QEMU's virtio-net wants offload headers
 
 
 class EntryChange(NamedTuple):
-    """`payload` names a forwarding entry or a neighbour that is to be there, or not."""
+    """`payload` names a forwarding entry, a neighbour or a route that is to be there, or not."""
 
     present: bool
     payload: bytes
@@ -90,8 +91,8 @@ class Netlink:
         payload = netlink_link.veth(name, peer, peer_mac, peer_netns_fd)
         self._do(netlink_link.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, payload)
 
-    def add_vxlan(self, name: str, mac: str, tunnel: Tunnel) -> None:
-        payload = netlink_link.vxlan(name, mac, tunnel)
+    def add_vxlan(self, name: str, mac: str, tunnel: Tunnel, netns_fd: int | None = None) -> None:
+        payload = netlink_link.vxlan(name, mac, tunnel, netns_fd)
         self._do(netlink_link.RTM_NEWLINK, wire.F_CREATE | wire.F_EXCL, payload)
 
     def change_link(
@@ -134,23 +135,42 @@ class Netlink:
                 if entry is not None:
                     yield entry
 
+    def router_routes(self) -> Iterator[RouterRoute]:
+        """Of the main table, but those that the kernel made of addresses."""
+        for ip_version in (4, 6):
+            dump = netlink_route.routes_dump(ip_version)
+            for payload in self._dump(netlink_route.RTM_GETROUTE, dump):
+                route = netlink_route.parse_router_route(payload)
+                if route is not None:
+                    yield route
+
     def change_entries(self, changes: Sequence[EntryChange]) -> None:
+        """Forwarding entries and neighbours; see `_change`."""
+        self._change(_OF_ENTRIES, changes)
+
+    def change_routes(self, changes: Sequence[EntryChange]) -> None:
+        """Payloads of routes; see `_change`."""
+        self._change(_OF_ROUTES, changes)
+
+    def _change(self, kinds: _Kinds, changes: Sequence[EntryChange]) -> None:
         """One conversation: the kernel answers the last message, and every one that it refuses.
 
         What is gone already is no error. Raises the first refusal when all changes were tried.
         """
+        if not changes:
+            return
         first = self._sequence + 1
         self._sequence += len(changes)
         last = self._sequence
         self._socket.send(
             b"".join(
-                wire.message(*_entry_request(change, answers=first + at == last), first + at, change.payload)
+                wire.message(*_request(kinds, change, answers=first + at == last), first + at, change.payload)
                 for at, change in enumerate(changes)
             )
         )
         refusal = 0
         for sequence, code in self._verdicts(last):
-            gone = code == errno.ENOENT and not changes[sequence - first].present
+            gone = code == kinds.gone and not changes[sequence - first].present
             refusal = refusal or (0 if gone else code)
         if refusal:
             raise OSError(refusal, os.strerror(refusal))
@@ -176,20 +196,20 @@ class Netlink:
         return converse(self._socket, self._sequence, kind, flags, payload)
 
 
-class NeighbourEvents:
-    """Every change of the namespace's forwarding entries and neighbours since the last look."""
+class _Events:
+    """What the kernel tells of the namespace since the last look."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: int) -> None:
         self._socket = open_conversation(_NETLINK_ROUTE)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENTS_BUFFER_BYTES)
-        self._socket.bind((0, netlink_neighbour.GROUP_NEIGHBOURS))
+        self._socket.bind((0, groups))
         self._socket.setblocking(False)
 
     def close(self) -> None:
         self._socket.close()
 
-    def take(self) -> Iterator[tuple[bool, Entry]]:
-        """(is there, entry), in order. Raises EventsLostError when there were more than the buffer holds."""
+    def _messages(self) -> Iterator[wire.Message]:
+        """In order. Raises EventsLostError when there were more than the buffer holds."""
         while True:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
@@ -199,10 +219,43 @@ class NeighbourEvents:
                 if err.errno != errno.ENOBUFS:
                     raise
                 raise EventsLostError from err
-            for message in wire.parse_messages(data):
-                entry = netlink_neighbour.parse_entry(message.payload)
-                if entry is not None:
-                    yield message.kind == netlink_neighbour.RTM_NEWNEIGH, entry
+            yield from wire.parse_messages(data)
+
+
+class NeighbourEvents(_Events):
+    """Every change of the namespace's forwarding entries and neighbours since the last look."""
+
+    def __init__(self) -> None:
+        super().__init__(netlink_neighbour.GROUP_NEIGHBOURS)
+
+    def take(self) -> Iterator[tuple[bool, Entry]]:
+        """(is there, entry), in order. Raises EventsLostError."""
+        for message in self._messages():
+            entry = netlink_neighbour.parse_entry(message.payload)
+            if entry is not None:
+                yield message.kind == netlink_neighbour.RTM_NEWNEIGH, entry
+
+
+class RouteEvents(_Events):
+    """Every change of the namespace's links, routes, forwarding entries and neighbours."""
+
+    def __init__(self) -> None:
+        groups = netlink_route.GROUP_LINKS | netlink_route.GROUP_ROUTES | netlink_neighbour.GROUP_NEIGHBOURS
+        super().__init__(groups)
+
+    def take(self) -> Iterator[tuple[bool, Entry | RouterRoute | None]]:
+        """(is there, what), in order; None is a link. Raises EventsLostError."""
+        for message in self._messages():
+            there = message.kind in (netlink_neighbour.RTM_NEWNEIGH, netlink_route.RTM_NEWROUTE)
+            found: Entry | RouterRoute | None = None
+            if message.kind in (netlink_route.RTM_NEWROUTE, netlink_route.RTM_DELROUTE):
+                found = netlink_route.parse_router_route(message.payload)
+            elif message.kind in (netlink_neighbour.RTM_NEWNEIGH, netlink_neighbour.RTM_DELNEIGH):
+                found = netlink_neighbour.parse_entry(message.payload)
+            else:
+                yield there, None
+            if found is not None:
+                yield there, found
 
 
 class EventsLostError(Exception):
@@ -260,12 +313,24 @@ def converse(
             yield answer.payload
 
 
-def _entry_request(change: EntryChange, *, answers: bool) -> tuple[int, int]:
+class _Kinds(NamedTuple):
+    """Message types, and the errno when what is to go is gone."""
+
+    new: int
+    delete: int
+    gone: int
+
+
+_OF_ENTRIES: Final = _Kinds(netlink_neighbour.RTM_NEWNEIGH, netlink_neighbour.RTM_DELNEIGH, errno.ENOENT)
+_OF_ROUTES: Final = _Kinds(netlink_route.RTM_NEWROUTE, netlink_route.RTM_DELROUTE, errno.ESRCH)
+
+
+def _request(kinds: _Kinds, change: EntryChange, *, answers: bool) -> tuple[int, int]:
     """Message type and flags."""
     flags = wire.F_ACK if answers else 0
     if change.present:
-        return netlink_neighbour.RTM_NEWNEIGH, flags | wire.F_CREATE | wire.F_REPLACE
-    return netlink_neighbour.RTM_DELNEIGH, flags
+        return kinds.new, flags | wire.F_CREATE | wire.F_REPLACE
+    return kinds.delete, flags
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 interfaces only through sets that name exactly ours (a wildcard would catch a foreign `cbr0`), and every
 element's comment names its owner, so that `verify` reads owners from the kernel.
 
-The way of a guest's packet: guest_rules.py (anti-spoofing, groups) -> bridge -> gw0 in the namespace
+The way of a guest's packet: guest_rules.py (anti-spoofing, groups) -> bridge -> its gateway in the namespace
 (DHCP, DNS and ICMP to the gateway; forwarding to up0, source-NATed) -> host table (nothing to the host,
 nothing to another network) -> out, source-NATed again.
 """
@@ -17,9 +17,9 @@ from typing import Final
 from agent.net import guard_rules, guest_rules, names, security
 from agent.net import rule_words as words
 from agent.net.addressing import (
-    GATEWAY_LINK,
     METADATA_ADDRESS,
     METADATA_PORT,
+    ROUTER_TUNNEL_LINK,
     UPLINK_LINK,
     UPLINK_RANGE,
     gateway_addresses,
@@ -37,6 +37,7 @@ NAMESPACE_TABLES: Final = (("inet", TABLE),)
 
 _BEFORE_FIREWALLS: Final = -10  # ours judges first; a foreign firewall at 0 may still refuse, never allow
 _SOURCE_NAT: Final = 100
+_GATEWAYS: Final = "gw*"  # in a namespace every link is ours: those of its networks (names.py)
 
 
 # -- elements ---------------------------------------------------------------------------------------------
@@ -54,15 +55,21 @@ def network_elements(network: NetworkIntent, zone: int) -> frozenset[Element]:
         Element("bridge", "receivers", (link,), uid, data=str(guest_rules.OPEN))
         for link in (names.gateway_link_name(uid), names.tunnel_name(uid))
     }
+    uplink = set() if network.router_uid else uplink_elements(uid)
     return frozenset(
         {
             Element("inet", "bridges", (bridge,), uid),
-            Element("inet", "uplinks", (names.uplink_name(uid),), uid),
+            *uplink,
             Element("inet", "zones", (bridge,), uid, data=f"jump {guest_rules.ZONE_PREFIX}{zone}"),
             *gateways,
             *open_links,
         }
     )
+
+
+def uplink_elements(domain_uid: str) -> frozenset[Element]:
+    """The way out of a routing domain: a router, or a network without one."""
+    return frozenset({Element("inet", "uplinks", (names.uplink_name(domain_uid),), domain_uid)})
 
 
 def port_elements(port: PortIntent, number: int) -> frozenset[Element]:
@@ -154,20 +161,23 @@ def _host_masquerade() -> list[Json]:
     return [words.iifname("@uplinks"), words.oifname("@uplinks", "!="), COUNTER, {"masquerade": None}]
 
 
-# -- a network's namespace --------------------------------------------------------------------------------
+# -- the namespace of a routing domain --------------------------------------------------------------------
 
 
-def namespace_rules(*, outbound_nat: bool) -> list[Json]:
-    """Replaces the namespace's table. Without `outbound_nat` subnets reach each other and nothing else."""
-    outbound = [[words.iifname(GATEWAY_LINK), words.oifname(UPLINK_LINK), *ACCEPT]]
+def namespace_rules(*, outbound_nat: bool, joins: bool = False) -> list[Json]:
+    """Replaces the namespace's table. A router `joins` its networks' subnets, on this node and on others.
+
+    A network's own gateway leads to the outside, with `outbound_nat`, and to nothing else: it stays on its
+    node, so guests of other subnets would be reached on this node only.
+    """
     # First, so that connections of the time before the way out was closed end too.
     closed = [[words.oifname(UPLINK_LINK), *DROP], [words.iifname(UPLINK_LINK), *DROP]]
     forward = [
         *([] if outbound_nat else closed),
         [words.ct_state("invalid"), *DROP],
         [words.ct_state("established", "related"), *ACCEPT],
-        [words.iifname(GATEWAY_LINK), words.oifname(GATEWAY_LINK), *ACCEPT],
-        *(outbound if outbound_nat else []),
+        *(_joined() if joins else []),
+        *([[words.iifname(_GATEWAYS), words.oifname(UPLINK_LINK), *ACCEPT]] if outbound_nat else []),
         list(DROP),
     ]
     masquerade = [words.oifname(UPLINK_LINK), COUNTER, {"masquerade": None}]
@@ -182,6 +192,12 @@ def namespace_rules(*, outbound_nat: bool) -> list[Json]:
     ]
 
 
+def _joined() -> list[list[Json]]:
+    """Between networks here, and to and from the router's parts on other nodes; never from part to part."""
+    ways = ((_GATEWAYS, _GATEWAYS), (_GATEWAYS, ROUTER_TUNNEL_LINK), (ROUTER_TUNNEL_LINK, _GATEWAYS))
+    return [[words.iifname(came), words.oifname(goes), *ACCEPT] for came, goes in ways]
+
+
 def _gateway_input() -> list[list[Json]]:
     """What a guest may ask of its gateway."""
     echo = words.match("==", words.payload("icmp", "type"), "echo-request")
@@ -190,20 +206,20 @@ def _gateway_input() -> list[list[Json]]:
         [words.iifname("lo"), *ACCEPT],
         [words.ct_state("established", "related"), *ACCEPT],
         # The namespace's address towards the node is no gateway of the guests.
-        [words.iifname(GATEWAY_LINK), words.match("==", words.payload("ip", "daddr"), _UPLINK_PREFIX), *DROP],
-        [words.iifname(GATEWAY_LINK), words.match("==", words.payload("udp", "dport"), 67), *ACCEPT],
-        [words.iifname(GATEWAY_LINK), words.match("==", words.payload("udp", "dport"), 53), *ACCEPT],
-        [words.iifname(GATEWAY_LINK), words.match("==", words.payload("tcp", "dport"), 53), *ACCEPT],
+        [words.iifname(_GATEWAYS), words.match("==", words.payload("ip", "daddr"), _UPLINK_PREFIX), *DROP],
+        [words.iifname(_GATEWAYS), words.match("==", words.payload("udp", "dport"), 67), *ACCEPT],
+        [words.iifname(_GATEWAYS), words.match("==", words.payload("udp", "dport"), 53), *ACCEPT],
+        [words.iifname(_GATEWAYS), words.match("==", words.payload("tcp", "dport"), 53), *ACCEPT],
         [
-            words.iifname(GATEWAY_LINK),
+            words.iifname(_GATEWAYS),
             words.is_field("ip", "daddr", str(METADATA_ADDRESS)),
             words.is_field("tcp", "dport", METADATA_PORT),
             *ACCEPT,
         ],
-        [words.iifname(GATEWAY_LINK), echo, *ACCEPT],
-        [words.iifname(GATEWAY_LINK), _IS_IPV6, words.is_field("udp", "dport", 547), *ACCEPT],
+        [words.iifname(_GATEWAYS), echo, *ACCEPT],
+        [words.iifname(_GATEWAYS), _IS_IPV6, words.is_field("udp", "dport", 547), *ACCEPT],
         [
-            words.iifname(GATEWAY_LINK),
+            words.iifname(_GATEWAYS),
             words.match("==", words.payload("icmpv6", "type"), {"set": asked}),
             *ACCEPT,
         ],

@@ -50,6 +50,20 @@ def make_router() -> None:
     set_forwarding(True)
 
 
+def join_networks() -> None:
+    """A router's namespace: both IP versions, and no look at the way that a source would be reached by, since
+    what a guest may send as was judged where it sent it."""
+    for scope in ("all", "default"):
+        _write(f"ipv4/conf/{scope}/rp_filter", "0")
+    if _has_ipv6():
+        _write("ipv6/conf/all/forwarding", "1")
+
+
+def networks_are_joined() -> bool:
+    path = _NET / "ipv6/conf/all/forwarding"
+    return forwarding_is_on() and (not path.exists() or path.read_text().strip() == "1")
+
+
 def make_ipv6_gateway(name: str) -> None:
     """It has the addresses that it is given, at once, and says in its answers that it is a router."""
     _write(f"ipv6/conf/{name}/addr_gen_mode", _GENERATE_NO_ADDRESS)

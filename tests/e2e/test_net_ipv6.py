@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.net import addressing
+from agent.net import addressing, names
 from agent.net.driver import NetworkIntent, PortIntent
 from agent.net.kernel_driver import KernelNet
 from agent.net.rtnetlink import Netlink
@@ -120,7 +120,13 @@ async def test_the_bridge_is_no_way_to_the_node(node: Node) -> None:
 async def test_lost_gateway_addresses_are_noticed_and_put_back(node: Node) -> None:
     network, _, guest, _ = await _two(node, network_intent(cidr6=CIDR6))
     inner = node.lab.namespace_of(network)
-    for damage in (partial(_without_ipv6, None), partial(_without_ipv6, GATEWAY), _bounce):
+    gateway = names.inner_gateway_name(network.uid)
+    damages = (
+        partial(_without_ipv6, gateway, None),
+        partial(_without_ipv6, gateway, GATEWAY),
+        partial(_bounce, gateway),
+    )
+    for damage in damages:
         await node.lab.inside(inner, damage)
         assert not (await node.net.observe_net()).networks[network.uid].complete
         await node.net.ensure_network(network)
@@ -128,20 +134,20 @@ async def test_lost_gateway_addresses_are_noticed_and_put_back(node: Node) -> No
         assert await node.lab.ping(guest, GATEWAY, tries=3)
 
 
-def _without_ipv6(address: str | None) -> None:
+def _without_ipv6(name: str, address: str | None) -> None:
     """One address, or all of them."""
     with Netlink() as netlink:
-        link = netlink.find_link("gw0")
+        link = netlink.find_link(name)
         assert link is not None
         for one in netlink.addresses():
             if one.link == link.index and one.address.version == 6 and address in (None, str(one.address)):
                 netlink.delete_address(one)
 
 
-def _bounce() -> None:
+def _bounce(name: str) -> None:
     """A link that was down for a moment has lost its IPv6 addresses."""
     with Netlink() as netlink:
-        link = netlink.find_link("gw0")
+        link = netlink.find_link(name)
         assert link is not None
         netlink.change_link(link.index, up=False)
         netlink.change_link(link.index, up=True)

@@ -409,7 +409,7 @@ DAMAGE: dict[str, tuple[str, Callable[[], None]]] = {
     "host end's address gone": ("host", _address_gone(names.uplink_name(NETWORK_UID))),
     "namespace rules flushed": ("network", _nft_flush_all),
     "namespace rule added": ("network", _nft_extra_rule),
-    "gateway address gone": ("network", _address_gone("gw0")),
+    "gateway address gone": ("network", _address_gone(names.inner_gateway_name(NETWORK_UID))),
     "way out down": ("network", _link_down("up0")),
     "namespace forwarding off": ("network", lambda: sysctl.set_forwarding(False)),
 }

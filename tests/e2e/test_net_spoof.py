@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from agent.net import addressing, nft
+from agent.net import addressing, names, nft
 from agent.net.driver import NetworkIntent, PortIntent
 from agent.net.kernel_driver import KernelNet
 from cumulet.addresses import link_local_address
@@ -62,9 +62,10 @@ class Stage:
     async def delivered(self, classes: Mapping[str, Make]) -> dict[str, int]:
         """How many of each class's frames came out anywhere but where they were sent."""
         places = self.victim.namespace, self.lab.namespace_of(self.network)
+        links = "eth0", names.inner_gateway_name(self.network.uid)
         ears = [
             await self.lab.inside(place, partial(probes.Ear, link=link))
-            for place, link in zip(places, ("eth0", "gw0"), strict=True)
+            for place, link in zip(places, links, strict=True)
         ]
         try:
             frames = [

@@ -38,7 +38,7 @@ def test_a_dual_stack_network_is_the_golden() -> None:
     names = dnsmasq_config.render_names(DUAL.ports)
     assert "2001:db8:7:0:5054:ff:fe00:1 web6.cumulet.internal web6\n" in names
     routed = dnsmasq_config.render_config(replace(DUAL, router_uid="r"), FILES, RESOLVERS).splitlines()
-    assert "ra-param=gw0,mtu:1430,0" in routed
+    assert "ra-param=gw0f1e2d3c4b5,mtu:1430,0" in routed
 
 
 def test_the_hosts_are_the_golden() -> None:

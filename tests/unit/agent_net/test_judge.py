@@ -54,7 +54,8 @@ def complete_world(network: NetworkIntent) -> World:
     )
     inner = NamespaceView(_inner_links(network), True, "rules")
     leased = frozenset((port.mac, str(a)) for port in network.ports for a in port.addresses)
-    return host, NetworkView(network.uid, record, "program", inner, 4242, leased)
+    is_alone = not network.router_uid
+    return host, NetworkView(network.uid, record, "program", inner, is_alone, 4242, leased)
 
 
 def _host_links(network: NetworkIntent) -> LinkView:
@@ -62,7 +63,7 @@ def _host_links(network: NetworkIntent) -> LinkView:
     links = [
         _link(2, names.bridge_name(uid), "bridge", "bridge", uid, network, master=0, filters=True),
         _link(3, names.gateway_link_name(uid), "veth", "gateway", uid, network, bridge_port=ports.GATEWAY),
-        _link(4, names.uplink_name(uid), "veth", "uplink", uid, network, master=0),
+        *([] if network.router_uid else [_uplink(network)]),
         _link(
             TUNNEL,
             names.tunnel_name(uid),
@@ -91,6 +92,10 @@ def _host_links(network: NetworkIntent) -> LinkView:
     return LinkView({link.name: link for link in links}, frozenset({address}), frozenset({route}))
 
 
+def _uplink(network: NetworkIntent) -> Link:
+    return _link(4, names.uplink_name(network.uid), "veth", "uplink", network.uid, network, master=0)
+
+
 def _link(
     index: int, name: str, kind: str, mark: str, uid: str, network: NetworkIntent, **fields: Any
 ) -> Link:
@@ -109,7 +114,9 @@ def _entries(network: NetworkIntent) -> EntryMirror:
 
 
 def _inner_links(network: NetworkIntent) -> LinkView:
-    pairs = addressing.gateway_pair(network.uid), addressing.uplink_pair(network.uid)
+    pairs = [addressing.gateway_pair(network.uid)]
+    if not network.router_uid:
+        pairs.append(addressing.uplink_pair(network.uid))
     links = [
         Link(at + 2, pair.inner, "veth", "", 0, pair.inner_mac, True, network.mtu)
         for at, pair in enumerate(pairs)
@@ -173,6 +180,7 @@ def damaged_worlds(world: World) -> Iterator[World]:
     yield replace(host, entries=EntryMirror(entries_of(REMOTES, Spot(2, TUNNEL)))), view
     yield replace(host, is_sound=False), view
     yield host, replace(view, namespace=None)
+    yield host, replace(view, has_own_namespace=False)
     yield host, replace(view, namespace=replace(inner, forwards=False))
     yield host, replace(view, namespace=replace(inner, rules="edited"))
     yield host, replace(view, server_pid=None)

@@ -27,6 +27,7 @@ GOLDENS = Path(__file__).parent / "goldens"
         ("host_rules.json", ruleset.host_rules(elements_of(NETWORK))),
         ("host_rules_absent.json", ruleset.host_rules_absent()),
         ("namespace_rules.json", ruleset.namespace_rules(outbound_nat=True)),
+        ("router_rules.json", ruleset.namespace_rules(outbound_nat=True, joins=True)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
         ("remove_elements.json", remove_elements(ruleset.port_elements(DB, 2))),
     ],
@@ -97,13 +98,13 @@ def test_the_way_into_a_gateway_is_closed_by_default() -> None:
     assert accepted == [
         ['"lo"'],
         ['["established", "related"]'],
-        ['"gw0"', "67"],
-        ['"gw0"', "53"],
-        ['"gw0"', "53"],
-        ['"gw0"', '"169.254.169.254"', "80"],
-        ['"gw0"', '"echo-request"'],
-        ['"gw0"', '"ipv6"', "547"],
-        ['"gw0"', json.dumps({"set": ASKED})],
+        ['"gw*"', "67"],
+        ['"gw*"', "53"],
+        ['"gw*"', "53"],
+        ['"gw*"', '"169.254.169.254"', "80"],
+        ['"gw*"', '"echo-request"'],
+        ['"gw*"', '"ipv6"', "547"],
+        ['"gw*"', json.dumps({"set": ASKED})],
     ]
 
 

@@ -1,0 +1,91 @@
+"""The routers of which anything is, or is about to be, on this node; on disk.
+
+**Edge**: one file for each router, replaced atomically. A file without an intent says that its router was
+begun or is being removed: so a half-made one is never taken for a network, whose namespaces look the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from agent.net.driver import RouterIntent, digest_of
+from agent.net.state import read_text, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class RouterRecord:
+    """Written last: its presence says that everything before it was done.
+
+    `program` is a digest of what was programmed, `rules` a fingerprint of what the kernel listed afterwards.
+    """
+
+    intent: RouterIntent
+    digest: str
+    program: str
+    rules: str
+
+
+class RouterState:
+    """Read once; only this process writes the files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._records = {file.stem: _parse(read_text(file)) for file in sorted(directory.glob("*.json"))}
+
+    def uids(self) -> list[str]:
+        return sorted(self._records)
+
+    def find(self, uid: str) -> RouterRecord | None:
+        """None when the router was not programmed completely."""
+        return self._records.get(uid)
+
+    def intents(self) -> list[RouterIntent]:
+        """As they were last programmed completely."""
+        return [record.intent for record in self._records.values() if record is not None]
+
+    def begin(self, uid: str) -> None:
+        """Something is about to be made or removed."""
+        if uid not in self._records or self._records[uid] is not None:
+            write_text(self._file(uid), "{}")
+            self._records[uid] = None
+
+    def write(self, record: RouterRecord) -> None:
+        intent = record.intent
+        raw = {
+            "uid": intent.uid,
+            "vni": intent.vni,
+            "cidrs": list(map(str, intent.cidrs)),
+            "outbound_nat": intent.outbound_nat,
+            "mtu": intent.mtu,
+            "program": record.program,
+            "rules": record.rules,
+        }
+        write_text(self._file(intent.uid), json.dumps(raw))
+        self._records[intent.uid] = record
+
+    def forget(self, uid: str) -> None:
+        self._file(uid).unlink(missing_ok=True)
+        self._records.pop(uid, None)
+
+    def _file(self, uid: str) -> Path:
+        return self._directory / f"{uid}.json"
+
+
+def _parse(text: str) -> RouterRecord | None:
+    """None for one that was only begun, and for what another version wrote."""
+    try:
+        raw = json.loads(text)
+        intent = RouterIntent(
+            uid=raw["uid"],
+            vni=raw["vni"],
+            cidrs=tuple(map(ip_network, raw["cidrs"])),
+            outbound_nat=raw["outbound_nat"],
+            mtu=raw["mtu"],
+        )
+        return RouterRecord(intent, digest_of(intent), raw["program"], raw["rules"])
+    except (ValueError, KeyError, TypeError):
+        return None
