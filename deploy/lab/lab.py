@@ -215,6 +215,9 @@ class Lab:
             namespaces.end_machines(running.values())
             layout.faults_path.unlink(missing_ok=True)
             running = {}
+            if not layout.healthy_once_path.exists():
+                # An etcd that loses its power before its first commit never elects itself again.
+                shutil.rmtree(layout.machines_dir, ignore_errors=True)
         return self._power_on(layout, layout.machines, running)
 
     def _power_on(
@@ -239,6 +242,7 @@ class Lab:
     ) -> None:
         control = layout.control.layout
         wait_for(control, "controller", lambda: health.check_controller(control), CONTROLLER_TIMEOUT_S)
+        layout.healthy_once_path.touch()
         progress.step("controller serves")
         seed_cloud(control, building, progress)
         self.wait_ready()

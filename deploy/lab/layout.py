@@ -137,6 +137,15 @@ class LabLayout:
         return self.state_dir / "faults.json"
 
     @property
+    def machines_dir(self) -> Path:
+        return self.state_dir / "machines"
+
+    @property
+    def healthy_once_path(self) -> Path:
+        """There once the cloud has served: from then on its state is worth keeping."""
+        return self.state_dir / "healthy-once"
+
+    @property
     def lock_path(self) -> Path:
         """Held by the one command that changes the lab."""
         return self.state_dir / "lock"
@@ -150,7 +159,7 @@ class LabLayout:
         return found
 
     def _dir(self, name: str) -> Path:
-        return self.state_dir / "machines" / name
+        return self.machines_dir / name
 
     def _underlay(self, number: int) -> IPv4Interface:
         network = IPv4Network(self.settings.underlay)

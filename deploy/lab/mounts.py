@@ -14,6 +14,8 @@ from deploy.lab.layout import Machine, Role
 # In memory, so that it is gone with the machine, as after a reboot. Far more than libvirt's status files need
 # (services.ROOM_MIN_BYTES), far less than would hurt the host.
 RUN_SIZE_BYTES: Final = 64 << 20
+# A boot makes it in the empty /run; libvirt locks consoles there, as /var/lock.
+LOCK_DIR: Final = Path("/run/lock")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.lab.layout import LabLayout, Machine, Role, load_lab
-from deploy.lab.mounts import plan_mounts
+from deploy.lab.mounts import LOCK_DIR, plan_mounts
 from deploy.lab.services import machine_services
 from deploy.lab.wiring import plan_links
 from deploy.local.supervisor import say, supervise
@@ -36,6 +36,7 @@ def arrange(machine: Machine) -> None:
     """Mounts and host name."""
     for mount in plan_mounts(machine):
         _run(mount.argv)
+    LOCK_DIR.mkdir(mode=0o755)
     socket.sethostname(machine.name)
 
 
