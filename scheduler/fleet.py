@@ -21,7 +21,7 @@ from cext.groups import Group
 from cext.seating import Asked, Seating
 from cumulet.resources import BASE_NAMES, Resources
 from scheduler.attributes import CLOSED, Attributes, Level
-from scheduler.axes import Axes, rank
+from scheduler.axes import Axes
 from scheduler.columns import Columns
 from scheduler.gpu import Devices, Look
 from scheduler.gpu_workload import Usage
@@ -29,7 +29,9 @@ from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
 from scheduler.policy import PACK, Order, Policy
 from scheduler.preference import SOFT_GROUP_PENALTY
+from scheduler.roster import Roster
 from scheduler.sizes import Sizes
+from scheduler.sockets import stock_of
 from scheduler.topology import NOTHING, Choice, part
 from scheduler.wants import Wants
 
@@ -45,12 +47,11 @@ class Fleet:
 
     def __init__(self, policy: Policy = PACK, groups: Iterable[PlacementGroup] = ()) -> None:
         self.policy = policy
+        self.by_devices = policy.devices is not None  # where there are some, they decide
         self.names: tuple[str, ...] = BASE_NAMES
         self.rooms: dict[int, Room] = {}  # of nodes with devices, by slot
-        self._slots: dict[str, int] = {}
-        self._nodes: list[NodeView | None] = []
-        self._ranks: list[int] = []  # of the nodes' names, by slot
-        self._vacant: list[int] = []
+        self._roster = Roster()
+        self._marks: dict[int, int] = {}  # attributes of the nodes, by slot
         self._sizes = Sizes()
         self._scopes = {scope: cext.groups.Scope() for scope in Scope}
         self._columns: Columns | None = None
@@ -59,7 +60,7 @@ class Fleet:
         self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, where Python follows it
         self._trials = 0
         # Whether all that is entered matters to devices or use; else it does where there are devices.
-        self._follows = policy.devices is not None or policy.order is Order.ENERGY
+        self._follows = self.by_devices or policy.order is Order.ENERGY
         self._stale = True  # the index lacks a resource, or its scale is another
         self._define(groups)
         self._rebuild(Attributes(policy.tier, lambda constraint, attribute: None))
@@ -76,18 +77,15 @@ class Fleet:
     # ---- nodes
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._roster)
 
     def node(self, slot: int) -> NodeView:
         """The node of a slot that is in use."""
-        node = self._nodes[slot]
-        if node is None:
-            raise ModelError(f"slot {slot} has no node")
-        return node
+        return self._roster.node(slot)
 
     def nodes(self) -> Iterator[NodeView]:
         """All nodes, as they were set."""
-        return (node for node in self._nodes if node is not None)
+        return self._roster.nodes()
 
     def view(self, revision: int) -> View:
         """The nodes as they were set, and the groups."""
@@ -112,32 +110,46 @@ class Fleet:
 
     def slot(self, name: str) -> int | None:
         """Where the node of that name is; None if there is none."""
-        return self._slots.get(name)
+        return self._roster.slot(name)
 
     def update(self, node: NodeView) -> None:
         """Set a node, new or known. Not during a trial."""
-        slot = self._slots.get(node.name)
-        if slot is not None:
-            self._forget(slot)
-        else:
-            slot = self._slots[node.name] = self._vacant.pop() if self._vacant else len(self._nodes)
-            if slot == len(self._nodes):
-                self._nodes.append(None)
-                self._ranks.append(0)
-            self._ranks[slot] = rank(node.name)
-        self._nodes[slot] = node
+        known = self._roster.slot(node.name)
+        if known is not None:
+            old = self._roster.node(known)
+            if node.is_same_node(old):
+                return self._reload(known, old, node)
+            self._forget(known)
+        slot = self._roster.put(node)
         self._learn(slot, node)
         if not self._stale:
             self._put(slot, node)
+        return None
+
+    def _reload(self, slot: int, old: NodeView, node: NodeView) -> None:
+        """The node holds something else, and that is all that has changed: most updates are such."""
+        if old.residents is not node.residents:
+            self._seat_residents(slot, old, -1)
+            self._seat_residents(slot, node, +1)
+        self._count(old, -1)
+        self._count(node, +1)
+        self._roster.put(node)
+        self._heed(node)
+        if slot in self.rooms:
+            self.rooms[slot] = Room(node)
+        if self._stale:
+            return
+        if self.policy.order is Order.ENERGY:
+            self._marks[slot] = self._attribute(node)
+        self._load(slot, node)
 
     def remove(self, name: str) -> None:
         """The node is gone, if it was there. Not during a trial."""
-        slot = self._slots.pop(name, None)
+        slot = self._roster.slot(name)
         if slot is None:
             return
         self._forget(slot)
-        self._nodes[slot] = None
-        self._vacant.append(slot)
+        self._roster.remove(slot)
         for known in self._scopes.values():
             known.set_domain(slot, "")
         if slot in self.index:
@@ -161,8 +173,8 @@ class Fleet:
         """Other groups: their members are counted anew. Not during a trial."""
         self._define(groups)
         self.seating.set_groups(self._groups)
-        for slot, node in enumerate(self._nodes):
-            for resident in node.residents if node else ():
+        for slot, node in self._roster.seated():
+            for resident in node.residents:
                 self.seating.count(resident.request.groups, slot, +1)
 
     def _define(self, groups: Iterable[PlacementGroup]) -> None:
@@ -182,21 +194,26 @@ class Fleet:
     def _learn(self, slot: int, node: NodeView) -> None:
         for scope, known in self._scopes.items():
             known.set_domain(slot, domain_of(node, scope))
-        for resident in node.residents:
-            self.seating.count(resident.request.groups, slot, +1)
-            self._usage.change(resident.request, resident.choice, +1)
+        self._seat_residents(slot, node, +1)
         self._count(node, +1)
         self._stale |= self._sizes.add(node.allocatable.as_dict())
-        if node.allocated.extended:
-            self._stale = self._stale or not set(node.allocated.names()) <= set(self.names)
-        if node.devices or (node.cells and self.policy.devices is not None):
+        self._heed(node)
+        if node.devices or (node.cells and self.by_devices):
             self.rooms[slot] = Room(node)
+
+    def _seat_residents(self, slot: int, node: NodeView, by: int) -> None:
+        for resident in node.residents:
+            self.seating.count(resident.request.groups, slot, by)
+            self._usage.change(resident.request, resident.choice, by)
+
+    def _heed(self, node: NodeView) -> None:
+        """An index without a row for what is held is out of date."""
+        if node.allocated.extended and not set(node.allocated.names()) <= set(self.names):
+            self._stale = True
 
     def _forget(self, slot: int) -> None:
         node = self.node(slot)
-        for resident in node.residents:
-            self.seating.count(resident.request.groups, slot, -1)
-            self._usage.change(resident.request, resident.choice, -1)
+        self._seat_residents(slot, node, -1)
         self._count(node, -1)
         self._stale |= self._sizes.remove(node.allocatable.as_dict())
         self.rooms.pop(slot, None)
@@ -243,10 +260,9 @@ class Fleet:
         self.seating.set_groups(self._groups)
         self._kinds: dict[Resources, int] = {}
         self._stale = False
-        for slot, found in enumerate(self._nodes):
-            if found is not None:
-                self._put(slot, found)
-                self._count(found, +1)
+        for slot, found in self._roster.seated():
+            self._put(slot, found)
+            self._count(found, +1)
 
     def _extended(self) -> set[str]:
         extended = (self._sizes.names() - set(BASE_NAMES)) | self._named
@@ -262,12 +278,20 @@ class Fleet:
         known, attribute = attributes.count, self._attribute(node)
         if attributes.count > known:
             self.wants.renew()
+        self._marks[slot] = attribute
+        self._load(slot, node)
+
+    def _load(self, slot: int, node: NodeView) -> None:
+        """What the node has left."""
         size = self._axes.row(node.allocatable) if self.policy.counts else None
         free = node.free()
         row = [free.get(name, 0) for name in self.names]
-        self.index.set_node(slot, row, attribute, self._ranks[slot], size)
-        cells = Room(node).cells if node.cells else ()
-        self.seating.cells.set_cells(slot, [(cell.vcpu, cell.memory_mib) for cell in cells])
+        self.index.set_node(slot, row, self._marks[slot], self._roster.ranks[slot], size)
+        if node.cells:
+            cells, _ = stock_of(node)
+            self.seating.cells.set_cells(slot, [(cell.vcpu, cell.memory_mib) for cell in cells])
+        else:
+            self.seating.cells.set_cells(slot, ())
         self.devices.touch(slot)
 
     def _count(self, node: NodeView, sign: int) -> None:
@@ -293,10 +317,10 @@ class Fleet:
 
     def _look_at(self, slot: int) -> Look | None:
         """Any node, as the devices want it."""
-        if self._nodes[slot] is None:
+        if self._roster.find(slot) is None:
             return None
         free, room = self.index.free_at(slot), self.rooms.get(slot)
-        return Look(free, self._axes.units(free), room, self.index.attr_at(slot), self._ranks[slot])
+        return Look(free, self._axes.units(free), room, self.index.attr_at(slot), self._roster.ranks[slot])
 
     def _touch(self, slot: int) -> None:
         """What is left on the node has changed: those who follow by themselves are told."""
@@ -319,8 +343,6 @@ class Fleet:
 
     def excluded(self, request: Request) -> Sequence[int]:
         """The slots of the nodes that the request does not want."""
-        if not request.excluded_nodes:
-            return ()
         return [slot for name in request.excluded_nodes if (slot := self.slot(name)) is not None]
 
     def seat(self, request: Request, slot: int, shape: int, choice: Choice = NOTHING) -> Seat:

@@ -292,6 +292,10 @@ class NodeView:
         object.__setattr__(made, "others", others)
         return made
 
+    def is_same_node(self, other: NodeView) -> bool:
+        """Whether they differ at most in what they hold: only `holding` makes two with the same labels."""
+        return self.labels is other.labels
+
     def free(self) -> dict[str, int]:
         """Allocatable less allocated per resource, negative where the node is overcommitted."""
         left = self.allocatable.as_dict()

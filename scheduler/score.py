@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from cumulet.resources import BASE_NAMES
 from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
 from scheduler.gpu import Found, in_devices
@@ -73,8 +74,9 @@ def candidate(fleet: Fleet, request: Request, slot: int) -> Candidate:
     demand = request.resources.as_dict()
     terms = []
     for name in fleet.names:
-        left = free[name] - demand.get(name, 0)
-        most = fleet.largest(name)
+        left, most = free[name] - demand.get(name, 0), fleet.largest(name)
+        if not (left or most or demand.get(name)) and name not in BASE_NAMES:
+            continue  # a name that only other requests have brought up
         share = max(left, 0) * fleet.policy.weight(name) / most if most else 0.0
         terms.append(ScoreTerm(name, left, share))
     terms.sort(key=lambda term: -term.share)

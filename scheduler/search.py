@@ -25,12 +25,13 @@ def find_seat(fleet: Fleet, request: Request, asked: Asked | None = None) -> Sea
 
     `Fleet.prepare` has seen the request, or one like it; `asked` is what it said of this one.
     """
-    if fleet.devices.decides():
+    if fleet.by_devices and fleet.devices.decides():
         return _by_devices(fleet, request)
     asked = asked or fleet.wants.ask(request)
     if request.devices:
         return _with_devices(fleet, request, asked)
-    return fleet.seating.find(asked, request.groups, fleet.excluded(request))
+    excluded = fleet.excluded(request) if request.excluded_nodes else ()
+    return fleet.seating.find(asked, request.groups, excluded)
 
 
 def _with_devices(fleet: Fleet, request: Request, asked: Asked) -> Seat | None:

@@ -110,11 +110,10 @@ def report_numa(suite: Suite) -> None:
         Request(f"u{number}", "default", f"vm-{number}", rng.choice(_SIZES), numa_cells=1)
         for number in range(NUMA_DECISIONS)
     ]
-    fleet.prepare(batch)
     took = []
-    for request in batch:
+    for request, asked in zip(batch, fleet.prepare(batch), strict=True):
         started = time.perf_counter()
-        seat = find_seat(fleet, request)
+        seat = find_seat(fleet, request, asked)
         if seat is None:
             raise AssertionError("the fleet has room for all")
         fleet.enter(request, seat)

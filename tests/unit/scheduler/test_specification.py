@@ -182,6 +182,11 @@ def test_a_kept_fleet_decides_like_a_new_one(
         assert first == plan(now, batch, policy, random.Random(0))
         assert first == plan_on(fleet, batch, random.Random(0), now.revision)
         assert fleet.view(now.revision) == now
+        then = _committed(now, batch, first.placements)
+        for one in then.nodes:
+            fleet.update(one)
+        again = tuple(replace(one, uid=f"{one.uid}-again") for one in batch)
+        assert plan_on(fleet, again, random.Random(0), 1) == plan(then, again, policy, random.Random(0))
 
 
 def _committed(view: View, batch: tuple[Request, ...], placements: tuple[Placement, ...]) -> View:
