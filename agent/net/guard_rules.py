@@ -51,20 +51,18 @@ table bridge cumulet-guard {
     set speakers { type ifname; }
     set targets { typeof iifname . @th,64,128; }
     chain prerouting {
-        type filter hook prerouting priority -360; policy accept;
-        iifname @tunnels ether saddr @gateways counter drop
-        iifname @tunnels ether daddr @gateways counter drop
-        iifname @speakers icmpv6 type { nd-router-advert, nd-redirect } counter drop
-        iifname @speakers icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets counter drop
-        iifname @speakers icmpv6 type nd-neighbor-solicit ip6 saddr :: jump claim
+        type filter hook prerouting priority -340; policy accept;
+        meta mark 0x43000000 iifname @tunnels jump foreign
+        meta l4proto ipv6-icmp iifname @speakers jump speaker
     }
-    chain claim {
-        iifname . @th,64,128 != @targets counter drop
+    chain speaker {
+        icmpv6 type { nd-router-advert, nd-redirect } counter drop
+        icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets counter drop
+        icmpv6 type nd-neighbor-solicit ip6 saddr :: iifname . @th,64,128 != @targets counter drop
     }
-    chain forward {
-        type filter hook forward priority -360; policy accept;
-        oifname @tunnels ether saddr @gateways counter drop
-        oifname @tunnels ether daddr @gateways counter drop
+    chain foreign {
+        ether saddr @gateways counter drop
+        ether daddr @gateways counter drop
     }
 }
 """

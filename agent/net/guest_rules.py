@@ -23,6 +23,7 @@ from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Jso
 NUMBER_MAX: Final = 0xFFFFFE
 _TAG: Final = 0x43000000
 _TAG_LENGTH: Final = 8  # bits
+_OURS: Final[Json] = {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}}
 OPEN: Final = _TAG  # of a gateway's or a tunnel's link: what it sends or gets is judged at the guest's end
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 # One guest cannot fill the node's table of connections (nf_conntrack_max is 262,144 on common nodes).
@@ -33,7 +34,6 @@ _ANTI_SPOOF: Final = -350  # before br_netfilter hands the frame to inet, at 0
 _RAW: Final = -300  # before conntrack, at -200
 _EGRESS: Final = -150
 _RECEIVER: Final = -10  # before br_netfilter hands the frame to inet's forward, at -1
-_INGRESS: Final = -5  # after the node's own forward chain, which knows established frames by their mark
 
 _DHCP: Final = 67
 _DHCP_CLIENT: Final = 68
@@ -54,9 +54,12 @@ def mark_of(number: int) -> int:
     return _TAG | number
 
 
-def passes_known() -> Json:
-    """For other forward chains: a frame that `egress` found established, in one comparison."""
-    return words.rule("inet", "forward", words.match("==", MARK, _KNOWN), PASS)
+def forward_rules() -> list[Json]:
+    """The first of the node's forward chain: what is established passes after one comparison."""
+    return [
+        words.rule("inet", "forward", words.match("==", MARK, _KNOWN), words.set_mark(0), PASS),
+        words.rule("inet", "forward", _is_ours(), words.goto("ingress")),
+    ]
 
 
 # -- bridge -----------------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ def inet_rules() -> list[Json]:
         *(words.rule("inet", "services", *statements) for statements in _services()),
         words.base_chain("inet", "egress", "filter", "prerouting", _EGRESS),
         *(words.rule("inet", "egress", *statements) for statements in _egress()),
-        words.base_chain("inet", "ingress", "filter", "forward", _INGRESS),
+        words.chain("inet", "ingress"),
         *(words.rule("inet", "ingress", *statements) for statements in _ingress()),
     ]
 
@@ -166,7 +169,11 @@ def zone_rules(zone: int) -> tuple[str, list[tuple[Json, ...]]]:
 
 
 def _is_not_ours() -> Json:
-    return words.match("!=", MARK, {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}})
+    return words.match("!=", MARK, _OURS)
+
+
+def _is_ours() -> Json:
+    return words.match("==", MARK, _OURS)
 
 
 def _egress() -> list[tuple[Json, ...]]:
@@ -227,8 +234,6 @@ def _ingress() -> list[tuple[Json, ...]]:
     icmpv6 = words.payload("icmpv6", "type")
     udp = words.payload("udp", "sport")
     return [
-        (words.match("==", MARK, _KNOWN), clear, PASS),
-        (_is_not_ours(), PASS),
         (words.match("==", MARK, OPEN), clear, PASS),
         (words.ct_state("established", "related"), clear, PASS),
         (words.ct_state("invalid"), *DROP),

@@ -42,6 +42,7 @@ _BRPORT_UNICAST_FLOOD: Final = 9
 _BRPORT_MCAST_FLOOD: Final = 27
 _BRPORT_BCAST_FLOOD: Final = 30
 _BRPORT_NEIGH_SUPPRESS: Final = 32
+_BRPORT_ISOLATED: Final = 33
 _VXLAN_ID: Final = 1
 _VXLAN_LOCAL: Final = 4
 _VXLAN_LEARNING: Final = 7
@@ -57,7 +58,7 @@ class BridgePort:
     """What a bridge does at one of its ports. The defaults are the kernel's.
 
     `suppresses`: a question (ARP, ND) for somebody behind this port is answered from the bridge's neighbours
-    and does not go out here.
+    and does not go out here. `isolated`: no frame passes to or from another isolated port.
     """
 
     learns: bool = True
@@ -65,6 +66,7 @@ class BridgePort:
     floods_multicast: bool = True
     floods_broadcast: bool = True
     suppresses: bool = False
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ def _bridge_port(value: BridgePort) -> bytes:
         + attribute(_BRPORT_MCAST_FLOOD, bytes([value.floods_multicast]))
         + attribute(_BRPORT_BCAST_FLOOD, bytes([value.floods_broadcast]))
         + attribute(_BRPORT_NEIGH_SUPPRESS, bytes([value.suppresses]))
+        + attribute(_BRPORT_ISOLATED, bytes([value.isolated]))
     )
     return attribute(_INFO_SLAVE_KIND, b"bridge") + attribute(_INFO_SLAVE_DATA, data)
 
@@ -220,6 +223,7 @@ def _parse_bridge_port(info: dict[int, bytes]) -> BridgePort | None:
         floods_multicast=found.get(_BRPORT_MCAST_FLOOD, off) == on,
         floods_broadcast=found.get(_BRPORT_BCAST_FLOOD, off) == on,
         suppresses=found.get(_BRPORT_NEIGH_SUPPRESS, off) == on,
+        isolated=found.get(_BRPORT_ISOLATED, off) == on,
     )
 
 

@@ -11,11 +11,17 @@ from typing import Final
 from agent.net.driver import PortIntent
 from agent.net.netlink_link import BridgePort
 
-GATEWAY: Final = BridgePort(learns=False, floods_unicast=False)
+# Every node has its own gateway: between it and the tunnel no frame passes, either way.
+GATEWAY: Final = BridgePort(learns=False, floods_unicast=False, isolated=True)
 TUNNEL: Final = BridgePort(
-    learns=False, floods_unicast=False, floods_multicast=False, floods_broadcast=False, suppresses=True
+    learns=False,
+    floods_unicast=False,
+    floods_multicast=False,
+    floods_broadcast=False,
+    suppresses=True,
+    isolated=True,
 )
-GUEST: Final = GATEWAY
+GUEST: Final = BridgePort(learns=False, floods_unicast=False)
 _GUEST_WITH_MACS: Final = BridgePort(learns=False)
 GUESTS: Final = (GUEST, _GUEST_WITH_MACS)
 

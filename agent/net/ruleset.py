@@ -132,7 +132,7 @@ def _host_inet() -> list[Json]:
         words.rule("inet", "input", words.iifname("@bridges"), *DROP),
         words.rule("inet", "input", words.iifname("@uplinks"), *DROP),
         words.base_chain("inet", "forward", "filter", "forward", _BEFORE_FIREWALLS),
-        guest_rules.passes_known(),
+        *guest_rules.forward_rules(),
         *(words.rule("inet", "forward", *statements) for statements in _host_forward()),
         words.base_chain("inet", "postrouting", "nat", "postrouting", _SOURCE_NAT),
         words.rule("inet", "postrouting", *_host_masquerade()),
@@ -142,8 +142,7 @@ def _host_inet() -> list[Json]:
 def _host_forward() -> list[list[Json]]:
     link_local = {"prefix": {"addr": "169.254.0.0", "len": 16}}
     return [
-        [words.iifname("@bridges"), words.oifname("@bridges"), *ACCEPT],  # bridged, see guest_rules.py
-        [words.iifname("@bridges"), *DROP],  # a frame to the bridge's own MAC is not a way out
+        [words.iifname("@bridges"), *DROP],  # not bridged: a frame to the bridge's own MAC is no way out
         [words.oifname("@bridges"), *DROP],
         [words.iifname("@uplinks"), words.oifname("@uplinks"), *DROP],  # another network
         [words.oifname("@uplinks"), words.ct_state("established", "related"), *ACCEPT],
