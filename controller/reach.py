@@ -64,9 +64,28 @@ class Path:
         return bool(self.steps) and all(step.passes for step in self.steps)
 
 
-def reach_port(state: State, source: port_pb2.Port, target: port_pb2.Port, traffic: Traffic) -> Path:
-    """The way between two ports of one project or of two."""
-    return _Walk(state, source, target, traffic).walk()
+def reach_port(
+    state: State,
+    source: port_pb2.Port,
+    target: port_pb2.Port,
+    traffic: Traffic,
+    address: Address | None = None,
+) -> Path:
+    """The way between two ports of one project or of two; `address`: to this one of the target's."""
+    return _Walk(state, source, target, traffic, address).walk()
+
+
+def find_near(state: State, source: port_pb2.Port, address: Address) -> port_pb2.Port | None:
+    """The port that the source means by an address: of its network, or of one of its router."""
+    project, own = source.meta.project, source.spec.network
+    router = state.router_of(project, own)
+    names = [own, *(router.message.spec.networks if router is not None else ())]
+    for name in dict.fromkeys(names):
+        for row in state.ports_in(project, name):
+            if str(address) in addresses_of(state, row.message):
+                found: port_pb2.Port = row.message
+                return found
+    return None
 
 
 def reach_outside(state: State, source: port_pb2.Port, target: Address, traffic: Traffic) -> Path:
@@ -82,6 +101,7 @@ class _Walk:
     source: port_pb2.Port
     target: port_pb2.Port | Address
     traffic: Traffic
+    address: Address | None = None
 
     def walk(self) -> Path:
         """Ends at the first step that does not pass."""
@@ -98,6 +118,10 @@ class _Walk:
         node = self.state.places.node_of(self.source)
         yield self._at_port(self.source, source, node, "sends from")
         assert source is not None  # a port without an address of the version does not pass
+        if isinstance(self.target, port_pb2.Port) and self.target.meta.uid == self.source.meta.uid:
+            text = f"{target} is its own: no packet leaves the instance"
+            yield Step(PORT, self.source.meta.name, node or "", True, text)
+            return
         if target is None:
             name = _name_of(self.target)
             yield Step(PORT, name, "", False, f"{name} has no IPv{version} address")
@@ -285,7 +309,7 @@ class _Walk:
         if not isinstance(self.target, port_pb2.Port):
             target = self.target if self.target.version == self.traffic.ip_version else None
             return (mine[0] if mine else None), target
-        theirs = self._of_version(self.target)
+        theirs = self._of_version(self.target) if self.address is None else [self.address]
         for one in mine:
             for other in theirs:
                 if self._is_near(one, other):

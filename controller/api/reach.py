@@ -9,9 +9,9 @@ from ipaddress import ip_address
 from typing import Final
 
 from controller.admit import common
-from controller.admit.subnet import Address, addresses_of
+from controller.admit.subnet import Address
 from controller.controller import Controller
-from controller.reach import Path, Step, Traffic, reach_outside, reach_port
+from controller.reach import Path, Step, Traffic, find_near, reach_outside, reach_port
 from controller.state import State
 from controller.store import keys
 from cumulet.errors import FieldViolation, InvalidArgumentError, NotFoundError
@@ -40,7 +40,7 @@ def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach
     source = _find_end(state, project, request.source, "source")
     if not isinstance(source, port_pb2.Port):
         raise _refused("source", f"{source} is outside of the cloud: name an instance or a port")
-    target = _near_port(state, source, _find_end(state, project, request.target, "target"))
+    target = _find_end(state, project, request.target, "target")
     paths = [_path(state, source, target, traffic) for traffic in traffics]
     if not request.ip_version:  # a version that one end does not have is no answer while there is another
         paths = [path for path in paths if path.source and path.target] or paths[:1]
@@ -50,7 +50,10 @@ def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach
 def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, traffic: Traffic) -> Path:
     if isinstance(target, port_pb2.Port):
         return reach_port(state, source, target, traffic)
-    return reach_outside(state, source, target, traffic)
+    near = find_near(state, source, target)
+    if near is None or target.version != traffic.ip_version:
+        return reach_outside(state, source, target, traffic)
+    return reach_port(state, source, near, traffic, target)
 
 
 def _traffics(request: reach_pb2.ExplainReachRequest) -> list[Traffic]:
@@ -90,23 +93,6 @@ def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Por
         hints = [f"cumulet instance list --project {project}", f"cumulet port list --project {project}"]
         text = f"{field} {word!r} is no instance, no port and no address in project {project}"
         raise NotFoundError(text, hints=hints) from None
-
-
-def _near_port(
-    state: State, source: port_pb2.Port, target: port_pb2.Port | Address
-) -> port_pb2.Port | Address:
-    """An address as the port that the source means by it: of its network, or of one of its router."""
-    if isinstance(target, port_pb2.Port):
-        return target
-    project, own = source.meta.project, source.spec.network
-    router = state.router_of(project, own)
-    names = [own, *(router.message.spec.networks if router is not None else ())]
-    for name in dict.fromkeys(names):
-        for row in state.ports_in(project, name):
-            if str(target) in addresses_of(state, row.message):
-                found: port_pb2.Port = row.message
-                return found
-    return target
 
 
 def _response(

@@ -1,0 +1,290 @@
+"""Random clouds of two tenants with the same ranges, change after change, and what decided each answer.
+
+**Edge** only through the world that it changes. Everything is drawn from one seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from cli.rules import parse_rule, render_rule
+from controller.admit import flavor, image
+from controller.admit import instance as admit_instance
+from controller.admit import network as admit_network
+from controller.admit import port as admit_port
+from controller.admit import project as admit_project
+from controller.admit import router as admit_router
+from controller.admit import securitygroup as admit_group
+from controller.admit import subnet as admit_subnet
+from controller.admit.subnet import addresses_of
+from controller.store import keys
+from cumulet.v1 import (
+    instance_pb2,
+    meta_pb2,
+    network_pb2,
+    port_pb2,
+    reach_pb2,
+    router_pb2,
+    securitygroup_pb2,
+    store_pb2,
+    subnet_pb2,
+)
+from tests.support.reach_world import PORTS, Outcome, Probe, ReachWorld
+from tests.unit.controller.cloud import flavor_message, held, image_message, project_message
+
+PROJECTS: Final = ("p1", "p2")
+# Both tenants have all of them: they overlap. Two IPv4 ranges in one network are joined by a router only.
+RANGES: Final = {"net-a": ("10.1.0.0/24", "fd00:a::/64"), "net-b": ("10.2.0.0/24", "10.3.0.0/24")}
+GROUPS: Final = {"web": ("out any", "in tcp"), "db": ("out any", "in any ipv4")}  # as they begin
+INSTANCES_MAX: Final = 8  # of one project: each is a namespace and a thread
+RULES: Final = (
+    "in any",
+    "in tcp",
+    "in tcp:80",
+    "in tcp:8080",
+    "in tcp:8000-9000",
+    "in udp:80",
+    "in udp",
+    "in icmp",
+    "in icmp:8 ipv4",
+    "in icmp:128 ipv6",
+    "in any ipv4",
+    "in any ipv6",
+    "in any 10.1.0.0/24",
+    "in tcp 10.1.0.0/25",
+    "in any 10.2.0.0/23",
+    "in any fd00:a::/64",
+    "in any group:web",
+    "in tcp:80 group:db",
+    "in any group:default",
+    "out any",
+    "out tcp",
+    "out udp:80",
+    "out icmp",
+    "out any 10.1.0.0/24",
+    "out any ipv6",
+    "out any group:db",
+)
+
+
+@dataclass
+class Tally:
+    """What the probes said."""
+
+    outcomes: int = 0
+    arrived: int = 0
+    retried: int = 0
+    wrong: list[Outcome] = field(default_factory=list)
+    leaked: list[Outcome] = field(default_factory=list)  # answered by another tenant's guest
+    decided: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome, foreign: bool, decided: str) -> None:
+        self.outcomes += 1
+        self.arrived += bool(outcome.expected)
+        self.retried += outcome.tries > 1
+        self.decided[decided] += 1
+        if not outcome.right:
+            self.wrong.append(outcome)
+        if foreign:
+            self.leaked.append(outcome)
+
+
+class Topologies:
+    """A cloud that changes at random; `step` changes it once, `probe` asks at random."""
+
+    def __init__(self, world: ReachWorld, rng: random.Random, *, routers: bool) -> None:
+        self.world = world
+        self._rng = rng
+        self._routers = routers
+        self._number = 0
+        self.tally = Tally()
+        self._seed()
+
+    def _seed(self) -> None:
+        paper = self.world.paper
+        state, context = paper.state, paper.context
+        paper.do(flavor.create(state, context, "", flavor_message()))
+        paper.do(image.create(state, context, "", image_message(), held=held))
+        for project in PROJECTS:
+            paper.do(admit_project.create(state, context, "", project_message(project)))
+            for name, texts in GROUPS.items():
+                group = _group_message(name, texts)
+                paper.do(admit_group.create(state, context, project, group))
+            for name, cidrs in RANGES.items():
+                spec = network_pb2.NetworkSpec(outbound_nat=True)
+                made = network_pb2.Network(meta=meta_pb2.Meta(name=name), spec=spec)
+                paper.do(admit_network.create(state, context, project, made))
+                for number, cidr in enumerate(cidrs):
+                    subnet = subnet_pb2.SubnetSpec(network=name, cidr=cidr)
+                    message = subnet_pb2.Subnet(meta=meta_pb2.Meta(name=f"{name}-{number}"), spec=subnet)
+                    paper.do(admit_subnet.create(state, context, project, message))
+            if self._routers:
+                router = router_pb2.Router(meta=meta_pb2.Meta(name="r"))
+                paper.do(admit_router.create(state, context, project, router))
+
+    # -- changes ------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One random change, often of what decides: rules and who is in which group."""
+        project = self._rng.choice(PROJECTS)
+        changes: list[Callable[[str], None]] = [self._rewrite, self._rewrite, self._regroup, self._create]
+        if self._routers:
+            changes.append(self._reroute)
+        if len(self._instances(project)) < 4:
+            changes = [self._create]
+        elif self._rng.random() < 0.1:
+            changes = [self._delete]
+        self._rng.choice(changes)(project)
+
+    def _instances(self, project: str) -> list[str]:
+        return [parts[1] for parts in sorted(self.world.state.rows(keys.INSTANCES, project))]
+
+    def _create(self, project: str) -> None:
+        if len(self._instances(project)) >= INSTANCES_MAX:
+            self._regroup(project)
+            return
+        paper, self._number = self.world.paper, self._number + 1
+        name = f"i{self._number}"
+        network = self._rng.choice(tuple(RANGES))
+        spec = instance_pb2.InstanceSpec(flavor="small", image="debian", security_groups=self._some_groups())
+        spec.networks.add(network=network)
+        message = instance_pb2.Instance(meta=meta_pb2.Meta(name=name), spec=spec)
+        paper.do(admit_instance.create(paper.state, paper.context, project, message))
+        row = paper.state.find(keys.INSTANCES, project, name)
+        assert row is not None
+        node, uid = self._rng.choice(("n1", "n2")), row.message.meta.uid
+        resources = row.message.spec.resources
+        record = store_pb2.PlacementRecord(
+            instance_uid=uid, project=project, name=name, node=node, epoch=1, resources=resources
+        )
+        paper.put(keys.PLACEMENTS, (node, uid), record)
+
+    def _delete(self, project: str) -> None:
+        """As the leader does when the node has reported that nothing is left."""
+        paper, name = self.world.paper, self._rng.choice(self._instances(project))
+        row = paper.state.find(keys.INSTANCES, project, name)
+        assert row is not None
+        uid = row.message.meta.uid
+        writes: dict[bytes, bytes | None] = {keys.INSTANCES.key(project, name): None}
+        for port_row in paper.state.ports_of(project, name):
+            port = port_row.message
+            network = paper.state.find(keys.NETWORKS, project, port.spec.network)
+            assert network is not None
+            writes[keys.PORTS.key(project, port.meta.name)] = None
+            writes[keys.MACS.key(network.message.meta.uid, port.spec.mac)] = None
+            for fixed in port.spec.addresses:
+                writes[keys.ADDRESSES.key(network.message.meta.uid, fixed.address)] = None
+        placed = paper.state.placement_of(uid)
+        assert placed is not None
+        writes[keys.PLACEMENTS.key(placed.message.node, uid)] = None
+        writes[keys.TOMBSTONES.key(placed.message.node, uid)] = placed.message.SerializeToString()
+        paper.write(writes)
+
+    def _some_groups(self) -> list[str]:
+        return self._rng.choice((["default"], ["web"], ["db"], ["web", "db"], ["default", "web"]))
+
+    def _regroup(self, project: str) -> None:
+        paper, name = self.world.paper, self._rng.choice(self._instances(project))
+        port = paper.state.ports_of(project, name)[0].message
+        spec = port_pb2.PortSpec(security_groups=self._some_groups())
+        mask = FieldMask(paths=["spec.security_groups"])
+        changed = port_pb2.Port(meta=port.meta, spec=spec)
+        paper.do(admit_port.update(paper.state, paper.context, (project, port.meta.name), changed, mask))
+
+    def _rewrite(self, project: str) -> None:
+        paper, name = self.world.paper, self._rng.choice(tuple(GROUPS))
+        texts = self._rng.sample(RULES, self._rng.randint(2, 6))
+        for text, share in (("out any", 0.9), ("in any", 0.3)):
+            if text not in texts and self._rng.random() < share:
+                texts.append(text)
+        group = _group_message(name, texts)
+        mask = FieldMask(paths=["spec.rules"])
+        paper.do(admit_group.update(paper.state, paper.context, (project, name), group, mask))
+
+    def _reroute(self, project: str) -> None:
+        paper = self.world.paper
+        spec = router_pb2.RouterSpec(networks=self._rng.choice(([], ["net-a"], ["net-b"], list(RANGES))))
+        router = router_pb2.Router(meta=meta_pb2.Meta(name="r"), spec=spec)
+        mask = FieldMask(paths=["spec.networks"])
+        paper.do(admit_router.update(paper.state, paper.context, (project, "r"), router, mask))
+
+    async def explore(self, steps: int, probes: int) -> None:
+        """Each step is a topology of its own, asked about so often."""
+        for _ in range(steps):
+            self.step()
+            await self.world.settle()
+            await self.ask(probes)
+
+    async def ask(self, probes: int) -> None:
+        for outcome in await asyncio.gather(*map(self.world.probe, self.questions(probes))):
+            self.note(outcome)
+
+    # -- questions ----------------------------------------------------------------------------------------
+
+    def questions(self, count: int) -> list[Probe]:
+        """Addresses of one's own project's ports mostly; they are the other tenant's as well."""
+        probes = []
+        for _ in range(count):
+            project = self._rng.choice(PROJECTS)
+            ports = [row.message for row in self.world.state.rows(keys.PORTS, project).values()]
+            if len(ports) < 2:
+                continue
+            source, target = self._rng.sample(ports, 2)
+            near = [port for port in ports if port.spec.network == source.spec.network]
+            if self._rng.random() < 0.6:
+                target = self._rng.choice(near)
+            if self._rng.random() < 0.15:  # an address that may be the other tenant's only
+                others = [row.message for row in self.world.state.rows(keys.PORTS).values()]
+                target = self._rng.choice(others)
+            address = ip_address(self._rng.choice(addresses_of(self.world.state, target)))
+            protocol = self._rng.choice(("tcp", "tcp", "udp", "icmp"))
+            port = 0 if protocol == "icmp" else self._rng.choice(PORTS)
+            probes.append(Probe(source, address, protocol, port))
+        return probes
+
+    def note(self, outcome: Outcome) -> None:
+        foreign = False
+        if outcome.answered and outcome.answered != "somebody":
+            found = self.world.state.find_uid(outcome.answered)
+            foreign = found is not None and found[1][0] != outcome.probe.source.meta.project
+        self.tally.add(outcome, foreign, self._decided_by(outcome))
+
+    def _decided_by(self, outcome: Outcome) -> str:
+        """The step that ended the way, or the kind of rule that let it in."""
+        last = outcome.way.steps[-1]
+        kind = reach_pb2.ReachStepKind.Name(last.kind).removeprefix("REACH_STEP_KIND_").lower()
+        if not last.passes:
+            return f"no: {kind}"
+        if last.kind == reach_pb2.REACH_STEP_KIND_OUTSIDE:
+            return "no: outside"  # where nobody answers
+        rule_id = next((step.rule_id for step in reversed(outcome.way.steps) if step.rule_id), "")
+        for row in self.world.state.rows(keys.SECURITY_GROUPS).values():
+            for rule in row.message.spec.rules:
+                if rule.id == rule_id:
+                    return f"yes: {_kind_of(render_rule(rule))}"
+        return "yes: no rule"
+
+
+def _group_message(name: str, texts: Iterable[str]) -> securitygroup_pb2.SecurityGroup:
+    spec = securitygroup_pb2.SecurityGroupSpec()
+    spec.rules.extend(securitygroup_pb2.SecurityRule(**parse_rule(text)) for text in texts)
+    return securitygroup_pb2.SecurityGroup(meta=meta_pb2.Meta(name=name), spec=spec)
+
+
+def _kind_of(text: str) -> str:
+    """`in tcp:80 10.0.0.0/8` is a rule of ports and a range: `in port cidr`."""
+    words = text.split()
+    protocol, colon, _ = words[1].partition(":")
+    what = ("type" if protocol == "icmp" else "port") if colon else protocol
+    remotes = [
+        "group" if word.startswith("group:") else "cidr" if "/" in word else word for word in words[2:]
+    ]
+    return " ".join([words[0], what, *remotes])
