@@ -17,9 +17,11 @@ enum {
     LEAN_SHIFT = 5,
     LEAN_SHIFT_IDLE = 2,
     IDLE = 983,
-    STEP_SHIFT = 20, /* POTENTIAL / 16 for each step of an extension */
-    STEPS_MAX = 15   /* so that a score stays below 2^SCORE_BITS */
+    PATIENT = 952,   /* of 1024: with more of all nodes allocated lifetimes do not count */
+    STEP_SHIFT = 20, /* POTENTIAL / 16 for each level by which an instance outlives its node */
+    LEVELS = 5       /* of time that is left: none, an hour, ten, a hundred, more or unknown */
 };
+#define FOREVER INT64_MAX
 #define POTENTIAL_BITS 24
 #define AMOUNT_MAX (INT64_C(1) << 40)
 
@@ -41,6 +43,10 @@ typedef struct {
     int64_t *demand; /* [kind][width] */
     uint32_t kind_count, kinds_room;
     __int128 left[64], size[64]; /* of the nodes in use */
+    __int128 whole[64];          /* the size of all nodes that take instances */
+    bool lifetimes;              /* whether they count at all */
+    bool patient;                /* whether they count now */
+    int64_t now_s;
     bool stale;                  /* a count has passed a power of 16 */
     bool idle;
     uint64_t version; /* of the table; the first is 1 */
@@ -177,9 +183,39 @@ static inline bool has_room_to_spare(const Crowd *c)
     return true;
 }
 
+static inline bool has_nodes_to_spare(const Crowd *c)
+{
+    for (int32_t r = 0; r < c->width; r++)
+        if (c->whole[r] > 0 && (c->size[r] - c->left[r]) * 1024 > c->whole[r] * PATIENT)
+            return false;
+    return true;
+}
+
+static inline int64_t edge_s(int level)
+{
+    static const int64_t edges_s[LEVELS] = {0, 3600, 36000, 360000, FOREVER};
+    return edges_s[level];
+}
+
+/* The level of the time that is left until then. */
+static inline int level_of(const Crowd *c, int64_t until_s)
+{
+    int level = 0;
+    while (level < LEVELS - 1 && (until_s == FOREVER || until_s - c->now_s > edge_s(level)))
+        level++;
+    return level;
+}
+
+/* When an instance of a level that comes now will have gone. */
+static inline int64_t end_s(const Crowd *c, int level)
+{
+    return level == LEVELS - 1 ? FOREVER : c->now_s + edge_s(level);
+}
+
 /* Whatever is asked next is asked of the state as it is now. */
 static inline void refresh_crowd(Crowd *c)
 {
+    c->patient = c->lifetimes && has_nodes_to_spare(c);
     if (c->stale || !c->version)
         refresh_table(c);
     c->idle = has_room_to_spare(c);

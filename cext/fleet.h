@@ -21,6 +21,7 @@ enum {
     PLACES_MAX = 3, /* resources of a potential */
     MASKS_MAX = 16, /* of a question: one for each placement group, and one of nodes by name */
     POOL_CLASSES = 32,
+    MODES = 4,     /* of a crowd: it has room to spare or not, lifetimes count or not */
     BIN_SHIFT = 3, /* of a code */
     BINS = (CODE_TOP + 1) >> BIN_SHIFT
 };
@@ -32,7 +33,11 @@ enum {
 #define SHAPES_MAX (UINT32_C(1) << 24) /* likewise */
 #define ATTRS_MAX (UINT32_C(1) << 20)
 #define CSETS_MAX (UINT32_C(1) << 20)
-#define EMPTY_BIT (1 << 24) /* beside a class's attr, with a crowd: nothing runs on its nodes */
+/* Beside a class's attr, with a crowd: nothing runs on its nodes; levels below the highest of the time until
+ * something does no longer. */
+#define EMPTY_BIT (1 << 24)
+#define LEVEL_SHIFT 25
+#define ATTR_MASK (EMPTY_BIT - 1)
 
 typedef enum { NORM_LINF, NORM_L1, NORM_L2, NORM_WORST, NORM_DOT, NORM_POTENTIAL, NORM_SLOTS } Norm;
 
@@ -61,7 +66,8 @@ typedef struct {
     uint64_t hash;
     int32_t cset;
     uint32_t kind;    /* of the crowd that is counted here; NONE: none is */
-    uint32_t lane[2]; /* while the crowd is not idle, and while it is; NONE: has no list */
+    uint8_t level;        /* of the time that it lasts */
+    uint32_t lane[MODES]; /* in each mode of the crowd; NONE: has no list */
 } Shape;
 
 /* Classes whose least common row has a code in the same range: a shape fits none in the bins before that of its
@@ -99,7 +105,7 @@ typedef struct {
     int32_t bound; /* in units: no class before the bound keeps more of a resource */
     uint8_t first, count;
     uint8_t built;
-    uint8_t idle;    /* which lane of its shape it is */
+    uint8_t mode;    /* which lane of its shape it is */
     uint8_t bounded; /* 0: the list has every class that fits */
     uint8_t used;    /* for the clock that picks which shape leaves */
     Entry entries[LIST_ROOM];
@@ -107,7 +113,8 @@ typedef struct {
 
 typedef struct {
     uint32_t slot;
-    int32_t shape; /* >= 0: a shape was taken; ~shape: it was given; JOURNAL_STATE: see states */
+    int32_t shape;   /* >= 0: a shape was taken; ~shape: it was given; JOURNAL_STATE: see states */
+    int64_t until_s; /* before, with lifetimes */
 } Change;
 #define JOURNAL_STATE INT32_MIN
 
@@ -130,6 +137,7 @@ typedef struct {
     bool counts;           /* the crowd is that of this fleet's nodes, and its own */
     uint64_t seen_version; /* of the crowd's table, by the lists */
     int64_t *size;         /* [slot][width] */
+    int64_t *until_s;      /* [slot]: when what runs there will have gone, FOREVER if it is not known */
     double *worth;         /* [class]: of what is free, by the table of that version */
     uint64_t *worth_version;
     /* nodes */
@@ -153,7 +161,7 @@ typedef struct {
     uint64_t *table; /* open addressing: high half = tag of the hash, low half = class + 1; 0 = empty */
     uint64_t table_mask;
     uint64_t *pool[POOL_CLASSES]; /* heaps that are free, by size; each points to the next */
-    uint8_t *eligible; /* [cset][attrs_room]: 0 = may not go there, else 1 + steps of an extension */
+    uint8_t *eligible; /* [cset][attrs_room]: whether it may go there */
     uint32_t csets_room, attrs_room;
     /* shapes */
     Shape *shapes;

@@ -9,7 +9,7 @@
 
 static inline void flat_amounts(Fleet *g, uint32_t slot, const int64_t *amounts)
 {
-    g->classes[slot].attr = marked(g, g->classes[slot].attr, amounts, size_of(g, slot));
+    g->classes[slot].attr = marked(g, slot, g->classes[slot].attr, amounts, size_of(g, slot));
     if (g->crowd)
         g->worth_version[slot] = 0;
     size_t base = (size_t)slot * (size_t)g->width;
@@ -32,7 +32,7 @@ static inline void *copied(const void *block, size_t bytes)
 /* A crowd of the copy's own, which counts on from here. */
 static inline bool flat_crowd(const Fleet *f, Fleet *g, uint32_t room)
 {
-    g->crowd = NULL, g->worth = NULL, g->worth_version = NULL;
+    g->crowd = NULL, g->worth = NULL, g->worth_version = NULL, g->until_s = NULL;
     if (!f->crowd)
         return true;
     g->crowd = copied(f->crowd, sizeof *f->crowd);
@@ -40,7 +40,8 @@ static inline bool flat_crowd(const Fleet *f, Fleet *g, uint32_t room)
         return false;
     g->crowd->kinds = copied(f->crowd->kinds, f->crowd->kind_count * sizeof(Kind));
     g->crowd->demand = copied(f->crowd->demand, f->crowd->kind_count * (size_t)f->crowd->width * 8);
-    return g->crowd->kinds && g->crowd->demand && GROW(g, g->worth, 0, room + 1, sizeof(double)) &&
+    g->until_s = f->until_s ? copied(f->until_s, f->slots * sizeof *f->until_s) : NULL;
+    return g->crowd->kinds && g->crowd->demand && !f->until_s == !g->until_s && GROW(g, g->worth, 0, room + 1, sizeof(double)) &&
            GROW(g, g->worth_version, 0, room + 1, sizeof(uint64_t));
 }
 
@@ -81,7 +82,7 @@ static inline bool flat_copy(const Fleet *f, Fleet *g)
 static inline void flat_free(Fleet *g)
 {
     void *blocks[] = {g->nodes, g->classes,  g->free,  g->units,         g->stamp,
-                      g->frontier, g->worth, g->worth_version, g->bins[BINS - 1].cells, g->bins[BINS - 1].classes};
+                      g->frontier, g->worth, g->worth_version, g->until_s, g->bins[BINS - 1].cells, g->bins[BINS - 1].classes};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         free(blocks[i]);
     crowd_free(g->crowd);
@@ -93,15 +94,26 @@ static inline void flat_shift(Fleet *g, uint32_t slot, uint32_t shape, int sign)
     const int64_t *demand = g->demand + (size_t)shape * (size_t)g->width;
     for (int32_t r = 0; r < g->width; r++) /* what was taken is given back: cannot overflow */
         after[r] = sign > 0 ? free_of(g, slot)[r] + demand[r] : free_of(g, slot)[r] - demand[r];
+    shift_until(g, slot, shape, sign);
     count_node(g, slot, -1);
     flat_amounts(g, slot, after);
     count_node(g, slot, 1);
     count_shape(g, shape, -sign);
 }
 
+static inline void flat_time(Fleet *g, int64_t now_s)
+{
+    g->crowd->now_s = now_s;
+    for (uint32_t slot = 0; slot < g->slots; slot++) {
+        int64_t amounts[64];
+        memcpy(amounts, free_of(g, slot), (size_t)g->width * sizeof *amounts);
+        flat_amounts(g, slot, amounts);
+    }
+}
+
 /* As replay_events(), but the fleet stays as it is; `at` begins with -1 everywhere. */
 static inline Outcome replay_linear(const Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of,
-                                    int32_t *at, int32_t *load, Replayed *result)
+                                    const int64_t *time_s, int32_t *at, int32_t *load, Replayed *result)
 {
     Fleet g;
     Outcome outcome = flat_copy(f, &g) ? DONE : NO_MEMORY;
@@ -109,6 +121,8 @@ static inline Outcome replay_linear(const Fleet *f, const int32_t *events, size_
     for (size_t i = 0; outcome == DONE && i < count; i++) {
         int32_t x = events[i] >= 0 ? events[i] : ~events[i];
         uint32_t shape = (uint32_t)shape_of[x];
+        if (time_s && time_s[i] != g.crowd->now_s)
+            flat_time(&g, time_s[i]);
         if (events[i] >= 0) {
             int64_t slot = scan_one(&g, shape);
             at[x] = (int32_t)slot;

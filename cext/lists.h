@@ -285,7 +285,7 @@ static inline uint32_t vacate_lane(Fleet *f)
         uint32_t lane = f->clock;
         f->clock = lane + 1 < f->lanes ? lane + 1 : 0;
         if (!f->lists[lane].used) {
-            f->shapes[f->lists[lane].shape].lane[f->lists[lane].idle] = NONE;
+            f->shapes[f->lists[lane].shape].lane[f->lists[lane].mode] = NONE;
             return lane;
         }
         f->lists[lane].used = 0;
@@ -295,8 +295,8 @@ static inline uint32_t vacate_lane(Fleet *f)
 /* NONE: no memory. */
 static inline uint32_t lane_of(Fleet *f, uint32_t shape)
 {
-    uint8_t idle = f->crowd && f->crowd->idle;
-    uint32_t lane = f->shapes[shape].lane[idle];
+    uint8_t mode = f->crowd ? (uint8_t)(f->crowd->idle + 2 * f->crowd->patient) : 0;
+    uint32_t lane = f->shapes[shape].lane[mode];
     if (lane != NONE)
         return lane;
     if (f->lanes == f->lanes_max)
@@ -305,9 +305,9 @@ static inline uint32_t lane_of(Fleet *f, uint32_t shape)
         lane = f->lanes++;
     else
         return NONE;
-    f->shapes[shape].lane[idle] = lane;
+    f->shapes[shape].lane[mode] = lane;
     f->lists[lane].shape = shape;
-    f->lists[lane].idle = idle;
+    f->lists[lane].mode = mode;
     forget_list(f, lane);
     return lane;
 }

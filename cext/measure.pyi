@@ -23,6 +23,7 @@ def replay(
     *,
     ns: npt.NDArray[np.float32] | None = None,
     used: npt.NDArray[np.int32] | None = None,
+    time_s: npt.NDArray[np.int64] | None = None,
     linear: bool = False,
 ) -> Replay: ...
 def time_scans(index: FleetIndex, rounds: int) -> tuple[float, float]: ...

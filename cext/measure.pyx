@@ -42,13 +42,26 @@ cdef object _checked_trace(FleetIndex index, const int32_t[::1] events, const in
     return load_array
 
 
+cdef int _check_times(FleetIndex index, const int64_t[::1] time_s, Py_ssize_t count) except -1:
+    cdef Py_ssize_t i
+    if not index.fleet.counts or not index.fleet.crowd.lifetimes or index.fleet.marks:
+        raise ValueError("time_s wants an index with lifetimes and without a mark")
+    if time_s.shape[0] != count:
+        raise ValueError("time_s must have one entry an event")
+    for i in range(count):
+        if not 0 <= time_s[i] <= 1 << 40:
+            raise ValueError(f"time_s[{i}] is {time_s[i]}, must be 0 to {1 << 40}")
+    return 0
+
+
 def replay(FleetIndex index not None, const int32_t[::1] events not None, const int32_t[::1] shape_of not None,
-           int32_t[::1] at not None, *, object ns=None, object used=None, bint linear=False):
+           int32_t[::1] at not None, *, object ns=None, object used=None, const int64_t[::1] time_s=None,
+           bint linear=False):
     """A whole trace: x >= 0 places instance x of shape_of[x], ~x releases it if it is placed.
 
     at int32[n_instance]: the slot of each instance or -1, read and written. ns float32[n_event]: the
     cost of each event is written, less that of the clock. used int32[n_event]: nodes in use after each
-    event. linear: by scan, on a copy: the oracle.
+    event. time_s int64[n_event]: when each is, with lifetimes. linear: by scan, on a copy: the oracle.
     """
     cdef Replayed result
     cdef Outcome outcome
@@ -59,6 +72,8 @@ def replay(FleetIndex index not None, const int32_t[::1] events not None, const 
     loads = _checked_trace(index, events, shape_of, at)
     if linear and (ns is not None or used is not None or np.asarray(at).max(initial=-1) >= 0):
         raise ValueError("a linear replay begins with nothing placed and measures the whole only")
+    if time_s is not None:
+        _check_times(index, time_s, events.shape[0])
     ticks_array = np.empty(events.shape[0] + 1, dtype=np.uint32)
     for name, array in (("ns", ns), ("used", used)):
         if array is not None and array.shape != (events.shape[0],):
@@ -69,6 +84,7 @@ def replay(FleetIndex index not None, const int32_t[::1] events not None, const 
     cdef int32_t* used_at = NULL if used is None else &used_out[0]
     cdef const int32_t* events_at = &events[0] if events.shape[0] else NULL
     cdef const int32_t* shapes_at = &shape_of[0] if shape_of.shape[0] else NULL
+    cdef const int64_t* time_at = &time_s[0] if time_s is not None and time_s.shape[0] else NULL
     cdef int32_t* slots_at = &at[0] if at.shape[0] else NULL
     result.placed = result.failed = result.released = result.elapsed_ns = 0
     result.first_failure = -1
@@ -77,9 +93,10 @@ def replay(FleetIndex index not None, const int32_t[::1] events not None, const 
     index.busy = True
     with nogil:
         if linear:
-            outcome = replay_linear(index.fleet, events_at, events.shape[0], shapes_at, slots_at, &load[0], &result)
+            outcome = replay_linear(index.fleet, events_at, events.shape[0], shapes_at, time_at, slots_at, &load[0],
+                                    &result)
         else:
-            outcome = replay_events(index.fleet, events_at, events.shape[0], shapes_at, slots_at, &load[0], ticks_at,
+            outcome = replay_events(index.fleet, events_at, events.shape[0], shapes_at, time_at, slots_at, &load[0], ticks_at,
                              used_at, &result)
     index.busy = False
     check_outcome(outcome, -1)

@@ -31,12 +31,17 @@ static inline void leave(Fleet *f, uint32_t slot)
 /* ---- the crowd ------------------------------------------------------------------------------------------ */
 
 /* The attr of a class with those amounts, with what is known of its nodes: `size` is what they have in all. */
-static inline int32_t marked(const Fleet *f, int32_t attr, const int64_t *amounts, const int64_t *size)
+static inline int32_t marked(const Fleet *f, uint32_t slot, int32_t attr, const int64_t *amounts,
+                             const int64_t *size)
 {
     if (!f->crowd || attr < 0)
         return attr;
-    attr &= ~EMPTY_BIT;
-    return equal_amounts(amounts, size, f->width) ? attr | EMPTY_BIT : attr;
+    if (equal_amounts(amounts, size, f->width))
+        return (attr & ATTR_MASK) | EMPTY_BIT;
+    if (!f->counts)
+        return attr & ~EMPTY_BIT; /* the other fleet knows the time */
+    attr &= ATTR_MASK;
+    return f->crowd->lifetimes ? attr | (LEVELS - 1 - level_of(f->crowd, f->until_s[slot])) << LEVEL_SHIFT : attr;
 }
 
 static inline const int64_t *size_of(const Fleet *f, uint32_t slot)
@@ -51,9 +56,13 @@ static inline void count_node(Fleet *f, uint32_t slot, int sign)
         return;
     uint32_t cls = f->nodes[slot].cls;
     int32_t attr = f->classes[cls].attr;
-    if (attr < 0 || attr & EMPTY_BIT)
+    if (attr < 0)
         return;
     const int64_t *left = free_of(f, cls), *size = size_of(f, slot);
+    for (int32_t r = 0; f->crowd->lifetimes && r < f->width; r++)
+        f->crowd->whole[r] += sign > 0 ? (__int128)size[r] : -(__int128)size[r];
+    if (attr & EMPTY_BIT)
+        return;
     for (int32_t r = 0; r < f->width; r++) {
         f->crowd->left[r] += sign > 0 ? (__int128)left[r] : -(__int128)left[r];
         f->crowd->size[r] += sign > 0 ? (__int128)size[r] : -(__int128)size[r];
@@ -67,12 +76,31 @@ static inline void count_shape(Fleet *f, uint32_t shape, int change)
         count_kind(f->crowd, f->shapes[shape].kind, change);
 }
 
+/* What the coming or going (sign 1) of a shape makes of the time until nothing runs on the node: what goes
+ * before its time tells nothing of the others. Returns what it was. */
+static inline int64_t shift_until(Fleet *f, uint32_t slot, uint32_t shape, int sign)
+{
+    if (!f->counts || !f->crowd->lifetimes)
+        return FOREVER;
+    int64_t before = f->until_s[slot], end = end_s(f->crowd, f->shapes[shape].level);
+    bool empty = f->classes[f->nodes[slot].cls].attr & EMPTY_BIT;
+    if (sign < 0 && (empty || end > before))
+        f->until_s[slot] = end;
+    return before;
+}
+
+static inline void restore_until(Fleet *f, uint32_t slot, int64_t until_s)
+{
+    if (f->until_s)
+        f->until_s[slot] = until_s;
+}
+
 /* ---- nodes and classes ------------------------------------------------------------------------------------ */
 
 /* Put a node, which is or is not there yet, into the class of its new state. */
 static inline Outcome move(Fleet *f, uint32_t slot, const int64_t *amounts, int32_t attr, uint64_t hash)
 {
-    attr = marked(f, attr, amounts, size_of(f, slot));
+    attr = marked(f, slot, attr, amounts, size_of(f, slot));
     uint32_t cls = find_class(f, amounts, attr, hash);
     if (cls == NONE ? !reserve_class(f) : cls != f->nodes[slot].cls && !reserve_member(f, &f->classes[cls]))
         return NO_MEMORY;
@@ -110,10 +138,10 @@ static inline bool reserve_change(Fleet *f, bool with_state)
     return true;
 }
 
-static inline void record(Fleet *f, uint32_t slot, int32_t shape)
+static inline void record(Fleet *f, uint32_t slot, int32_t shape, int64_t until_s)
 {
     if (f->marks)
-        f->changes[f->change_count++] = (Change){slot, shape};
+        f->changes[f->change_count++] = (Change){slot, shape, until_s};
 }
 
 /* ---- amounts ---------------------------------------------------------------------------------------------- */
@@ -139,10 +167,13 @@ static inline Outcome shift_shape(Fleet *f, uint32_t slot, uint32_t shape, int s
         return NOT_A_NODE;
     if (!reserve_change(f, false))
         return NO_MEMORY;
+    int64_t until_s = shift_until(f, slot, shape, sign);
     Outcome outcome = shift(f, slot, f->demand + (size_t)shape * (size_t)f->width, f->shapes[shape].hash, sign);
     if (outcome == DONE) {
-        record(f, slot, sign < 0 ? (int32_t)shape : ~(int32_t)shape);
+        record(f, slot, sign < 0 ? (int32_t)shape : ~(int32_t)shape, until_s);
         count_shape(f, shape, -sign);
+    } else {
+        restore_until(f, slot, until_s);
     }
     return outcome;
 }
@@ -155,7 +186,7 @@ static inline void record_state(Fleet *f, uint32_t slot)
     int64_t *state = f->states + f->state_count++ * ((size_t)f->width + 1);
     memcpy(state, free_of(f, f->nodes[slot].cls), (size_t)f->width * 8);
     state[f->width] = f->classes[f->nodes[slot].cls].attr;
-    record(f, slot, JOURNAL_STATE);
+    record(f, slot, JOURNAL_STATE, f->until_s ? f->until_s[slot] : FOREVER);
 }
 
 static inline void forget_state(Fleet *f)
@@ -201,6 +232,8 @@ static inline Outcome undo(Fleet *f, size_t count)
         Change change = f->changes[f->change_count - 1];
         uint32_t shape = (uint32_t)(change.shape >= 0 ? change.shape : ~change.shape);
         Outcome outcome;
+        int64_t until_s = f->until_s ? f->until_s[change.slot] : FOREVER;
+        restore_until(f, change.slot, change.until_s);
         if (change.shape == JOURNAL_STATE) {
             const int64_t *state = f->states + (f->state_count - 1) * ((size_t)f->width + 1);
             outcome = move(f, change.slot, state, (int32_t)state[f->width], hash_of(f, state));
@@ -209,8 +242,10 @@ static inline Outcome undo(Fleet *f, size_t count)
             outcome = shift(f, change.slot, f->demand + (size_t)shape * (size_t)f->width, f->shapes[shape].hash,
                             change.shape >= 0 ? 1 : -1);
         }
-        if (outcome != DONE)
+        if (outcome != DONE) {
+            restore_until(f, change.slot, until_s);
             return outcome;
+        }
         if (change.shape != JOURNAL_STATE)
             count_shape(f, shape, change.shape >= 0 ? -1 : 1);
         f->change_count--;
@@ -234,7 +269,8 @@ static inline bool reserve_slot(Fleet *f, uint32_t slot)
         while (room <= slot)
             room *= 2;
         if (!GROW(f, f->nodes, have, room, sizeof(Node)) || !GROW(f, f->stamp, have, room, sizeof(uint32_t)) ||
-            (f->crowd && !GROW(f, f->size, have, room, (size_t)f->width * 8)))
+            (f->crowd && !GROW(f, f->size, have, room, (size_t)f->width * 8)) ||
+            (f->counts && f->crowd->lifetimes && !GROW(f, f->until_s, have, room, sizeof(int64_t))))
             return false;
         for (uint32_t i = have; i < room; i++)
             f->nodes[i].cls = NONE;
@@ -249,8 +285,10 @@ static inline Outcome set_node(Fleet *f, uint32_t slot, const int64_t *amounts, 
                                const int64_t *size)
 {
     uint64_t hash = hash_of(f, amounts);
-    uint32_t cls = find_class(f, amounts, marked(f, attr, amounts, size), hash);
-    if (!reserve_slot(f, slot) || (cls == NONE ? !reserve_class(f) : !reserve_member(f, &f->classes[cls])))
+    if (!reserve_slot(f, slot))
+        return NO_MEMORY;
+    uint32_t cls = find_class(f, amounts, marked(f, slot, attr, amounts, size), hash);
+    if (cls == NONE ? !reserve_class(f) : !reserve_member(f, &f->classes[cls]))
         return NO_MEMORY;
     Node *node = &f->nodes[slot];
     if (node->cls == NONE) {
@@ -278,6 +316,35 @@ static inline Outcome remove_node(Fleet *f, uint32_t slot)
     leave(f, slot);
     f->nodes[slot].cls = NONE;
     f->node_count--;
+    return DONE;
+}
+
+/* With lifetimes: when what runs there will have gone; set_node() comes next. */
+static inline Outcome set_until(Fleet *f, uint32_t slot, int64_t until_s)
+{
+    if (!reserve_slot(f, slot))
+        return NO_MEMORY;
+    restore_until(f, slot, until_s);
+    return DONE;
+}
+
+/* It is another time: nodes change their classes. NO_MEMORY: some have, and it may be called again. */
+static inline Outcome set_time(Fleet *f, int64_t now_s)
+{
+    f->crowd->now_s = now_s;
+    for (uint32_t slot = 0; slot < f->slots; slot++) {
+        if (f->nodes[slot].cls == NONE || f->until_s[slot] == FOREVER)
+            continue;
+        const Class *c = &f->classes[f->nodes[slot].cls];
+        const int64_t *left = free_of(f, f->nodes[slot].cls);
+        if (marked(f, slot, c->attr, left, size_of(f, slot)) == c->attr)
+            continue;
+        int64_t amounts[64];
+        memcpy(amounts, left, (size_t)f->width * sizeof *amounts);
+        Outcome outcome = move(f, slot, amounts, c->attr, c->hash);
+        if (outcome != DONE)
+            return outcome;
+    }
     return DONE;
 }
 

@@ -76,14 +76,21 @@ static inline void count_used(Replayed *result, int32_t *load, int64_t slot, int
 
 /* events: x >= 0 places instance x of shape shape_of[x], ~x releases it (nothing if it was not placed).
  * at: each instance's slot or -1, before and after. load: instances of each slot. ticks_of (a cost for
- * each event) and used_after may be NULL. The arrays were checked. */
-static inline Outcome replay_events(Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of, int32_t *at,
-                             int32_t *load, uint32_t *ticks_of, int32_t *used_after, Replayed *result)
+ * each event) and used_after may be NULL; time_s of each event too, where lifetimes do not count. The arrays were
+ * checked. */
+static inline Outcome replay_events(Fleet *f, const int32_t *events, size_t count, const int32_t *shape_of,
+                                    const int64_t *time_s, int32_t *at, int32_t *load, uint32_t *ticks_of,
+                                    int32_t *used_after, Replayed *result)
 {
     uint64_t last = ticks_of ? ticks() : 0;
     int64_t start_ns = now_ns();
     for (size_t i = 0; i < count; i++) {
         int32_t x = events[i] >= 0 ? events[i] : ~events[i];
+        if (time_s && time_s[i] != f->crowd->now_s) {
+            Outcome outcome = set_time(f, time_s[i]);
+            if (outcome != DONE)
+                return outcome;
+        }
         if (events[i] >= 0) {
             int64_t slot = place_one(f, (uint32_t)shape_of[x]);
             if (slot < -1)

@@ -29,7 +29,8 @@ static inline void fleet_free(Fleet *f)
     void *blocks[] = {f->potential, f->nodes,  f->classes, f->free,       f->units,
                       f->idle,      f->table,  f->eligible, f->shapes,    f->demand,     f->need,
                       f->want,      f->lists,  f->bound_free, f->log_cells, f->log_classes, f->changes,
-                      f->states,    f->stamp,  f->frontier,  f->size,      f->worth,      f->worth_version};
+                      f->states,    f->stamp,  f->frontier,  f->size,      f->worth,      f->worth_version,
+                      f->until_s};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
         free(blocks[i]);
     if (f->counts)
@@ -108,8 +109,8 @@ static inline Fleet *fleet_new(int32_t rows, const uint64_t *multiplier, const u
 /* ---- shapes --------------------------------------------------------------------------------------------- */
 
 /* A new shape's id, or NO_MEMORY. Amounts in internal order, none negative; the set of constraints is known.
- * `kind`: the demand's, where the fleet counts. */
-static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset, uint32_t kind)
+ * `kind`: the demand's, where the fleet counts; `level`: of the time that it lasts. */
+static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset, uint32_t kind, uint8_t level)
 {
     size_t width = (size_t)f->width;
     if (f->shape_count == f->shapes_room) {
@@ -125,7 +126,7 @@ static inline int64_t add_shape(Fleet *f, const int64_t *demand, int32_t cset, u
     if (memcmp(common, f->common, sizeof common) != 0 && !set_common(f, common))
         return NO_MEMORY;
     uint32_t shape = f->shape_count++;
-    f->shapes[shape] = (Shape){hash_of(f, demand), cset, kind, {NONE, NONE}};
+    f->shapes[shape] = (Shape){hash_of(f, demand), cset, kind, level, {NONE, NONE, NONE, NONE}};
     for (int32_t r = 0; r < f->width; r++) {
         size_t at = shape * width + (size_t)r;
         f->demand[at] = demand[r];
@@ -160,8 +161,7 @@ static inline bool reserve_eligible(Fleet *f, uint32_t csets, uint32_t attrs)
     return true;
 }
 
-/* 0: may not go there, else 1 + steps of an extension. */
-static inline bool set_eligible(Fleet *f, uint32_t cset, uint32_t attr, uint8_t eligible)
+static inline bool set_eligible(Fleet *f, uint32_t cset, uint32_t attr, bool eligible)
 {
     if (!reserve_eligible(f, cset + 1, attr + 1))
         return false;

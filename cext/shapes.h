@@ -6,11 +6,10 @@
 
 /* ---- the order of classes for a shape ---------------------------------------------------------------- */
 
-/* 0: may not go there; else 1 + steps. A closed class's attr stays beyond all others without the bit. */
-static inline uint8_t is_eligible(const Fleet *f, int32_t cset, int32_t attr)
+static inline bool is_eligible(const Fleet *f, int32_t cset, int32_t attr)
 {
-    uint32_t plain = (uint32_t)attr & ~(uint32_t)EMPTY_BIT;
-    return plain < f->attrs_room ? f->eligible[(size_t)cset * f->attrs_room + plain] : 0;
+    uint32_t plain = attr < 0 ? NONE : (uint32_t)(attr & ATTR_MASK);
+    return plain < f->attrs_room && f->eligible[(size_t)cset * f->attrs_room + plain];
 }
 
 static inline bool fits(const Fleet *f, uint32_t cls, uint32_t shape)
@@ -59,7 +58,8 @@ static inline int lean_shift(const Fleet *f)
 static inline uint64_t slots_key(const Fleet *f, uint32_t cls, uint32_t shape, int32_t most, uint64_t sum)
 {
     int32_t attr = f->classes[cls].attr;
-    uint64_t steps = is_eligible(f, f->shapes[shape].cset, attr) - 1u;
+    int lasts = f->shapes[shape].level, left = LEVELS - 1 - (attr >> LEVEL_SHIFT);
+    uint64_t steps = f->crowd->patient && lasts > left ? (uint64_t)(lasts - left) : 0;
     uint64_t score = room_lost(f, cls, shape) + ((uint64_t)most >> lean_shift(f)) + (steps << STEP_SHIFT);
     return (uint64_t)(attr & EMPTY_BIT ? 1 : 0) << (SCORE_BITS + SUM_BITS) | score << SUM_BITS | sum;
 }

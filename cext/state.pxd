@@ -8,6 +8,8 @@
 #   cset     int                a set of constraints; eligible(cset, attr) says whether it may go there
 #   size     int64[n_resource]  what a node has when nothing runs on it; norm `slots` only
 #   kind     int                id of the demand of what runs; norm `slots` only
+#   until_s  int64              when what runs on a node will have gone; FOREVER = unknown; with lifetimes only
+#   level    int                of the time that an instance lasts: 1 an hour, 2 ten, 3 a hundred, 4 more or unknown
 #   rank     uint64             the canonical order of nodes that are equal, smallest first; all different
 #   shape    int                id of a (demand, cset), counted from 0
 #
@@ -16,7 +18,8 @@
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "setup_fleet.h" nogil:
-    const int RESOURCES_MAX, RANKED_MAX, MASKS_MAX, PLACES_MAX, POTENTIAL_MAX, STEPS_MAX, EMPTY_BIT
+    const int RESOURCES_MAX, RANKED_MAX, MASKS_MAX, PLACES_MAX, POTENTIAL_MAX, LEVELS, EMPTY_BIT, ATTR_MASK
+    const int64_t FOREVER
     const uint32_t SLOTS_MAX, SHAPES_MAX, ATTRS_MAX, CSETS_MAX, NONE
 
     ctypedef enum Norm:
@@ -36,10 +39,12 @@ cdef extern from "setup_fleet.h" nogil:
         const char* name
     ctypedef struct Crowd:
         uint32_t kind_count
-        bint stale, idle
+        bint stale, idle, lifetimes
+        int64_t now_s
     ctypedef struct Fleet:
         Crowd* crowd
         bint counts
+        int64_t* until_s
         int32_t rows, scored, width
         Norm norm
         int32_t* place
@@ -68,15 +73,17 @@ cdef extern from "setup_fleet.h" nogil:
                      Norm norm, uint32_t lanes_max, const int64_t* largest, Crowd* crowd)
     void fleet_free(Fleet* f)
     bint is_node(const Fleet* f, uint32_t slot)
-    int64_t add_shape(Fleet* f, const int64_t* demand, int32_t cset, uint32_t kind)
+    int64_t add_shape(Fleet* f, const int64_t* demand, int32_t cset, uint32_t kind, uint8_t level)
     int64_t add_kind(Crowd* c, const int64_t* demand)
     void count_kind(Crowd* c, uint32_t kind, int64_t change)
     void refresh(Fleet* f)
     uint64_t room_lost(const Fleet* f, uint32_t cls, uint32_t shape)
     bint reserve_eligible(Fleet* f, uint32_t csets, uint32_t attrs)
-    bint set_eligible(Fleet* f, uint32_t cset, uint32_t attr, uint8_t eligible)
+    bint set_eligible(Fleet* f, uint32_t cset, uint32_t attr, bint eligible)
     Outcome set_node(Fleet* f, uint32_t slot, const int64_t* amounts, int32_t attr, uint64_t rank,
                      const int64_t* size)
+    Outcome set_until(Fleet* f, uint32_t slot, int64_t until_s)
+    Outcome set_time(Fleet* f, int64_t now_s)
     Outcome set_attr(Fleet* f, uint32_t slot, int32_t attr)
     Outcome remove_node(Fleet* f, uint32_t slot)
     Outcome shift_shape(Fleet* f, uint32_t slot, uint32_t shape, int sign)

@@ -17,7 +17,8 @@ NORMS = tuple(_NORMS)
 LANES_DEFAULT = 4096  # shapes with a list of their own: 2 MB
 LANES_MAX = 1 << 16  # bounds memory
 TABLE_MAX = 1 << 30  # bytes of the table of who may go where
-STEPS_AT_MOST = STEPS_MAX
+LEVEL_LAST = LEVELS - 1  # of what lasts longest, or nobody knows how long
+TIME_MAX = 1 << 40  # seconds: 35,000 years
 COUNT_MAX = 1 << 32  # at once; sums of 2**30 such stay within 64 bits
 
 
@@ -89,6 +90,15 @@ cdef int check_slot(int64_t slot) except -1:
     return 0
 
 
+cdef int64_t _time(object at_s) except -1:
+    """FOREVER for None."""
+    if at_s is None:
+        return FOREVER
+    if not 0 <= at_s <= TIME_MAX:
+        raise ValueError(f"time {at_s} s, must be 0 to {TIME_MAX}")
+    return at_s
+
+
 cdef int check_attr(int64_t attr) except -1:
     if not -1 <= attr < ATTRS_MAX:
         raise ValueError(f"attr {attr}, must be -1 to {ATTRS_MAX - 1}")
@@ -121,20 +131,25 @@ cdef class FleetState:
     potential=(resources, steps, values): the score is the rise of values[x0 // steps[0], x1 // steps[1], ..] of
     what is free, an axis for each of up to three resources; beyond its end the last value holds.
     Norm `slots` wants `largest`, the most that a node has of each resource; or `crowd_of`, an index of that norm
-    with the same resources before any others, whose nodes and instances say what is typical here, too.
+    with the same resources before any others, whose nodes and instances say what is typical here, too. With
+    `lifetimes` a shape is kept off nodes that would be empty before it, as long as the nodes are not nearly full.
     ValueError: an argument is wrong, RuntimeError: another call is under way or a mark is open; nothing changed.
     """
 
     def __cinit__(self, object multipliers, object shifts, object scored=None, object norm="linf",
                   object potential=None, object lanes_max=LANES_DEFAULT, object largest=None,
-                  FleetState crowd_of=None):
+                  FleetState crowd_of=None, bint lifetimes=False):
         if (norm == "potential") != (potential is not None):
             raise ValueError("norm 'potential' and only that wants potential=(resources, steps, values)")
         if (norm == "slots") != ((largest is None) != (crowd_of is None)):
             raise ValueError("norm 'slots' and only that wants largest or crowd_of")
         if crowd_of is not None and not (crowd_of.fleet.counts and crowd_of.fleet.rows <= len(multipliers)):
             raise ValueError("crowd_of must have the first of the resources, and a crowd of its own")
+        if lifetimes and largest is None:
+            raise ValueError("lifetimes want norm 'slots' with largest")
         self.fleet = _new_fleet(multipliers, shifts, scored, norm, lanes_max, largest, crowd_of)
+        if lifetimes:
+            self.fleet.crowd.lifetimes = True
         self.crowd_of = crowd_of
         if potential is not None:
             resources, steps, values = potential
@@ -186,8 +201,13 @@ cdef class FleetState:
 
     # ---- nodes
 
-    def set_node(self, int64_t slot, object free, int64_t attr, uint64_t rank, object size=None):
-        """The whole state of a node, new or known. `size`: what it has when nothing runs on it (norm `slots`)."""
+    def set_node(self, int64_t slot, object free, int64_t attr, uint64_t rank, object size=None,
+                 object until_s=None):
+        """The whole state of a node, new or known.
+
+        `size`: what it has when nothing runs on it (norm `slots`); `until_s`: when what runs there will have
+        gone, None: unknown (with lifetimes).
+        """
         cdef int64_t[64] row, whole
         self.check_no_marks()
         check_slot(slot)
@@ -195,6 +215,8 @@ cdef class FleetState:
         self.read_amounts(free, row, False)
         if self.fleet.crowd:
             self.read_amounts(size, whole, False)
+        if self.fleet.counts and self.fleet.crowd.lifetimes:
+            check_outcome(set_until(self.fleet, <uint32_t>slot, _time(until_s)), slot)
         check_outcome(set_node(self.fleet, <uint32_t>slot, row, <int32_t>attr, rank, whole), slot)
 
     def set_nodes(self, const int64_t[:, ::1] free not None, const int32_t[::1] attr not None,
@@ -237,15 +259,17 @@ cdef class FleetState:
 
     # ---- shapes
 
-    def add_shape(self, object demand, int64_t cset=0):
-        """The id of a shape; the same for the same demand and constraints."""
+    def add_shape(self, object demand, int64_t cset=0, int64_t level=LEVELS - 1):
+        """The id of a shape; the same for the same demand, constraints and level of the time that it lasts."""
         cdef int64_t[64] row
         cdef int64_t shape
         self.check_free()
         if not 0 <= cset < CSETS_MAX:
             raise ValueError(f"cset {cset}, must be 0 to {CSETS_MAX - 1}")
+        if not 1 <= level < LEVELS:
+            raise ValueError(f"level {level}, must be 1 to {LEVELS - 1}")
         self.read_amounts(demand, row, True)
-        key = (PyBytes_FromStringAndSize(<char*>row, self.fleet.width * sizeof(int64_t)), cset)
+        key = (PyBytes_FromStringAndSize(<char*>row, self.fleet.width * sizeof(int64_t)), cset, level)
         known = self.shape_ids.get(key)
         if known is not None:
             return known
@@ -253,7 +277,8 @@ cdef class FleetState:
             raise ValueError(f"there are {SHAPES_MAX} shapes already: make a new index")
         if not reserve_eligible(self.fleet, <uint32_t>cset + 1, 0):
             raise MemoryError
-        shape = add_shape(self.fleet, row, <int32_t>cset, <uint32_t>self.kind_of(row) if self.fleet.counts else NONE)
+        shape = add_shape(self.fleet, row, <int32_t>cset, <uint32_t>self.kind_of(row) if self.fleet.counts else NONE,
+                          <uint8_t>level)
         check_outcome(shape, -1)
         self.shape_ids[key] = shape
         return shape
@@ -279,6 +304,13 @@ cdef class FleetState:
         self.read_amounts(demand, row, True)
         return self.kind_of(row)
 
+    def set_time(self, int64_t at_s):
+        """It is so late now; with lifetimes. Looks at every node."""
+        self.check_no_marks()
+        if not self.fleet.counts or not self.fleet.crowd.lifetimes:
+            raise ValueError("time does not count here")
+        check_outcome(set_time(self.fleet, _time(at_s)), -1)
+
     def count(self, int64_t kind, int64_t change):
         """So many instances of a kind more (or less) are there, which no place or release tells of."""
         self.check_no_marks()
@@ -288,11 +320,8 @@ cdef class FleetState:
             raise ValueError(f"change is {change}, must be within {COUNT_MAX}")
         count_kind(self.fleet.crowd, <uint32_t>kind, change)
 
-    def set_eligible(self, int64_t cset, int64_t attr, bint eligible, int64_t steps=0):
-        """Whether the set of constraints lets a shape onto nodes of that attr; it does not until told.
-
-        `steps`: each costs 2**20 of a score of norm `slots`.
-        """
+    def set_eligible(self, int64_t cset, int64_t attr, bint eligible):
+        """Whether the set of constraints lets a shape onto nodes of that attr; it does not until told."""
         self.check_no_marks()
         if not 0 <= cset < CSETS_MAX:
             raise ValueError(f"cset {cset}, must be 0 to {CSETS_MAX - 1}")
@@ -300,9 +329,7 @@ cdef class FleetState:
             raise ValueError(f"attr {attr}, must be 0 to {ATTRS_MAX - 1}")
         if max(<int64_t>self.fleet.csets_room, cset + 1) * max(<int64_t>self.fleet.attrs_room, attr + 1) > TABLE_MAX:
             raise ValueError(f"cset {cset}, attr {attr}: the table of pairs would exceed {TABLE_MAX} bytes")
-        if not 0 <= steps <= STEPS_MAX:
-            raise ValueError(f"steps is {steps}, must be 0 to {STEPS_MAX}")
-        if not set_eligible(self.fleet, <uint32_t>cset, <uint32_t>attr, <uint8_t>(eligible * (1 + steps))):
+        if not set_eligible(self.fleet, <uint32_t>cset, <uint32_t>attr, eligible):
             raise MemoryError
 
     cdef uint32_t class_at(self, int64_t slot) except? 4294967295:
@@ -317,10 +344,17 @@ cdef class FleetState:
         cdef const int64_t* row = free_of(self.fleet, self.class_at(slot))
         return tuple([row[self.fleet.place[r]] for r in range(self.fleet.rows)])
 
+    def until_at(self, int64_t slot):
+        """When what runs on a node will have gone; None: unknown."""
+        self.class_at(slot)
+        if not self.fleet.until_s or self.fleet.until_s[slot] == FOREVER:
+            return None
+        return self.fleet.until_s[slot]
+
     def attr_at(self, int64_t slot):
         """A node's attr."""
         cdef int32_t attr = self.fleet.classes[self.class_at(slot)].attr
-        return attr if attr < 0 else attr & ~EMPTY_BIT
+        return attr if attr < 0 else attr & ATTR_MASK
 
     def free(self):
         """int64[n_slot, n_resource]: a copy of what is free; 0 where there is no node."""

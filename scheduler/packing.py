@@ -25,6 +25,10 @@ LEAN_SHIFT: Final = 5  # the largest share left weighs POTENTIAL / 32: it decide
 # While the nodes in use have room to spare, fuller nodes are preferred more, so that others drain.
 LEAN_SHIFT_IDLE: Final = 2
 IDLE: Final = 983  # of 1024: below this share of the nodes in use, in every resource, there is room to spare
+PATIENT: Final = 952  # of 1024: with more of all nodes allocated, lifetimes do not count
+EDGES_S: Final = (0, 3_600, 36_000, 360_000)  # of the levels of time that is left, but the last
+LEVEL_LAST: Final = len(EDGES_S)
+STEP: Final = POTENTIAL // 16  # of a score, for each level by which an instance outlives its node
 SCORE_BITS: Final = 27  # of a score; beyond them counts that nothing runs on the node
 RATE_BITS: Final = 4  # counts are told apart by powers of 16; each doubles a shape's weight
 
@@ -96,3 +100,38 @@ def is_idle(nodes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> bool:
     by_resource = zip(*(zip(free, size, strict=True) for free, size in nodes), strict=True)
     sums = [tuple(map(sum, zip(*pairs, strict=True))) for pairs in by_resource]
     return all((size - free) * 1024 < size * IDLE for free, size in sums if size > 0)
+
+
+def has_nodes_to_spare(
+    used: Iterable[tuple[Sequence[int], Sequence[int]]], sizes: Iterable[Sequence[int]]
+) -> bool:
+    """Whether lifetimes count: when nearly all is allocated, only packing does.
+
+    `used`: (free, size) of the nodes in use; `sizes`: of all that take instances.
+    """
+    taken = [tuple(a - b for a, b in zip(size, free, strict=True)) for free, size in used]
+    whole = [sum(column) for column in zip(*sizes, strict=True)]
+    allocated = [sum(column) for column in zip(*taken, strict=True)] or [0] * len(whole)
+    return all(part * 1024 <= most * PATIENT for part, most in zip(allocated, whole, strict=True) if most > 0)
+
+
+def level_of(left_s: int | None) -> int:
+    """The level of a time that is left; None: unknown, and so the highest. Buckets as in LAVA, MLSys'25."""
+    if left_s is None:
+        return LEVEL_LAST
+    return next((level for level, edge in enumerate(EDGES_S) if left_s <= edge), LEVEL_LAST)
+
+
+def lasts_level(lifetime_s: int | None) -> int:
+    """The level of what comes now and is said to last so long: an hour at least."""
+    return max(level_of(lifetime_s), 1)
+
+
+def end_s(now_s: int, level: int) -> int | None:
+    """When what comes now will have gone; None: unknown."""
+    return None if level == LEVEL_LAST else now_s + EDGES_S[level]
+
+
+def later(one: int | None, other: int | None) -> int | None:
+    """The later of two times; an unknown one is the latest."""
+    return None if one is None or other is None else max(one, other)

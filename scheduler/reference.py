@@ -18,11 +18,17 @@ from typing import Final
 from scheduler.packing import (
     LEAN_SHIFT,
     LEAN_SHIFT_IDLE,
+    LEVEL_LAST,
     POTENTIAL,
     SCORE_BITS,
+    STEP,
     PackingTable,
     build_table,
+    end_s,
+    has_nodes_to_spare,
     is_idle,
+    later,
+    level_of,
 )
 
 UNIT_TOP: Final = 1 << 28
@@ -31,7 +37,6 @@ SUM_TOP: Final = (1 << SUM_BITS) - 1
 SHIFT_MAX: Final = 63
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 NORMS: Final = ("linf", "l1", "l2", "worst", "dot", "potential", "slots")
-STEP: Final = POTENTIAL // 16  # of a score, for each step of an extension
 
 Order = tuple[int, tuple[int, ...], int]
 
@@ -74,10 +79,14 @@ class Potential:
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """What all nodes say together, for the norm `slots`: what is typical, and if there is room to spare."""
+    """What all nodes say together, for the norm `slots`: what is typical, and if there is room to spare.
+
+    `patient`: lifetimes count.
+    """
 
     table: PackingTable
     idle: bool
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,8 @@ class Scoring:
     ) -> int:
         """The smaller the better. The demand fits, so that no term is negative.
 
-        The norm `slots` wants the crowd, whether nothing runs on the node, and steps of an extension.
+        The norm `slots` wants the crowd, whether nothing runs on the node, and by how many levels of time the
+        demand would outlive what runs there.
         """
         terms, product = [], 0
         for have, want, scale, scored in zip(free, demand, self.scales, self.scored, strict=True):
@@ -125,7 +135,8 @@ class Scoring:
             case "slots":
                 assert crowd is not None
                 lean = POTENTIAL >> (LEAN_SHIFT_IDLE if crowd.idle else LEAN_SHIFT)
-                score = crowd.table.loss(free, demand) + most * lean // UNIT_TOP + steps * STEP
+                late = steps * STEP if crowd.patient else 0
+                score = crowd.table.loss(free, demand) + most * lean // UNIT_TOP + late
                 return (empty << SCORE_BITS | score) << SUM_BITS | total
         assert self.potential is not None
         after = [have - want for have, want in zip(free, demand, strict=True)]
@@ -142,13 +153,14 @@ class Scoring:
 class Node:
     """`attr`: what it is but for its amounts, -1 = takes nothing; `rank`: canonical order of equals.
 
-    `size`: what it has when nothing runs on it.
+    `size`: what it has when nothing runs on it; `until_s`: when what runs there will have gone, None: unknown.
     """
 
     free: tuple[int, ...]
     attr: int
     rank: int
     size: tuple[int, ...] = ()
+    until_s: int | None = None
 
     @property
     def empty(self) -> bool:
@@ -161,16 +173,24 @@ class ReferenceIndex:
 
     scoring: Scoring
     nodes: dict[int, Node] = field(default_factory=dict)
-    shapes: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
-    eligible: dict[tuple[int, int], int] = field(default_factory=dict)  # steps, where it is
+    lifetimes: bool = False
+    now_s: int = 0
+    shapes: list[tuple[tuple[int, ...], int, int]] = field(default_factory=list)  # demand, cset, level
+    eligible: set[tuple[int, int]] = field(default_factory=set)
     counts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of what runs, by demand
 
     # ---- state
 
     def set_node(
-        self, slot: int, free: Sequence[int], attr: int, rank: int, size: Sequence[int] = ()
+        self,
+        slot: int,
+        free: Sequence[int],
+        attr: int,
+        rank: int,
+        size: Sequence[int] = (),
+        until_s: int | None = None,
     ) -> None:
-        self.nodes[slot] = Node(tuple(free), attr, rank, tuple(size))
+        self.nodes[slot] = Node(tuple(free), attr, rank, tuple(size), until_s)
 
     def remove_node(self, slot: int) -> None:
         self._node(slot)
@@ -179,14 +199,17 @@ class ReferenceIndex:
     def set_attr(self, slot: int, attr: int) -> None:
         self.nodes[slot] = replace(self._node(slot), attr=attr)
 
-    def set_eligible(self, cset: int, attr: int, eligible: bool, steps: int = 0) -> None:
+    def set_eligible(self, cset: int, attr: int, eligible: bool) -> None:
         if eligible:
-            self.eligible[cset, attr] = steps
+            self.eligible.add((cset, attr))
         else:
-            self.eligible.pop((cset, attr), None)
+            self.eligible.discard((cset, attr))
 
-    def add_shape(self, demand: Sequence[int], cset: int = 0) -> int:
-        shape = (tuple(demand), cset)
+    def set_time(self, at_s: int) -> None:
+        self.now_s = at_s
+
+    def add_shape(self, demand: Sequence[int], cset: int = 0, level: int = LEVEL_LAST) -> int:
+        shape = (tuple(demand), cset, level)
         if min(demand) < 0:
             raise ValueError(f"demand {demand} is negative")
         if shape not in self.shapes:
@@ -203,14 +226,19 @@ class ReferenceIndex:
         self.counts[tuple(demand)] += change
 
     def release(self, slot: int, shape: int) -> None:
-        self.give(slot, self.shapes[shape][0])
-        self.count(self.shapes[shape][0], -1)
+        demand = self.shapes[shape][0]
+        self.give(slot, demand)
+        self.count(demand, -1)
 
     def place(self, shape: int) -> int:
         slot = self.best(shape)
         if slot >= 0:
-            self.take(slot, self.shapes[shape][0])
-            self.count(self.shapes[shape][0], 1)
+            demand, _, level = self.shapes[shape]
+            node, end = self.nodes[slot], end_s(self.now_s, level)
+            self.take(slot, demand)
+            until_s = end if node.empty else later(node.until_s, end)
+            self.nodes[slot] = replace(self.nodes[slot], until_s=until_s)
+            self.count(demand, 1)
         return slot
 
     def _node(self, slot: int) -> Node:
@@ -229,12 +257,20 @@ class ReferenceIndex:
 
     def crowd(self) -> Crowd:
         """As it is now."""
-        used = [(node.free, node.size) for node in self.nodes.values() if node.attr >= 0 and not node.empty]
-        return Crowd(build_table(self.scoring.largest, self.counts), is_idle(used))
+        taking = [node for node in self.nodes.values() if node.attr >= 0]
+        used = [(node.free, node.size) for node in taking if not node.empty]
+        patient = self.lifetimes and has_nodes_to_spare(used, [node.size for node in taking])
+        return Crowd(build_table(self.scoring.largest, self.counts), is_idle(used), patient)
+
+    def _steps(self, node: Node, level: int) -> int:
+        if node.empty:
+            return 0
+        left_s = None if node.until_s is None else node.until_s - self.now_s
+        return max(level - level_of(left_s), 0)
 
     def fits(self, shape: int, slot: int) -> bool:
         """A resource that is not asked for does not matter, even where it is overcommitted."""
-        demand, cset = self.shapes[shape]
+        demand, cset, _ = self.shapes[shape]
         node = self.nodes[slot]
         return (cset, node.attr) in self.eligible and all(
             want == 0 or have >= want for have, want in zip(node.free, demand, strict=True)
@@ -245,9 +281,9 @@ class ReferenceIndex:
         node = self._node(slot)
         if not self.fits(shape, slot):
             return None
-        demand, cset = self.shapes[shape]
+        demand, _, level = self.shapes[shape]
         crowd = self.crowd() if self.scoring.norm == "slots" else None
-        score = self.scoring.key(node.free, demand, crowd, node.empty, self.eligible[cset, node.attr])
+        score = self.scoring.key(node.free, demand, crowd, node.empty, self._steps(node, level))
         return score, self.scoring.ordered(node.free), node.rank
 
     def rank(self, shape: int, count: int) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from scheduler.reference import INT64_MAX, INT64_MIN, Node, Potential, Reference
 SLOTS: Final = 12
 SHAPES: Final = 6
 CSETS, ATTRS = 2, 3
+TIMES: Final = (None, 0, 3_600, 3_601, 40_000, 400_000, 10_000_000)  # around the edges of levels
 POTENTIAL: Final = (0, 3, -2, 5, 1, 1, -4, 7)
 
 Amounts = tuple[int, ...]
@@ -33,6 +34,10 @@ class Setting:
     unscored: int  # bit r: resource r has no weight
     lanes_max: int
     filters: str
+
+    @property
+    def lifetimes(self) -> bool:
+        return self.norm == "slots" and self.unscored != 1  # with and without
 
     def scoring(self) -> Scoring:
         scales = tuple(
@@ -65,6 +70,7 @@ def index_of(setting: Setting) -> FleetIndex:
         potential=(found.resources, found.steps, found.values) if found else None,
         lanes_max=setting.lanes_max,
         largest=scoring.largest or None,
+        lifetimes=setting.lifetimes,
     )
     index.filters = setting.filters
     return index
@@ -85,7 +91,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         self.index = index_of(self.setting)
-        self.reference = ReferenceIndex(self.setting.scoring())
+        self.reference = ReferenceIndex(self.setting.scoring(), lifetimes=self.setting.lifetimes)
         for side in (self.index, self.reference):
             for pair in range(CSETS * ATTRS - 1):
                 side.set_eligible(pair % CSETS, pair // CSETS, True)
@@ -108,7 +114,8 @@ class Pair:
         free = self.setting.amounts(choice, lowest, self.setting.largest)
         attr = choice % (ATTRS + 1) - 1
         size = free if choice % 3 == 0 else self.setting.amounts(choice // 5, 0, self.setting.largest)
-        self.both(lambda side: side.set_node(slot, free, attr, rank_of(slot), size))
+        until_s = TIMES[choice % len(TIMES)]
+        self.both(lambda side: side.set_node(slot, free, attr, rank_of(slot), size, until_s))
 
     def remove_node(self, slot: int, _: int) -> None:
         self.both(lambda side: side.remove_node(slot))
@@ -117,8 +124,12 @@ class Pair:
         self.both(lambda side: side.set_attr(slot, choice % (ATTRS + 1) - 1))
 
     def set_eligible(self, slot: int, choice: int) -> None:
-        allowed, steps = choice % 5 > 1, choice % 7 % 3
-        self.both(lambda side: side.set_eligible(slot % CSETS, choice % ATTRS, allowed, steps))
+        self.both(lambda side: side.set_eligible(slot % CSETS, choice % ATTRS, choice % 5 > 1))
+
+    def set_time(self, slot: int, choice: int) -> None:
+        if self.setting.lifetimes:
+            at_s = TIMES[choice % len(TIMES)] or slot
+            self.both(lambda side: side.set_time(at_s))
 
     def count(self, slot: int, choice: int) -> None:
         """Instances of a demand that no shape need have come or gone."""
@@ -131,7 +142,7 @@ class Pair:
     def add_shape(self, slot: int, choice: int) -> None:
         if len(self.reference.shapes) < SHAPES:
             demand = self.setting.amounts(choice, 0, max(1, self.setting.largest // 2))
-            self.both(lambda side: side.add_shape(demand, slot % CSETS))
+            self.both(lambda side: side.add_shape(demand, slot % CSETS, 1 + choice % 4))
 
     def place(self, _: int, choice: int) -> None:
         if self.reference.shapes:
@@ -212,9 +223,11 @@ class Pair:
                     slot,
                 )
             else:
-                index.set_node(slot, node.free, node.attr, node.rank, node.size)
-        for (cset, attr), steps in sorted(self.reference.eligible.items()):
-            index.set_eligible(cset, attr, True, steps)
+                index.set_node(slot, node.free, node.attr, node.rank, node.size, node.until_s)
+        for cset, attr in sorted(self.reference.eligible):
+            index.set_eligible(cset, attr, True)
+        if self.setting.lifetimes:
+            index.set_time(self.reference.now_s)
         if self.setting.norm == "slots":
             for demand, count in self.reference.counts.items():
                 index.count(index.add_kind(demand), count)
@@ -228,6 +241,7 @@ CHANGES: Final[tuple[Callable[[Pair, int, int], None], ...]] = (
     Pair.set_node,
     Pair.add_shape,
     Pair.count,
+    Pair.set_time,
     Pair.remove_node,
     Pair.set_attr,
     Pair.set_eligible,
@@ -238,4 +252,4 @@ CHANGES: Final[tuple[Callable[[Pair, int, int], None], ...]] = (
     Pair.keep,
 )
 # While a mark is open these are refused by the index (RuntimeError), which has its own test.
-NOT_UNDONE: Final = (Pair.count, Pair.set_node, Pair.remove_node, Pair.set_eligible)
+NOT_UNDONE: Final = (Pair.count, Pair.set_time, Pair.set_node, Pair.remove_node, Pair.set_eligible)

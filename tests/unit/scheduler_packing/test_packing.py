@@ -50,7 +50,8 @@ def test_vcpu_is_not_left_without_its_memory() -> None:
 def test_an_empty_node_is_last() -> None:
     idle = Crowd(EVEN.table, idle=True)
     assert SCORING.key(CAPACITY, (1, 2), EVEN, empty=True) > SCORING.key((8, 14), (1, 2), idle)
-    assert SCORING.key(CAPACITY, (1, 2), EVEN, empty=True) > SCORING.key((8, 14), (1, 2), EVEN, steps=15)
+    patient = Crowd(EVEN.table, idle=True, patient=True)
+    assert SCORING.key(CAPACITY, (1, 2), EVEN, empty=True) > SCORING.key((8, 14), (1, 2), patient, steps=4)
 
 
 @given(
@@ -207,7 +208,9 @@ def test_impossible_calls_are_refused() -> None:
         lambda: index.count(kind + 1, 1),
         lambda: index.count(-1, 1),
         lambda: index.count(kind, 1 << 33),
-        lambda: index.set_eligible(0, 0, True, 16),
+        lambda: index.set_time(1),
+        lambda: index.add_shape((1, 1), 0, 0),
+        lambda: index.add_shape((1, 1), 0, 5),
         lambda: index.room_lost(len(SHAPES), 0),
     )
     for call in calls:
