@@ -169,10 +169,11 @@ class ObservedNetwork:
 class ObservedNet:
     """What of ours is on the host. `taps` by port uid: attached to the right bridge and up.
 
-    `leased` are addresses that a DHCP client holds. `items`: (kind, host name, owner uid) of every
-    single thing, for `cumulet verify`. `directories` (by network; compare with `digest_of_directory`),
-    `groups`, `routers` and `router_directories` (by router; compare with `digest_of_router_directory`): the
-    digest of what is programmed; one that is edited or incomplete has another digest than every intent.
+    `leased` are addresses that a DHCP client holds; of a port with IPv6 alone, those that its gateway has
+    heard of. `items`: (kind, host name, owner uid) of every single thing, for `cumulet verify`. `directories`
+    (by network; compare with `digest_of_directory`), `groups`, `routers` and `router_directories` (by router;
+    compare with `digest_of_router_directory`): the digest of what is programmed; one that is edited or
+    incomplete has another digest than every intent.
     """
 
     networks: dict[str, ObservedNetwork]

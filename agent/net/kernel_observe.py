@@ -21,6 +21,7 @@ from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
 from agent.net.kernel_router import KernelRouters
+from agent.net.netlink_neighbour import AF_INET6, Neighbour
 from agent.net.program import build_program
 from agent.net.rates import Rates, wanted_rates
 from agent.net.router_judge import RouterView
@@ -28,7 +29,7 @@ from agent.net.router_program import router_digest
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader, Tables
 from agent.net.ruleset import NAMESPACE_TABLES
-from agent.net.state import State, read_text
+from agent.net.state import NetworkRecord, State, read_text
 
 _NAMESPACE_PREFIX: Final = names.namespace_name("")
 _OF_PORTS: Final = ("tap", qos.KIND)  # kinds of links that belong to a port
@@ -108,8 +109,18 @@ def _network(uid: str, state: State, namespaces: _Namespaces) -> NetworkView:
         namespace=namespaces.view(domain_uid),
         has_own_namespace=netns.exists(namespaces.path(uid)),
         server_pid=dnsmasq.find_pid(files, namespaces.path(domain_uid)),
-        leased=parse_leases(read_text(files.leases), time.time()),
+        leased=parse_leases(read_text(files.leases), time.time()) | _heard(record, domain_uid, namespaces),
     )
+
+
+def _heard(
+    record: NetworkRecord | None, domain_uid: str, namespaces: _Namespaces
+) -> frozenset[tuple[str, str]]:
+    """Guests with IPv6 alone make their addresses themselves; a gateway hears of them when they speak."""
+    ports = record.intent.ports if record else ()
+    if all(any(address.version == 4 for address in port.addresses) for port in ports):
+        return frozenset()
+    return namespaces.heard(domain_uid)
 
 
 def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces) -> RouterView:
@@ -146,6 +157,15 @@ class _Namespaces:
         if domain_uid not in self._views:
             self._views[domain_uid] = self._look(domain_uid)
         return self._views[domain_uid]
+
+    def heard(self, domain_uid: str) -> frozenset[tuple[str, str]]:
+        """(MAC, IPv6 address) of whom the domain's gateways know."""
+        path = self.path(domain_uid)
+        if not netns.exists(path):
+            return frozenset()
+        with netns.inside(path), Netlink() as netlink:
+            entries = netlink.entries([AF_INET6])
+            return frozenset((one.mac, str(one.address)) for one in entries if isinstance(one, Neighbour))
 
     def _look(self, domain_uid: str) -> NamespaceView | None:
         path = self.path(domain_uid)

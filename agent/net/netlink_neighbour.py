@@ -21,6 +21,7 @@ GROUP_NEIGHBOURS: Final = 1 << 2  # RTNLGRP_NEIGH as a bit: every change of any 
 AF_INET: Final = 2
 AF_INET6: Final = 10
 AF_BRIDGE: Final = 7
+FAMILIES: Final = (AF_BRIDGE, AF_INET, AF_INET6)
 _NTF_SELF: Final = 0x02
 _NTF_MASTER: Final = 0x04
 _NTF_STICKY: Final = 0x40

@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -127,9 +127,9 @@ class Netlink:
     def ensure_route(self, route: Route) -> None:
         self._do(netlink_ip.RTM_NEWROUTE, wire.F_CREATE | wire.F_REPLACE, netlink_ip.route(route))
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self, families: Iterable[int] = netlink_neighbour.FAMILIES) -> Iterator[Entry]:
         """Of every bridge, tunnel and neighbour table of the namespace."""
-        for family in (netlink_neighbour.AF_BRIDGE, netlink_neighbour.AF_INET, netlink_neighbour.AF_INET6):
+        for family in families:
             for payload in self._dump(netlink_neighbour.RTM_GETNEIGH, netlink_neighbour.dump(family)):
                 entry = netlink_neighbour.parse_entry(payload)
                 if entry is not None:

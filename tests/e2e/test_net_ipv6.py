@@ -58,7 +58,7 @@ async def _two(node: Node, network: NetworkIntent) -> tuple[NetworkIntent, PortI
 @pytest.mark.parametrize("cidr", ["10.7.0.0/24", ""], ids=["dual stack", "IPv6 only"])
 async def test_a_guest_is_told_its_prefix_names_and_mtu(node: Node, cidr: str) -> None:
     network = replace(network_intent(cidr=cidr, cidr6=CIDR6), mtu=1430)
-    network, db, guest, _ = await _two(node, network)
+    network, db, guest, other = await _two(node, network)
     lab = node.lab
     assert (await node.net.observe_net()).networks[network.uid].complete
     assert await lab.ping(guest, db.addresses[-1], tries=2)
@@ -67,6 +67,9 @@ async def test_a_guest_is_told_its_prefix_names_and_mtu(node: Node, cidr: str) -
     assert await lab.inside(guest, probes.ask_dhcpv6) == [GATEWAY]
     mtu = await lab.inside(guest, Path("/proc/sys/net/ipv6/conf/eth0/mtu").read_text)
     assert int(mtu) == network.mtu
+    assert await lab.ping(other, GATEWAY, tries=2)
+    leased = (await node.net.observe_net()).leased  # of guests that never ask for a lease
+    assert leased == (frozenset() if cidr else {str(port.addresses[-1]) for port in network.ports})
     ways_out = await lab.run(guest, "ip", "-6", "route", "show", "default")
     assert ways_out.stdout == ""  # its gateway says that it is none
 
