@@ -88,7 +88,7 @@ class Sampler:
             names={uid: (intent.name, intent.project) for uid, intent in agent.intent.instances.items()},
             states={state.removeprefix("DOMAIN_STATE_").lower(): count for state, count in states.items()},
             results=agent.results,
-            failures=agent.failure_count(),
+            failures=len(agent.failures()),
             rounds=agent.rounds,
             round_s=agent.round_s,
             session=self._uplink.welcomed,

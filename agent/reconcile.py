@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
 from agent.actions import Action, Decision, StartDomain
-from agent.apply import JITTER, Applier
+from agent.apply import JITTER, Applier, Failure
 from agent.diff import diff
 from agent.directory import Directory
 from agent.drivers import Drivers, FileSource
@@ -115,9 +115,9 @@ class Agent:
         """How often each kind of action ended how."""
         return dict(self._applier.results)
 
-    def failure_count(self) -> int:
-        """Objects whose last work failed."""
-        return len(self._applier.failures)
+    def failures(self) -> Mapping[str, Failure]:
+        """Objects whose last work failed, and how. A live view."""
+        return self._applier.failures
 
     @property
     def intent(self) -> PlanIntent:

@@ -169,12 +169,16 @@ class ReachWorld:
 
     async def _wait(self, side: NodeSide) -> None:
         wanted, seen = self.state.revision, -1
-        async with asyncio.timeout(CONVERGE_S):
-            while True:
-                snapshot = await side.agent.round_after(seen)
-                seen = snapshot.round
-                if snapshot.acted_on.revision >= wanted and not side.agent.failure_count():
-                    return
+        try:
+            async with asyncio.timeout(CONVERGE_S):
+                while True:
+                    snapshot = await side.agent.round_after(seen)
+                    seen = snapshot.round
+                    if snapshot.acted_on.revision >= wanted and not side.agent.failures():
+                        return
+        except TimeoutError:
+            failures = [f"{key}: {failure.message}" for key, failure in side.agent.failures().items()]
+            raise RuntimeError(f"node {side.name} is not as planned: {failures}") from None
 
     # -- guests -------------------------------------------------------------------------------------------
 
