@@ -215,13 +215,16 @@ def test_cut_off_and_killed_nodes_are_unknown_and_come_back(story: Lab, environm
 
 
 def test_guests_have_come_through_it(story: Lab) -> None:
+    """Each knows its name, and reaches its gateway and the guest of the next node, through the tunnel."""
     gateway = "$(ip route | grep default | cut -d' ' -f3)"
+    known = sorted(guests(story).items())
     with story.client() as cloud:
-        for name, guest in guests(story).items():
-            said = in_guest(cloud, name, f"hostname && ping -q -c 1 -W 5 {gateway} && false")
+        for (name, guest), (_, peer) in zip(known, known[1:] + known[:1], strict=True):
+            asked = "; ".join(f"ping -q -c 2 -W 5 {target}" for target in (gateway, peer.status.addresses[0]))
+            said = in_guest(cloud, name, f"hostname; {asked}; false")
             assert said.text.startswith(f"{name}\n"), guest.status.node
-            assert "1 packets received" in said.text, guest.status.node
-            assert said.code == 1
+            assert said.text.count("2 packets received") == 2, (guest.status.node, said.text)
+            assert said.code == 1, "codes are told"
 
 
 def test_the_switches_are_not_for_killing(story: Lab, environment: dict[str, str]) -> None:
