@@ -129,8 +129,11 @@ class State:
         return table, parts, self._tables[table.path][parts]
 
     def find_instance(self, uid: str) -> tuple[Parts, Stored] | None:
-        found = self.find_uid(uid)
-        return (found[1], found[2]) if found and found[0] is keys.INSTANCES else None
+        where = self._by_uid.get(uid)
+        if where is None or where[0] is not keys.INSTANCES:
+            return None
+        parts = where[1]
+        return parts, self._tables[keys.INSTANCES.path][parts]
 
     def placement_of(self, uid: str) -> Stored | None:
         """The instance's PlacementRecord, or None."""

@@ -7,6 +7,7 @@ placement that lands in the State as it was assumed changes nothing at all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -37,10 +38,15 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Assumed:
-    """What is on its way to a node, by uid, and its sum."""
+    """What is on its way to a node, by uid, and its sum by resource."""
 
     rows: dict[str, Stored] = field(default_factory=dict)
-    total: Resources = ZERO
+    amounts: Counter[str] = field(default_factory=Counter)
+
+    def count(self, row: Stored, sign: int) -> None:
+        """Twice for each placement: plain sums, made a vector when the node is looked at."""
+        for name, amount in resources_from(row.message.resources).as_dict().items():
+            self.amounts[name] += sign * amount
 
 
 class FleetView:
@@ -80,7 +86,7 @@ class FleetView:
         self.drop(uid)
         assumed = self._assumed.setdefault(node, _Assumed())
         assumed.rows[uid] = row
-        assumed.total += resources_from(row.message.resources)
+        assumed.count(row, +1)
         self._node_of[uid] = node
         self._touch(node, row)
 
@@ -100,7 +106,7 @@ class FleetView:
         assumed = self._assumed[node]
         row = assumed.rows.pop(uid)
         if assumed.rows:
-            assumed.total -= resources_from(row.message.resources)
+            assumed.count(row, -1)
         else:
             del self._assumed[node]
         return row
@@ -125,7 +131,7 @@ class FleetView:
         allocated = self._state.allocated_on(name)
         assumed = self._assumed.get(name)
         if assumed is not None:
-            allocated += assumed.total
+            allocated += Resources.of(assumed.amounts)
         others = others_of(self._there(name)) if self._policy.counts else ()
         return kept.bare.holding(allocated, kept.residents, others)
 
