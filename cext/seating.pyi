@@ -1,11 +1,10 @@
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 from cext.cells import Cells
-from cext.groups import Group
+from cext.places import Places
 from cext.state import FleetState
 
-MASKS_KEPT: int
 C = TypeVar("C")
 
 class Asked:
@@ -23,7 +22,7 @@ class Seat(Generic[C]):
     shape: int
     choice: C
 
-class Seating(Generic[C]):
+class Seating(Places, Generic[C]):
     cells: Cells
     def __init__(
         self,
@@ -33,11 +32,6 @@ class Seating(Generic[C]):
         nothing: C,
         soft_penalty: int,
     ) -> None: ...
-    def set_groups(self, groups: Mapping[str, Group]) -> None: ...
-    def count(self, names: tuple[str, ...], slot: int, by: int) -> None: ...
-    def admitted(
-        self, names: tuple[str, ...], excluded: Collection[int], slots: Iterable[int]
-    ) -> list[int]: ...
     def find(
         self,
         asked: Asked,
@@ -45,9 +39,6 @@ class Seating(Generic[C]):
         excluded: Collection[int] = (),
         among: Collection[int] | None = None,
     ) -> Seat[C] | None: ...
-    def where(
-        self, names: tuple[str, ...], given_up: tuple[str, ...], excluded: Collection[int]
-    ) -> tuple[Collection[int], Collection[int] | None] | None: ...
     def seat(
         self,
         slot: int,

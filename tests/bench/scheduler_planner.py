@@ -82,9 +82,10 @@ def build_groups(count: int) -> tuple[PlacementGroup, ...]:
 
 
 def _timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    """CPU time of this one thread: what it takes where others do not take the processor away meanwhile."""
+    started = time.thread_time()
     call()
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
 def report_full_batch(suite: Suite) -> None:
@@ -99,7 +100,8 @@ def report_full_batch(suite: Suite) -> None:
         first = plan_on(fleet, batch, random.Random(0), 1)
         times = [_timed(partial(plan_on, fleet, batch, random.Random(0), 1)) for _ in range(ROUNDS)]
         placed = len(first.placements)
-        suite.figure(f"{name}_batch_per_s", BATCH / median(times), "1/s", nodes=NODES, placed=placed)
+        rate = BATCH / median(times)
+        suite.figure(f"{name}_batch_per_s", rate, "1/s", nodes=NODES, placed=placed, clock="cpu")
 
 
 def report_numa(suite: Suite) -> None:

@@ -10,7 +10,8 @@ import pytest
 from cext.cells import Cells
 from cext.groups import Group, Scope
 from cext.index import FleetIndex
-from cext.seating import MASKS_KEPT, Asked, Seating
+from cext.places import MASKS_KEPT
+from cext.seating import Asked, Seating
 from cumulet.resources import Resources
 from scheduler.group import PlacementGroup, Rule
 from scheduler.group import Scope as Kind
