@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.intent import InstanceIntent, Refusal
-from agent.net.driver import GroupIntent, NetworkIntent, PortIntent, RemotePort
+from agent.net.driver import (
+    GroupIntent,
+    NetworkIntent,
+    PortIntent,
+    RemotePort,
+    RouterDirectory,
+    RouterIntent,
+)
 from agent.storage.driver import DiskSpec, SeedSpec
 from cumulet.v1 import image_pb2
 
@@ -63,6 +70,19 @@ class EnsureGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class EnsureRouter:
+    router: RouterIntent
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureRouterDirectory:
+    """Where the ports of the router's networks on other nodes are, and where its static routes lead."""
+
+    router_uid: str
+    directory: RouterDirectory
+
+
+@dataclass(frozen=True, slots=True)
 class StartDomain:
     """`after_crash`: an automatic restart, which is counted and limited."""
 
@@ -109,6 +129,11 @@ class RemoveGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveRouter:
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class DropImages:
     unused: frozenset[str]
 
@@ -122,6 +147,8 @@ Action = (
     | EnsurePort
     | EnsureDirectory
     | EnsureGroup
+    | EnsureRouter
+    | EnsureRouterDirectory
     | StartDomain
     | RequestShutdown
     | ForceOff
@@ -130,6 +157,7 @@ Action = (
     | RemoveFiles
     | RemoveNetwork
     | RemoveGroup
+    | RemoveRouter
     | DropImages
 )
 
@@ -168,6 +196,14 @@ def directory_key(network_uid: str) -> str:
 
 def group_key(uid: str) -> str:
     return f"group/{uid}"
+
+
+def router_key(uid: str) -> str:
+    return f"router/{uid}"
+
+
+def router_directory_key(router_uid: str) -> str:
+    return f"router-directory/{router_uid}"
 
 
 def port_key(uid: str) -> str:

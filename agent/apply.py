@@ -25,6 +25,8 @@ from agent.actions import (
     EnsureImage,
     EnsureNetwork,
     EnsurePort,
+    EnsureRouter,
+    EnsureRouterDirectory,
     EnsureSeed,
     ForceOff,
     Need,
@@ -33,6 +35,7 @@ from agent.actions import (
     RemoveGroup,
     RemoveNetwork,
     RemovePort,
+    RemoveRouter,
     RequestShutdown,
     StartDomain,
     Work,
@@ -146,16 +149,23 @@ class Applier:
                 running.task.cancel()
 
     async def _run(self, work: Work) -> None:
+        """Held up by what it needs, it ends in silence: the end of that, or of its next try, starts a round.
+
+        Else rounds would follow each other as fast as they can while something is made or fails.
+        """
+        is_held_up = False
         try:
             for action in work.actions:
                 if not self._may_go_on(action):
+                    is_held_up = isinstance(action, Need)
                     return
                 if not await self._try(work.key, action):
                     return
             self.failures.pop(work.key, None)
         finally:
             del self._running[work.key]
-            self._on_done()
+            if not is_held_up:
+                self._on_done()
 
     def _may_go_on(self, action: Action) -> bool:
         if isinstance(action, Need):
@@ -224,6 +234,10 @@ class Applier:
                 await net.ensure_directory(network_uid, remotes)
             case EnsureGroup(group):
                 await net.ensure_group(group)
+            case EnsureRouter(router):
+                await net.ensure_router(router)
+            case EnsureRouterDirectory(router_uid, directory):
+                await net.ensure_router_directory(router_uid, directory)
             case StartDomain(intent):
                 await hypervisor.ensure_running(build_domain_spec(intent, storage, kvm=self._drivers.kvm))
             case RequestShutdown(uid):
@@ -240,6 +254,8 @@ class Applier:
                 await net.ensure_network_absent(uid)
             case RemoveGroup(uid):
                 await net.ensure_group_absent(uid)
+            case RemoveRouter(uid):
+                await net.ensure_router_absent(uid)
             case DropImages(unused):
                 await storage.drop_images(unused)
 

@@ -37,13 +37,21 @@ from agent.actions import (
     instance_key,
     network_key,
     port_key,
+    router_key,
 )
 from agent.directory import Directory
 from agent.hypervisor.driver import ObservedDomain
 from agent.intent import InstanceIntent, PlanIntent, Refusal, iter_ports
 from agent.memory import Memory
 from agent.net.driver import NetworkIntent, PortIntent, digest_of
-from agent.net_diff import directory_works, group_works, unused_groups
+from agent.net_diff import (
+    directory_works,
+    group_works,
+    router_directory_works,
+    router_works,
+    unused_groups,
+    unused_routers,
+)
 from agent.observed import Observed, is_active
 from agent.power import CutPower, PressButton, Start, Wait, next_step
 
@@ -94,27 +102,32 @@ class _Diff:
     wake_at: float | None = None
 
     def decide(self) -> Decision:
-        networks = self._network_works()
+        wanted = self._wanted_networks()
+        routers = list(router_works(self.plan, wanted, self.observed.net))
+        networks = self._network_works(wanted, frozenset(work.key for work in routers))
         images = self._image_works() if self.in_session else []
-        made = frozenset(work.key for work in (*networks, *images))
-        works = [*networks, *images, *self._instance_works(made)]
+        made = frozenset(work.key for work in (*routers, *networks, *images))
+        works = [*routers, *networks, *images, *self._instance_works(made)]
         if self.in_session:
-            wanted = self._wanted_networks()
             works += directory_works(wanted, self.directory, self.observed.net, made)
+            works += router_directory_works(self.plan, wanted, self.directory, self.observed.net, made)
             works += group_works(self.plan, self.directory, self.observed.net)
-            works += self._leftover_works()
+            works += self._leftover_works(wanted, networks)
         refusals = (*self.plan.refusals, *self.directory.refusals.values(), *self.refusals)
         effective = (work for work in works if any(not isinstance(action, Need) for action in work.actions))
         return Decision(tuple(effective), refusals, self.wake_at)
 
     # Networks and images: objects that instances share, so each is made once.
 
-    def _network_works(self) -> list[Work]:
+    def _network_works(self, wanted: dict[str, NetworkIntent], made: frozenset[str]) -> list[Work]:
+        """A router is there before the networks that come into it."""
         works = []
-        for network in self._wanted_networks().values():
+        for network in wanted.values():
             seen = self.observed.net.networks.get(network.uid)
             if seen is None or not seen.complete or seen.digest != digest_of(network):
-                works.append(Work(network_key(network.uid), (EnsureNetwork(network),)))
+                key = router_key(network.router_uid)
+                needs = (Need(key),) if key in made else ()
+                works.append(Work(network_key(network.uid), (*needs, EnsureNetwork(network))))
         return works
 
     def _wanted_networks(self) -> dict[str, NetworkIntent]:
@@ -265,7 +278,8 @@ class _Diff:
     def _connect(self, intent: InstanceIntent, made: frozenset[str]) -> list[Action]:
         """Its networks first, then the taps that are missing or not attached."""
         ports = [port for port in intent.ports if port.network_uid in self.plan.networks]
-        keys = dict.fromkeys(network_key(port.network_uid) for port in ports)
+        keys = [router_key(self.plan.networks[port.network_uid].router_uid) for port in ports]
+        keys = list(dict.fromkeys([*keys, *(network_key(port.network_uid) for port in ports)]))
         needs: list[Action] = [Need(key) for key in keys if key in made]
         taps = self.observed.net.taps
         missing: list[Action] = [EnsurePort(port) for port in ports if not taps.get(port.uid, False)]
@@ -273,17 +287,20 @@ class _Diff:
 
     # What nothing uses any more.
 
-    def _leftover_works(self) -> list[Work]:
+    def _leftover_works(self, wanted: dict[str, NetworkIntent], made: list[Work]) -> list[Work]:
         works = []
         if not self._has_unknown_ports():
             stray = self._stray_taps()
             dying = [uid for uid in sorted(self.plan.tombstones) if is_active(self.observed.domains.get(uid))]
             needs = tuple(Need(instance_key(uid)) for uid in dying)
             works = [Work(port_key(uid), (*needs, RemovePort(uid))) for uid in stray]
-            works += self._unused_networks(stray)
+            unused = self._unused_networks(stray)
+            changing = frozenset(work.key for work in (*made, *unused))
+            works += unused
+            works += unused_routers(self.plan, wanted, self.observed.net, changing)
             works += unused_groups(self.plan, self.directory, self.observed.net, stray)
-        unused = self._unused_images()
-        return [*works, Work(IMAGES_KEY, (DropImages(unused),))] if unused else works
+        images = self._unused_images()
+        return [*works, Work(IMAGES_KEY, (DropImages(images),))] if images else works
 
     def _active_foreign(self) -> list[str]:
         foreign = find_foreign(self.plan, self.observed)
@@ -307,7 +324,7 @@ class _Diff:
 
     def _unused_networks(self, stray: list[str]) -> list[Work]:
         kept = {port.network_uid for port in (*iter_ports(self.plan), *self._foreign_ports())}
-        kept |= self.plan.refused
+        kept |= self.plan.refused | self.plan.routers.keys()  # whose namespaces look like a network's
         taps, ports = self.observed.net.taps, self.memory.ports
         dying = [uid for uid in self.plan.tombstones if any(port.uid in taps for port in ports.get(uid, ()))]
         keys = (*(port_key(uid) for uid in stray), *(instance_key(uid) for uid in sorted(dying)))

@@ -47,6 +47,7 @@ class Directory:
     def __init__(self) -> None:
         self._networks: dict[str, _Book[RemotePort]] = {}
         self._groups: dict[str, _Book[IPAddress]] = {}
+        self._vteps: dict[str, dict[IPAddress, IPAddress]] = {}  # by network, where static routes asked
         self.refusals: dict[str, Refusal] = {}  # by port uid
 
     def find_remotes(self, network_uid: str) -> frozenset[RemotePort] | None:
@@ -59,9 +60,19 @@ class Directory:
         book = self._groups.get(group_uid)
         return None if book is None else book.freeze()
 
+    def find_vtep(self, network_uid: str, address: IPAddress) -> IPAddress | None:
+        """The node of the port of a network that has this address; None when it is on none that was told."""
+        known = self._vteps.get(network_uid)
+        if known is None:
+            remotes = self.find_remotes(network_uid) or frozenset()
+            known = {address: remote.vtep for remote in remotes for address in remote.addresses}
+            self._vteps[network_uid] = known
+        return known.get(address)
+
     def take(self, change: pb.DirectoryChange) -> None:
         """Apply one message."""
         for network in change.networks:
+            self._vteps.pop(network.network_uid, None)
             put = self._parsed(network.put, lambda entry: (entry.uid, (_remote_port(entry),)))
             book = self._networks.setdefault(network.network_uid, _Book())
             book.take(full=network.full, gone=network.gone_port_uids, put=put)

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from agent.net.driver import NetworkIntent, PortIntent, RuleIntent
-from agent.net_intent import IntentError, check_uid, parse_network, parse_port, parse_rules
+from agent.net_intent import (
+    IntentError,
+    RouterPlan,
+    check_uid,
+    parse_network,
+    parse_port,
+    parse_router,
+    parse_rules,
+)
 from agent.storage.driver import DiskSpec, SeedSpec
 from cumulet.v1 import agent_pb2 as pb
 from cumulet.v1 import image_pb2, instance_pb2
@@ -74,6 +82,7 @@ class PlanIntent:
     tombstones: Mapping[str, int]
     refusals: tuple[Refusal, ...]
     groups: Mapping[str, tuple[RuleIntent, ...]] = field(default_factory=dict)
+    routers: Mapping[str, RouterPlan] = field(default_factory=dict)
 
     @property
     def refused(self) -> frozenset[str]:
@@ -86,12 +95,7 @@ NOTHING: Final = PlanIntent({}, {}, {}, ())
 def parse_plan(plan: pb.NodePlan) -> PlanIntent:
     """Every object that can be acted on, and a refusal for each that cannot."""
     refusals: list[Refusal] = []
-    networks: dict[str, NetworkIntent] = {}
-    for network in plan.networks:
-        try:
-            networks[network.uid] = parse_network(network)
-        except ValueError as err:
-            refusals.append(_refusal("network", network.uid, network.name, err))
+    networks, routers = _parse_networks(plan, refusals)
     groups: dict[str, tuple[RuleIntent, ...]] = {}
     for group in plan.security_groups:
         try:
@@ -113,7 +117,35 @@ def parse_plan(plan: pb.NodePlan) -> PlanIntent:
             del tombstones[uid]
         else:
             del instances[uid]
-    return PlanIntent(instances, networks, tombstones, tuple(refusals), groups)
+    return PlanIntent(instances, networks, tombstones, tuple(refusals), groups, routers)
+
+
+def _parse_networks(
+    plan: pb.NodePlan, refusals: list[Refusal]
+) -> tuple[dict[str, NetworkIntent], dict[str, RouterPlan]]:
+    """A router says whether its networks lead outside; without their router they have no place to be in."""
+    networks: dict[str, NetworkIntent] = {}
+    for network in plan.networks:
+        try:
+            networks[network.uid] = parse_network(network)
+        except ValueError as err:
+            refusals.append(_refusal("network", network.uid, network.name, err))
+    routers: dict[str, RouterPlan] = {}
+    for router in plan.routers:
+        try:
+            joined = [network for network in networks.values() if network.router_uid == router.uid]
+            routers[router.uid] = parse_router(router, joined)
+        except ValueError as err:
+            refusals.append(_refusal("router", router.uid, "", err))
+    for uid, parsed in list(networks.items()):
+        if parsed.router_uid and parsed.router_uid not in routers:
+            del networks[uid]
+            problem = IntentError(f"router_uid: router {parsed.router_uid} of the plan cannot be made here")
+            refusals.append(_refusal("network", uid, "", problem))
+        elif parsed.router_uid:
+            outbound_nat = routers[parsed.router_uid].intent.outbound_nat
+            networks[uid] = replace(parsed, outbound_nat=outbound_nat)
+    return networks, routers
 
 
 def iter_ports(plan: PlanIntent) -> Iterator[PortIntent]:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Final
 from uuid import UUID
@@ -13,8 +15,11 @@ from uuid import UUID
 from agent.net.driver import (
     GUEST_MTU_DEFAULT,
     AddressPair,
+    IPAddress,
+    IPNetwork,
     NetworkIntent,
     PortIntent,
+    RouterIntent,
     RuleIntent,
     SubnetIntent,
 )
@@ -27,6 +32,15 @@ GUEST_MTU_MIN: Final = 1280  # RFC 8200, section 5
 GUEST_MTU_MAX: Final = 65_535
 PROTOCOL_MAX: Final = 255
 PORT_MAX: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPlan:
+    """A router's part on this node. `routes`: where ranges behind ports lead, as (range, next hop)."""
+
+    intent: RouterIntent
+    network_uids: tuple[str, ...]
+    routes: tuple[tuple[IPNetwork, IPAddress], ...]
 
 
 class IntentError(ValueError):
@@ -76,6 +90,33 @@ def _parse_subnet(subnet: pb.PlannedSubnet) -> SubnetIntent:
         gateway=ip_address(subnet.gateway),
         dns_servers=tuple(ip_address(server) for server in subnet.dns_servers),
     )
+
+
+def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) -> RouterPlan:
+    """`networks` are the router's networks that are on this node."""
+    if not 0 < router.vni <= VNI_MAX:
+        raise IntentError(f"vni {router.vni} is not in 1..{VNI_MAX}")
+    here = (subnet.cidr for network in networks for subnet in network.subnets)
+    cidrs = {*map(ip_network, router.cidrs_elsewhere), *here}
+    intent = RouterIntent(
+        uid=check_uid("uid", router.uid),
+        vni=router.vni,
+        cidrs=tuple(sorted(cidrs, key=lambda cidr: (cidr.version, cidr))),
+        outbound_nat=router.outbound_nat,
+        mtu=min((network.mtu for network in networks), default=GUEST_MTU_DEFAULT),
+    )
+    return RouterPlan(
+        intent,
+        tuple(check_uid("network_uids", uid) for uid in router.network_uids),
+        tuple(_parse_route(route) for route in router.routes),
+    )
+
+
+def _parse_route(route: pb.PlannedRoute) -> tuple[IPNetwork, IPAddress]:
+    cidr, next_hop = ip_network(route.cidr), ip_address(route.next_hop)
+    if cidr.version != next_hop.version:
+        raise IntentError(f"routes.next_hop {next_hop} is not of IPv{cidr.version}")
+    return cidr, next_hop
 
 
 def parse_port(port: pb.PlannedPort, hostname: str) -> PortIntent:

@@ -18,7 +18,9 @@ MISSING: Final = system_pb2.DIFFERENCE_TYPE_MISSING
 # What an instance, a port and a network have at least, by the kinds that agents report.
 OF_INSTANCE: Final = ("domain", "disk", "seed")
 OF_PORT: Final = ("tap",)
-OF_NETWORK: Final = ("bridge", "namespace", "dhcp-server")
+OF_NETWORK: Final = ("bridge", "dhcp-server")
+OF_NETWORK_ALONE: Final = (*OF_NETWORK, "namespace")  # without a router, whose namespace it would be in
+OF_ROUTER: Final = ("router-namespace",)
 
 
 def compare_inventory(
@@ -38,7 +40,11 @@ def compare_inventory(
             wanted.update({(kind, port.uid): f"a port of {instance.name}" for kind in OF_PORT})
     for network in plan.networks:
         owners.add(network.uid)
-        wanted.update({(kind, network.uid): f"network {network.name}" for kind in OF_NETWORK})
+        kinds = OF_NETWORK if network.router_uid else OF_NETWORK_ALONE
+        wanted.update({(kind, network.uid): f"network {network.name}" for kind in kinds})
+    for router in plan.routers:
+        owners.add(router.uid)
+        wanted.update({(kind, router.uid): f"router {router.uid}" for kind in OF_ROUTER})
     owners |= _being_removed(state, node)
     found = {(item.kind, item.owner_uid): item for item in items}
     differences = [
@@ -55,7 +61,7 @@ def compare_inventory(
 
 
 def _being_removed(state: State, node: str) -> set[str]:
-    """Ports and networks of instances whose removal this node has not reported yet."""
+    """Ports, networks and routers of instances whose removal this node has not reported yet."""
     owners: set[str] = set()
     for uid in state.placements_on(node):
         found = state.find_instance(uid)
@@ -64,9 +70,12 @@ def _being_removed(state: State, node: str) -> set[str]:
         (project, name), row = found
         for port in state.ports_of(project, name):
             owners.add(port.message.meta.uid)
-            network = state.find(keys.NETWORKS, project, port.message.spec.network)
-            if network is not None and row.message.meta.HasField("deleted_at"):
-                owners.add(network.message.meta.uid)
+            joined = port.message.spec.network
+            network = state.find(keys.NETWORKS, project, joined)
+            router = state.router_of(project, joined)
+            for owner in (network, router) if row.message.meta.HasField("deleted_at") else ():
+                if owner is not None:
+                    owners.add(owner.message.meta.uid)
     return owners
 
 

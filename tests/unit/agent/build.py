@@ -17,7 +17,7 @@ KERNEL_BYTES = b"kernel" * 16
 
 
 def uid(kind: int, number: int) -> str:
-    """A readable UUID: kind 1 instance, 2 network, 3 port, 4 subnet."""
+    """A readable UUID: kind 1 instance, 2 network, 3 port, 4 subnet, 6 router."""
     return str(UUID(int=(kind << 96) | number))
 
 
@@ -83,16 +83,17 @@ def plan(
     *instances: pb.PlannedInstance,
     networks: tuple[int, ...] | None = None,
     tombstones: dict[int, int] | None = None,
+    routers: dict[int, tuple[int, ...]] | None = None,
     revision: int = 1,
     nonce: str = "",
     node: str = NODE,
 ) -> pb.NodePlan:
-    """A plan with the networks that its instances use, unless told otherwise."""
+    """A plan with the networks that its instances use, unless told otherwise; `routers` join networks."""
     if networks is None:
         networks = tuple(
             n for n in range(8) if any(p.network_uid == uid(2, n) for i in instances for p in i.ports)
         )
-    return pb.NodePlan(
+    made = pb.NodePlan(
         version=pb.PlanVersion(restore_generation=0, leader_epoch=1, revision=revision),
         session_nonce=nonce,
         node=node,
@@ -100,3 +101,16 @@ def plan(
         networks=[network(n) for n in networks],
         tombstones=[pb.Tombstone(uid=uid(1, n), epoch=epoch) for n, epoch in (tombstones or {}).items()],
     )
+    for number, joined in (routers or {}).items():
+        _join(made, number, joined)
+    return made
+
+
+def _join(made: pb.NodePlan, number: int, joined: tuple[int, ...]) -> None:
+    """A router over networks; of those that the node does not have, their ranges are named."""
+    uids = [uid(2, n) for n in joined]
+    here = [one for one in made.networks if one.uid in uids]
+    elsewhere = [f"10.{n}.0.0/16" for n in joined if uid(2, n) not in {one.uid for one in here}]
+    for one in here:
+        one.router_uid = uid(6, number)
+    made.routers.add(uid=uid(6, number), vni=200 + number, network_uids=uids, cidrs_elsewhere=elsewhere)

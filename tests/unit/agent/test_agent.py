@@ -389,3 +389,19 @@ def test_a_bad_link_and_any_order_of_tasks_still_converge(seed: int) -> None:
         await lab.until(lambda: lab.state(uid(1, 3)) == ABSENT)
 
     in_lab(scenario, Faults(random.Random(seed), 0.05, 0.05, (0.0, 2.0)), seed)
+
+
+def test_rounds_do_not_chase_each_other_while_something_fails() -> None:
+    """What an instance needs fails for a minute: its tries and the usual looks are all the rounds there are."""
+
+    async def scenario(lab: Lab) -> None:
+        error = DriverError("Broken", "nothing helps")
+        for _ in range(1000):
+            lab.kernel.fail_next("ensure_network", error)
+        lab.start()
+        await lab.leader.set_plan(plan(instance(1)))
+        await asyncio.sleep(60.0)
+        assert lab.agent is not None
+        assert 3 < lab.agent.rounds < 60
+
+    in_lab(scenario)

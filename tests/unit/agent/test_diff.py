@@ -19,6 +19,7 @@ from agent.actions import (
     DropImages,
     EnsureNetwork,
     EnsurePort,
+    EnsureRouter,
     ForceOff,
     Need,
     RemoveDomain,
@@ -74,7 +75,8 @@ def a_plan(rng: random.Random, size: int) -> PlanIntent:
     ]
     tombstones = {number: rng.randint(1, 3) for number in subset(rng, NUMBERS, size)}
     networks = subset(rng, NETWORKS) if rng.random() < 0.3 else None
-    return parse_plan(plan(*instances, tombstones=tombstones, networks=networks))
+    routers = rng.choice((None, None, {1: (1,)}, {1: (1, 2)}, {1: (1,), 2: (2,)}))
+    return parse_plan(plan(*instances, tombstones=tombstones, networks=networks, routers=routers))
 
 
 def a_domain(rng: random.Random, number: int) -> ObservedDomain:
@@ -89,9 +91,13 @@ def a_world(rng: random.Random, size: int) -> Observed:
     images = frozenset(subset(rng, (DISK.sha256, KERNEL.sha256, "0" * 64)))
     storage = ObservedStorage({key: names for key, names in files.items() if names}, images, 2**40)
     ports = [uid(3, 8 * number + n) for number in NUMBERS for n in NETWORKS]
-    nets = {uid(2, n): ObservedNetwork(uid(2, n), rng.random() < 0.5, "") for n in subset(rng, (1, 2, 3))}
+    routers = {uid(6, n): "" for n in subset(rng, (1, 2))}
+    nets = {
+        uid(2, n): ObservedNetwork(uid(2, n), rng.random() < 0.5, "", rng.choice(("", *routers)))
+        for n in subset(rng, (1, 2, 3))
+    }
     taps = {key: rng.random() < 0.5 for key in subset(rng, ports)}
-    return Observed(domains, storage, ObservedNet(nets, taps, frozenset(), ()))
+    return Observed(domains, storage, ObservedNet(nets, taps, frozenset(), (), routers=routers))
 
 
 def a_memory(rng: random.Random, size: int) -> Memory:
@@ -229,7 +235,7 @@ def test_without_a_session_only_the_network_of_what_runs_is_repaired(
         for port in planned.ports
     }
     for action in all_actions(decision):
-        assert isinstance(action, EnsureNetwork | EnsurePort | Need)
+        assert isinstance(action, EnsureRouter | EnsureNetwork | EnsurePort | Need)
         assert not isinstance(action, EnsurePort) or action.port.uid in running
 
 

@@ -119,6 +119,7 @@ def test_who_asks_is_told_by_domain_and_address() -> None:
         one.ports[0].addresses[:] = ["10.0.0.5"]  # tenants' ranges overlap
     made = plan(first, second)
     made.networks[1].router_uid = uid(6, 1)
+    made.routers.add(uid=uid(6, 1), vni=99)
     askers = index_askers(parse_plan(made))
     assert {domain: sorted(found) for domain, found in askers.items()} == {
         uid(2, 1): ["10.0.0.5"],

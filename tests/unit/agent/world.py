@@ -16,6 +16,8 @@ from agent.actions import (
     EnsureImage,
     EnsureNetwork,
     EnsurePort,
+    EnsureRouter,
+    EnsureRouterDirectory,
     EnsureSeed,
     ForceOff,
     Need,
@@ -23,11 +25,13 @@ from agent.actions import (
     RemoveFiles,
     RemoveNetwork,
     RemovePort,
+    RemoveRouter,
     RequestShutdown,
     StartDomain,
 )
 from agent.hypervisor.driver import ObservedDomain
 from agent.net.driver import ObservedNet, ObservedNetwork, digest_of
+from agent.net.router_entries import digest_of_router_directory
 from agent.observed import Observed
 from agent.storage.driver import ObservedStorage
 from cumulet.v1 import agent_pb2 as pb
@@ -52,13 +56,25 @@ def apply_action(seen: Observed, action: Action, *, deaf: bool = False) -> Obser
             assert domain is None or domain.state in (OFF, CRASHED), "files of a running domain"
             return _files(seen, uid, frozenset())
         case EnsureNetwork(network):
-            made = ObservedNetwork(network.uid, True, digest_of(network))
+            there = {"", *seen.net.routers}
+            assert network.router_uid in there, "a network needs its router"
+            made = ObservedNetwork(network.uid, True, digest_of(network), network.router_uid)
             return _net(seen, networks={**seen.net.networks, network.uid: made})
         case RemoveNetwork(uid):
             return _net(seen, networks={k: v for k, v in seen.net.networks.items() if k != uid})
         case EnsurePort(port):
             assert port.network_uid in seen.net.networks, "a port needs its network"
             return _net(seen, taps={**seen.net.taps, port.uid: True})
+        case EnsureRouter(router):
+            return _net(seen, routers={**seen.net.routers, router.uid: digest_of(router)})
+        case EnsureRouterDirectory(uid, directory):
+            assert uid in seen.net.routers, "routes need their router"
+            routes = {**seen.net.router_directories, uid: digest_of_router_directory(directory)}
+            return replace(seen, net=replace(seen.net, router_directories=routes))
+        case RemoveRouter(uid):
+            inside = [one.uid for one in seen.net.networks.values() if one.router_uid == uid]
+            assert not inside, "networks leave a router before it goes"
+            return _net(seen, routers={k: v for k, v in seen.net.routers.items() if k != uid})
         case RemovePort(uid):
             return _net(seen, taps={k: v for k, v in seen.net.taps.items() if k != uid})
         case _:
@@ -120,6 +136,7 @@ def _net(
     *,
     networks: dict[str, ObservedNetwork] | None = None,
     taps: dict[str, bool] | None = None,
+    routers: dict[str, str] | None = None,
 ) -> Observed:
     net = seen.net
     return replace(
@@ -128,5 +145,6 @@ def _net(
             net,
             networks=net.networks if networks is None else networks,
             taps=net.taps if taps is None else taps,
+            routers=net.routers if routers is None else routers,
         ),
     )
