@@ -81,7 +81,7 @@ cdef class DeviceIndex:
     cdef dict shape_ids
     cdef object eligible            # uint8[cset, attr]
     cdef uint64_t clock, uses
-    cdef Py_ssize_t node_count, row_count
+    cdef Py_ssize_t node_count, row_count, cells_max
     cdef bint busy                  # a call without the GIL is under way
     cdef int check_free(self) except -1
     cdef void judge_anew(self) noexcept

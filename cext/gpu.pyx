@@ -32,7 +32,7 @@ cdef enum:
     TYPICAL_MAX = 1024
     SCARCITY_MAX = 1 << 22
     SHARE_MAX = 1 << 16    # a weight: all together make no sum that leaves 64 bits
-    CELLS_MAX = 1 << 22    # of all rows: 96 MiB
+    CELLS_MAX = 1 << 22    # of all rows: 96 MiB; costs are found anew beyond it
 
 
 # ---- what a node's devices are burdened with
@@ -228,7 +228,8 @@ cdef class Row:
 cdef class DeviceIndex:
     """A fleet's nodes with their devices. Every method that is given what cannot be raises ValueError."""
 
-    def __init__(self, Py_ssize_t rows, int64_t fragments=0, int64_t stranded=0, int64_t worth=0):
+    def __init__(self, Py_ssize_t rows, int64_t fragments=0, int64_t stranded=0, int64_t worth=0,
+                 Py_ssize_t cells_max=CELLS_MAX):
         if not 1 <= rows <= RESOURCES_MAX:
             raise ValueError(f"rows is {rows}, must be 1 to {RESOURCES_MAX}")
         if not (0 <= fragments <= WEIGHT_MAX and 0 <= stranded <= WEIGHT_MAX and 0 <= worth <= WEIGHT_MAX):
@@ -237,6 +238,7 @@ cdef class DeviceIndex:
         self.state.stranded_weight = stranded
         self.state.worth_weight = worth
         self.state.rows = rows
+        self.cells_max = cells_max
         self.shapes, self.rows_of, self.shape_ids = [], [], {}
         self.eligible = np.zeros((1, 1), dtype=np.uint8)
         self.clock = 0
@@ -417,7 +419,7 @@ cdef class DeviceIndex:
         """The shape's row; the one that was not asked for the longest leaves where there are too many."""
         cdef Row found = self.rows_of[shape]
         if found is None:
-            if self.row_count and (self.row_count + 1) * self.state.slots > CELLS_MAX:
+            if self.row_count and (self.row_count + 1) * self.state.slots > self.cells_max:
                 self.forget_row()
             found = self.rows_of[shape] = Row(self.state.slots)
             self.row_count += 1

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from scheduler.gpu_models import find_claims, find_scarcity
 from scheduler.gpu_reference import (
     ANY_MODEL,
     MODELS_MAX,
+    UNIT,
     WHOLE,
     Node,
     Shape,
@@ -29,7 +31,7 @@ from scheduler.gpu_reference import (
     choices,
     loss,
 )
-from scheduler.gpu_workload import Usage, build_workload, typical_of
+from scheduler.gpu_workload import Typical, Usage, build_workload, typical_of
 from scheduler.model import Explanation, NodeView, Placement, Rejection, Request, View
 from scheduler.plan import explain, plan
 from scheduler.policy import BY_NAME, Policy
@@ -43,6 +45,7 @@ from tests.unit.scheduler.fleets import node, request, rich_batches, rich_views
 
 GPU, FGD = BY_NAME["gpu"], BY_NAME["fgd"]
 MODELS = ("a", "b")
+_ANY = DeviceRequest(frozenset())
 policies = st.sampled_from([GPU, FGD, replace(FGD, devices=Weights())])
 
 
@@ -277,6 +280,34 @@ def test_vcpus_that_gpus_need_are_left_to_them() -> None:
     assert placed.node == "n2"
     (fgd,) = plan(view, (request("u", 8),), FGD, random.Random(0)).placements
     assert fgd.node == "n1"  # the control: one more would still find its vcpus there
+
+
+def test_models_that_some_need_are_left_to_them() -> None:
+    """What runs names model a; of both models as much is left, so who takes any device gets the other."""
+    needs_a = DeviceRequest(frozenset("a"))
+    busy = _gpus("n0", 3, model="a")
+    for number in range(2):
+        held = request(f"r{number}", devices=(needs_a,))
+        busy = resident_of(
+            busy, held, Placement(held.uid, "n0", Choice((), (DeviceShare(f"{number}", WHOLE),)))
+        )
+    view = View(1, (busy, _gpus("n1", 1, model="b")))
+    batch = (request("u", devices=(DeviceRequest(frozenset()),)), request("v", devices=(needs_a,)))
+    nodes = [placed.node for placed in plan(view, batch, GPU, random.Random(0)).placements]
+    assert nodes == ["n1", "n0"]
+    best_fit = replace(FGD, devices=Weights())
+    assert [one.node for one in plan(view, batch, best_fit, random.Random(0)).placements] == [
+        "n0"
+    ]  # the control
+
+
+def test_a_model_is_as_scarce_as_it_is_claimed() -> None:
+    asked = [(Typical(Resources(1), DeviceRequest(frozenset("ab"))), 1), (Typical(Resources(1), _ANY), 1)]
+    claims = find_claims(asked, {"a": 3000, "b": 1000, "c": 4000})
+    assert claims == {"a": Fraction(3, 8), "b": Fraction(1, 8)}
+    assert find_scarcity(claims, {"a": 3000, "b": 1000, "c": 4000}) == {"a": UNIT, "b": UNIT}
+    assert find_scarcity(claims, {"a": 3000, "b": 1000, "c": 0}) == {"a": UNIT // 2, "b": UNIT // 2}
+    assert find_scarcity(claims, {"a": 3000, "b": 0, "c": 0}) == {"a": 3 * UNIT // 8, "b": 0}
 
 
 def test_more_models_than_the_kernel_tells_apart_are_matched_one_by_one() -> None:
