@@ -75,6 +75,7 @@ class Placer:
         self._gained: set[str] = set()  # nodes that may have room now
         self._committed: dict[str, int] = {}  # revision of our last commit by node
         self._apart: deque[list[str]] = deque()  # uids of parts of batches that could not be planned whole
+        self._turn_of_parts = False
         self._limit = BATCH
         self._pausing = False
         self._wake = asyncio.Event()
@@ -229,7 +230,7 @@ class Placer:
     def _take(self) -> list[Request]:
         """The next ones in turn; a gang's members come together."""
         requests: dict[str, Request] = {}
-        for uid in self._apart.popleft() if self._apart else self._queue.take(self._limit):
+        for uid in self._next():
             for instance in self._together(uid):
                 one = instance.meta.uid
                 if one not in requests and one not in self._busy:
@@ -240,6 +241,13 @@ class Placer:
                     if request is not None:
                         requests[one] = request
         return list(requests.values())
+
+    def _next(self) -> list[str]:
+        """Parts of halved batches and the queue have turns, so that neither holds up the other."""
+        self._turn_of_parts = not self._turn_of_parts
+        if self._apart and (self._turn_of_parts or not self._queue):
+            return self._apart.popleft()
+        return self._queue.take(self._limit)
 
     def _build(self, instance: instance_pb2.Instance) -> Request | None:
         """The instance's request; None for one that admission would refuse, which then waits for a change."""
@@ -276,7 +284,7 @@ class Placer:
             self._on_refusal(request.uid, refusal)
 
     def _set_apart(self, requests: list[Request], why: str, text: str) -> None:
-        """Nothing of the batch is committed. Its halves are planned next, each by itself, on another fleet.
+        """Nothing of the batch is committed. Its halves are planned each by itself, on another fleet.
 
         So whoever is the cause is soon alone, told of and tried again with growing pauses, and others go on.
         """

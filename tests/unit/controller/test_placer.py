@@ -236,6 +236,31 @@ def test_one_that_was_set_apart_is_tried_again_by_itself(monkeypatch: pytest.Mon
     run(scenario())
 
 
+def test_the_search_for_who_is_the_cause_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 399 plans to find that all 200 are: who comes meanwhile is placed after a few of them."""
+    odd = {f"odd{n}" for n in range(200)}
+    wrong, searching = wrong_about(odd, "nowhere"), asyncio.Event()
+    plans = 0
+
+    def decide(fleet: Fleet, requests: Sequence[Request], rng: random.Random, revision: int) -> Plan:
+        nonlocal plans
+        plans += any(request.name in odd for request in requests)
+        searching.set()
+        return wrong(fleet, requests, rng, revision)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(placer_module, "plan_on", decide)
+        async with placing(node("n1", 8), [pending(name) for name in sorted(odd)]) as here:
+            await searching.wait()
+            await here.write({keys.INSTANCES.key("p1", "even"): pending("even").SerializeToString()})
+            await here.until(lambda: here.placed)
+            assert plans < 20
+            await here.until(lambda: len(here.refusals) == 200)
+            assert plans >= 399
+
+    run(scenario())
+
+
 def test_a_planner_that_is_wrong_about_many_at_once_sets_nobody_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
