@@ -175,6 +175,24 @@ class Agent:
         assert self.snapshot is not None
         return self.snapshot
 
+    async def compare(self) -> tuple[Observed, Decision]:
+        """A look of its own, and what a round would do about it now. Changes nothing.
+
+        Raises DriverError, ExceptionGroup.
+        """
+        observed = await self.drivers.observe()
+        return observed, self._diff(observed)
+
+    def _diff(self, observed: Observed) -> Decision:
+        return diff(
+            self._intent,
+            observed,
+            self._memory,
+            self._clock.monotonic(),
+            directory=self._directory,
+            in_session=self.in_session,
+        )
+
     def wake(self) -> None:
         """Look soon."""
         self._wake.set()
@@ -229,14 +247,7 @@ class Agent:
         now = self._clock.monotonic()
         in_session = self.in_session
         self._memory = remember_look(self._memory, self._intent, observed, now)
-        decision = diff(
-            self._intent,
-            observed,
-            self._memory,
-            now,
-            directory=self._directory,
-            in_session=in_session,
-        )
+        decision = self._diff(observed)
         started = self._applier.dispatch(decision, stale, group)
         if in_session and self._accepted is not None:
             self._dispatched = self._accepted.version

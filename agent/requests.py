@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agent.console import bridge_console
+from agent.differences import describe_differences
 from agent.errors import DriverError
 from agent.net_intent import IntentError, check_uid
 from agent.observed import Observed
@@ -71,7 +72,9 @@ class Requests:
     async def _fill(self, request: pb.AgentRequest, reply: pb.AgentReply) -> None:
         match request.WhichOneof("kind"):
             case "inventory":
-                reply.inventory.CopyFrom(build_inventory(await self._agent.drivers.observe()))
+                observed, decision = await self._agent.compare()
+                reply.inventory.CopyFrom(build_inventory(observed))
+                reply.inventory.differences.extend(describe_differences(decision.works))
             case "console_log":
                 wanted = request.console_log
                 lines = wanted.tail_lines if wanted.tail_lines > 0 else ALL_LINES

@@ -13,7 +13,7 @@ import click
 
 from cli import cells
 from cli.output import Layout, aligned, to_dict, write_json, write_object, write_rows
-from cli.reach import explain_reach
+from cli.reach import Question, explain_reach
 from cli.reasons import REASONS
 from cli.refs import Ref, by_word, parse_target
 from cli.session import Session, connection_options
@@ -30,6 +30,7 @@ _TABLE: Final = Layout()
 @click.option("--proto", default="", help="Of reach: tcp, udp, sctp, icmp or a number. Default: icmp.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Of reach: destination port.")
 @click.option("--ip-version", type=click.Choice(["4", "6"]), default=None, help="Of reach. Default: both.")
+@click.option("--live", is_flag=True, help="Of reach: ask the nodes, too, what is programmed there.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Format.")
 @connection_options
 def explain(
@@ -39,6 +40,7 @@ def explain(
     proto: str,
     port: int,
     ip_version: str | None,
+    live: bool,
     output: str,
 ) -> int:
     """Why an object is as it is, what a reason or a field means, whether packets arrive.
@@ -48,7 +50,7 @@ def explain(
     --proto tcp --port 5432` whether packets from one instance to another arrive, and which rule decides.
     """
     if what == "reach":
-        return explain_reach(session, ends, proto, port, int(ip_version or 0), output)
+        return explain_reach(session, ends, Question(proto, port, int(ip_version or 0), live), output)
     if ends:
         raise click.UsageError(f"{what} takes nothing more; two ends go with reach")
     _explain_one(session, what, output)

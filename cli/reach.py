@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -16,20 +16,26 @@ from cli.session import Session
 from cumulet.errors import ExitCode
 
 
-def explain_reach(
-    session: Session, ends: tuple[str, ...], protocol: str, port: int, ip_version: int, output: str
-) -> ExitCode:
+class Question(NamedTuple):
+    """What is asked besides the two ends."""
+
+    protocol: str
+    port: int
+    ip_version: int
+    live: bool
+
+
+def explain_reach(session: Session, ends: tuple[str, ...], asked: Question, output: str) -> ExitCode:
     """Print the answer; FAILED when packets do not arrive, so that scripts can ask."""
     if len(ends) != 2:
         raise click.UsageError("give two ends: cumulet explain reach FROM TO")
-    found = session.client.explain_reach(
-        ends[0], ends[1], protocol=protocol, port=port, ip_version=ip_version
-    )
+    found = session.client.explain_reach(*ends, **asked._asdict())
     if output == "json":
         write_json(to_dict(found))
     else:
-        click.echo("\n".join(render_reach(found)))
-    return ExitCode.OK if found.reachable else ExitCode.FAILED
+        click.echo("\n".join([*render_reach(found), *(render_live(found) if asked.live else [])]))
+    whole = found.reachable and not found.differences and not found.silent_nodes
+    return ExitCode.OK if whole else ExitCode.FAILED
 
 
 def render_reach(found: Any) -> Iterator[str]:
@@ -52,3 +58,15 @@ def render_reach(found: Any) -> Iterator[str]:
             for step in path.steps
         ]
         yield from aligned(rows)
+
+
+def render_live(found: Any) -> Iterator[str]:
+    """**Pure.** What the nodes said."""
+    yield ""
+    if found.differences:
+        rows = [(one.node, one.kind, one.name, one.message) for one in found.differences]
+        yield from aligned([("NODE", "KIND", "NAME", "WHAT DIFFERS"), *rows])
+    nodes = ", ".join(found.asked_nodes) or "no node"
+    yield f"{len(found.differences)} differences on the way ({nodes} answered)"
+    if found.silent_nodes:
+        yield f"No answer from {', '.join(found.silent_nodes)}: nothing is proved of them."

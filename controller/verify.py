@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from controller.reconcile.nodeplan import compile_plan
@@ -15,7 +14,8 @@ from cumulet.v1 import agent_pb2, instance_pb2, system_pb2
 
 ORPHAN: Final = system_pb2.DIFFERENCE_TYPE_ORPHAN
 MISSING: Final = system_pb2.DIFFERENCE_TYPE_MISSING
-# What an instance, a port and a network have at least, by the kinds that agents report.
+EDITED: Final = system_pb2.DIFFERENCE_TYPE_EDITED
+# What an instance, a port, a network and a router have at least, by the kinds that agents report.
 OF_INSTANCE: Final = ("domain", "disk", "seed")
 OF_PORT: Final = ("tap",)
 OF_NETWORK: Final = ("bridge", "dhcp-server")
@@ -23,10 +23,9 @@ OF_NETWORK_ALONE: Final = (*OF_NETWORK, "namespace")  # without a router, whose 
 OF_ROUTER: Final = ("router-namespace",)
 
 
-def compare_inventory(
-    state: State, node: str, items: Iterable[agent_pb2.InventoryItem]
-) -> list[system_pb2.Difference]:
-    """Differences of one node."""
+def compare_inventory(state: State, node: str, inventory: agent_pb2.Inventory) -> list[system_pb2.Difference]:
+    """Differences of one node: what is missing or nobody's, and what is there but not as planned."""
+    items = inventory.items
     plan = compile_plan(state, node, "")
     wanted: dict[tuple[str, str], str] = {}
     owners = {tombstone.uid for tombstone in plan.tombstones}  # still being removed: neither
@@ -57,7 +56,17 @@ def compare_inventory(
         for (kind, uid), what in wanted.items()
         if (kind, uid) not in found
     ]
+    differences += [
+        _difference(EDITED, node, one.kind, _name_of(state, one.owner_uid), one.owner_uid, one.message)
+        for one in inventory.differences
+    ]
     return differences
+
+
+def _name_of(state: State, uid: str) -> str:
+    """`project/name` of what a difference is about; the uid where nothing has it."""
+    found = state.find_uid(uid)
+    return uid if found is None else "/".join(found[1])
 
 
 def _being_removed(state: State, node: str) -> set[str]:

@@ -201,7 +201,7 @@ class SystemMethods:
             if isinstance(reply, agent_pb2.AgentReply):
                 response.nodes.append(name)
                 response.items_compared += len(reply.inventory.items)
-                response.differences.extend(compare_inventory(state, name, reply.inventory.items))
+                response.differences.extend(compare_inventory(state, name, reply.inventory))
             elif isinstance(reply, UnavailableError):
                 response.silent_nodes.append(name)
             else:

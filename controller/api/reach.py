@@ -1,10 +1,11 @@
 """Explains whether packets from one end to another arrive.
 
-**Edge** in form only: reads the State and answers.
+**Edge**: reads the State; asks nodes only when the question is about what is programmed, too.
 """
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
 from typing import Final
 
@@ -14,10 +15,11 @@ from controller.controller import Controller
 from controller.reach import Path, Step, Traffic, find_near, reach_outside, reach_port
 from controller.state import State
 from controller.store import keys
-from cumulet.errors import FieldViolation, InvalidArgumentError, NotFoundError
+from controller.verify import compare_inventory
+from cumulet.errors import FieldViolation, InvalidArgumentError, NotFoundError, UnavailableError
 from cumulet.names import DEFAULT_PROJECT
 from cumulet.protocols import ICMP, WITH_PORTS, protocol_number
-from cumulet.v1 import port_pb2, reach_pb2
+from cumulet.v1 import agent_pb2, port_pb2, reach_pb2
 
 IP_VERSIONS: Final = (4, 6)
 PORT_MAX: Final = 65_535
@@ -28,8 +30,45 @@ class ReachMethods:
         self._controller = controller
 
     async def explain(self, request: reach_pb2.ExplainReachRequest) -> reach_pb2.ExplainReachResponse:
-        """Raises InvalidArgumentError, NotFoundError."""
-        return explain_reach(self._controller.state, request)
+        """Raises InvalidArgumentError, NotFoundError; with `live` NotLeaderError, too."""
+        response = explain_reach(self._controller.state, request)
+        if request.live:
+            await self._ask_nodes(response)
+        return response
+
+    async def _ask_nodes(self, response: reach_pb2.ExplainReachResponse) -> None:
+        """Add what is on the way and not as planned."""
+        sessions = self._controller.require_leading().sessions
+        names = sorted({step.node for path in response.paths for step in path.steps} - {""})
+        question = agent_pb2.AgentRequest(inventory=agent_pb2.InventoryRequest())
+        replies = await asyncio.gather(
+            *(sessions.ask(name, question) for name in names), return_exceptions=True
+        )
+        state = self._controller.state
+        near = owners_on_the_way(state, response)
+        for name, reply in zip(names, replies, strict=True):
+            if isinstance(reply, agent_pb2.AgentReply):
+                response.asked_nodes.append(name)
+                found = compare_inventory(state, name, reply.inventory)
+                response.differences.extend(one for one in found if one.owner_uid in near)
+            elif isinstance(reply, UnavailableError):
+                response.silent_nodes.append(name)
+            else:
+                raise reply
+
+
+def owners_on_the_way(state: State, response: reach_pb2.ExplainReachResponse) -> set[str]:
+    """Uids of the ports of the paths, of their networks, groups and routers. **Pure.**"""
+    names = {step.name for path in response.paths for step in path.steps}
+    ports = [row.message for row in state.rows(keys.PORTS).values() if row.message.meta.name in names]
+    owners = {port.meta.uid for port in ports}
+    for port in ports:
+        project = port.meta.project
+        rows = [state.find(keys.NETWORKS, project, port.spec.network)]
+        rows += [state.find(keys.SECURITY_GROUPS, project, group) for group in port.spec.security_groups]
+        rows.append(state.router_of(project, port.spec.network))
+        owners |= {row.message.meta.uid for row in rows if row is not None}
+    return owners
 
 
 def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach_pb2.ExplainReachResponse:

@@ -246,6 +246,7 @@ class Client:
         protocol: str = "",
         port: int = 0,
         ip_version: int = 0,
+        live: bool = False,
         project: str = "",
     ) -> reach_pb2.ExplainReachResponse:
         """Whether packets from an instance or port reach another, or an address, and what decides it."""
@@ -258,6 +259,7 @@ class Client:
             protocol=protocol,
             port=port,
             ip_version=ip_version,
+            live=live,
         )
         found: reach_pb2.ExplainReachResponse = self._unary("Reach", "ExplainReach", request)
         return found

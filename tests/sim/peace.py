@@ -82,7 +82,7 @@ def _fits(state: State, row: Stored) -> bool:
 async def _verify(state: State, node: SimNode) -> list[str]:
     """`cumulet verify`, as the leader does it."""
     inventory = build_inventory(await node.drivers().observe())
-    found = compare_inventory(state, node.name, inventory.items)
+    found = compare_inventory(state, node.name, inventory)
     return [
         f"verify: {node.name} {difference.kind} {difference.owner_uid[:8]} {difference.message}"
         for difference in found

@@ -748,20 +748,52 @@ class Inventory(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ITEMS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___InventoryItem]: ...
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___InventoryDifference]:
+        """What of the network the agent would change at this moment."""
+
     def __init__(
         self,
         *,
         items: _abc.Iterable[Global___InventoryItem] | None = ...,
+        differences: _abc.Iterable[Global___InventoryDifference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Inventory: _TypeAlias = Inventory  # noqa: Y015
+
+@_typing.final
+class InventoryDifference(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    OWNER_UID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """network, port, directory, security-group, router, router-directory."""
+    owner_uid: _builtins.str
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        owner_uid: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "owner_uid", b"owner_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InventoryDifference: _TypeAlias = InventoryDifference  # noqa: Y015
 
 @_typing.final
 class InventoryItem(_message.Message):
@@ -771,11 +803,11 @@ class InventoryItem(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OWNER_UID_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """domain, disk, seed, tap, bridge, veth, namespace, dhcp-server."""
+    """domain, disk, seed, tap, bridge, veth, tunnel, namespace, router-namespace, dhcp-server."""
     name: _builtins.str
     """Name on the host."""
     owner_uid: _builtins.str
-    """Uid of the instance, port or network it belongs to."""
+    """Uid of the instance, port, network or router it belongs to."""
     def __init__(
         self,
         *,

@@ -4,6 +4,7 @@ isort:skip_file
 Whether packets from here to there arrive, and what decides it; computed from intent alone."""
 
 from collections import abc as _abc
+from cumulet.v1 import system_pb2 as _system_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -56,6 +57,7 @@ class ExplainReachRequest(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     IP_VERSION_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     source: _builtins.str
     """An instance (its first port), a port, or an address outside of the cloud."""
@@ -67,6 +69,8 @@ class ExplainReachRequest(_message.Message):
     """Destination port of tcp, udp and sctp."""
     ip_version: _builtins.int
     """4 or 6; 0: each version that both ends have."""
+    live: _builtins.bool
+    """Ask the nodes on the way, too, whether what is programmed there is as planned."""
     def __init__(
         self,
         *,
@@ -76,10 +80,11 @@ class ExplainReachRequest(_message.Message):
         protocol: _builtins.str = ...,
         port: _builtins.int = ...,
         ip_version: _builtins.int = ...,
+        live: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_version", b"ip_version", "port", b"port", "project", b"project", "protocol", b"protocol", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip_version", b"ip_version", "live", b"live", "port", b"port", "project", b"project", "protocol", b"protocol", "source", b"source", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,12 +171,23 @@ class ExplainReachResponse(_message.Message):
     REACHABLE_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    ASKED_NODES_FIELD_NUMBER: _builtins.int
+    SILENT_NODES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     reachable: _builtins.bool
     """Of at least one path."""
     summary: _builtins.str
     @_builtins.property
     def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReachPath]: ...
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_system_pb2.Difference]:
+        """With `live`: what on these nodes is not as planned and is on the way, and nodes that did not answer."""
+
+    @_builtins.property
+    def asked_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def silent_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -179,10 +195,13 @@ class ExplainReachResponse(_message.Message):
         reachable: _builtins.bool = ...,
         summary: _builtins.str = ...,
         paths: _abc.Iterable[Global___ReachPath] | None = ...,
+        differences: _abc.Iterable[_system_pb2.Difference] | None = ...,
+        asked_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        silent_nodes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["paths", b"paths", "reachable", b"reachable", "revision", b"revision", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_nodes", b"asked_nodes", "differences", b"differences", "paths", b"paths", "reachable", b"reachable", "revision", b"revision", "silent_nodes", b"silent_nodes", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63umulet/v1/system.proto\x12\ncumulet.v1\"\x1d\n\rVerifyRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x8c\x01\n\x0eVerifyResponse\x12+\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x16.cumulet.v1.Difference\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\r\n\x05nodes\x18\x03 \x03(\t\x12\x14\n\x0csilent_nodes\x18\x04 \x03(\t\x12\x16\n\x0eitems_compared\x18\x05 \x01(\x03\"\x84\x01\n\nDifference\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.cumulet.v1.DifferenceType\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x11\n\towner_uid\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\"\x11\n\x0fGetCloudRequest\"\xb0\x01\n\x10GetCloudResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\x12\x0f\n\x07leading\x18\x03 \x01(\x08\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\r\n\x05nodes\x18\x05 \x01(\x03\x12\x13\n\x0bnodes_ready\x18\x06 \x01(\x03\x12\x11\n\tinstances\x18\x07 \x01(\x03\x12\x19\n\x11instances_running\x18\x08 \x01(\x03*j\n\x0e\x44ifferenceType\x12\x1f\n\x1b\x44IFFERENCE_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44IFFERENCE_TYPE_ORPHAN\x10\x01\x12\x1b\n\x17\x44IFFERENCE_TYPE_MISSING\x10\x02\x32\x97\x01\n\rSystemService\x12?\n\x06Verify\x12\x19.cumulet.v1.VerifyRequest\x1a\x1a.cumulet.v1.VerifyResponse\x12\x45\n\x08GetCloud\x12\x1b.cumulet.v1.GetCloudRequest\x1a\x1c.cumulet.v1.GetCloudResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63umulet/v1/system.proto\x12\ncumulet.v1\"\x1d\n\rVerifyRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x8c\x01\n\x0eVerifyResponse\x12+\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x16.cumulet.v1.Difference\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\r\n\x05nodes\x18\x03 \x03(\t\x12\x14\n\x0csilent_nodes\x18\x04 \x03(\t\x12\x16\n\x0eitems_compared\x18\x05 \x01(\x03\"\x84\x01\n\nDifference\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.cumulet.v1.DifferenceType\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x11\n\towner_uid\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\"\x11\n\x0fGetCloudRequest\"\xb0\x01\n\x10GetCloudResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0eleader_address\x18\x02 \x01(\t\x12\x0f\n\x07leading\x18\x03 \x01(\x08\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\r\n\x05nodes\x18\x05 \x01(\x03\x12\x13\n\x0bnodes_ready\x18\x06 \x01(\x03\x12\x11\n\tinstances\x18\x07 \x01(\x03\x12\x19\n\x11instances_running\x18\x08 \x01(\x03*\x86\x01\n\x0e\x44ifferenceType\x12\x1f\n\x1b\x44IFFERENCE_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44IFFERENCE_TYPE_ORPHAN\x10\x01\x12\x1b\n\x17\x44IFFERENCE_TYPE_MISSING\x10\x02\x12\x1a\n\x16\x44IFFERENCE_TYPE_EDITED\x10\x03\x32\x97\x01\n\rSystemService\x12?\n\x06Verify\x12\x19.cumulet.v1.VerifyRequest\x1a\x1a.cumulet.v1.VerifyResponse\x12\x45\n\x08GetCloud\x12\x1b.cumulet.v1.GetCloudRequest\x1a\x1c.cumulet.v1.GetCloudResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cumulet.v1.system_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIFFERENCETYPE']._serialized_start=546
-  _globals['_DIFFERENCETYPE']._serialized_end=652
+  _globals['_DIFFERENCETYPE']._serialized_start=547
+  _globals['_DIFFERENCETYPE']._serialized_end=681
   _globals['_VERIFYREQUEST']._serialized_start=39
   _globals['_VERIFYREQUEST']._serialized_end=68
   _globals['_VERIFYRESPONSE']._serialized_start=71
@@ -43,6 +43,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCLOUDREQUEST']._serialized_end=365
   _globals['_GETCLOUDRESPONSE']._serialized_start=368
   _globals['_GETCLOUDRESPONSE']._serialized_end=544
-  _globals['_SYSTEMSERVICE']._serialized_start=655
-  _globals['_SYSTEMSERVICE']._serialized_end=806
+  _globals['_SYSTEMSERVICE']._serialized_start=684
+  _globals['_SYSTEMSERVICE']._serialized_end=835
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,8 @@ class _DifferenceTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Differ
     """On the node, but nobody wants it."""
     DIFFERENCE_TYPE_MISSING: _DifferenceType.ValueType  # 2
     """Wanted, but not on the node."""
+    DIFFERENCE_TYPE_EDITED: _DifferenceType.ValueType  # 3
+    """There, but not as planned."""
 
 class DifferenceType(_DifferenceType, metaclass=_DifferenceTypeEnumTypeWrapper): ...
 
@@ -38,6 +40,8 @@ DIFFERENCE_TYPE_ORPHAN: DifferenceType.ValueType  # 1
 """On the node, but nobody wants it."""
 DIFFERENCE_TYPE_MISSING: DifferenceType.ValueType  # 2
 """Wanted, but not on the node."""
+DIFFERENCE_TYPE_EDITED: DifferenceType.ValueType  # 3
+"""There, but not as planned."""
 Global___DifferenceType: _TypeAlias = DifferenceType  # noqa: Y015
 
 @_typing.final

@@ -41,6 +41,10 @@ def cloud() -> Paper:
     return paper
 
 
+def inventory(items: list[agent_pb2.InventoryItem]) -> agent_pb2.Inventory:
+    return agent_pb2.Inventory(items=items)
+
+
 def rebuilt(paper: Paper) -> State:
     listing = paper.mvcc.list_prefix(keys.PREFIX, 0, b"", 0)
     state = State()
@@ -113,8 +117,8 @@ def _inventory(paper: Paper, node: str) -> list[agent_pb2.InventoryItem]:
 
 def test_verify_finds_nothing_where_all_is_well() -> None:
     paper = cloud()
-    assert compare_inventory(paper.state, "n1", _inventory(paper, "n1")) == []
-    assert compare_inventory(paper.state, "n2", _inventory(paper, "n2")) == []
+    assert compare_inventory(paper.state, "n1", inventory(_inventory(paper, "n1"))) == []
+    assert compare_inventory(paper.state, "n2", inventory(_inventory(paper, "n2"))) == []
 
 
 def test_verify_names_every_missing_and_every_unwanted_thing() -> None:
@@ -123,7 +127,7 @@ def test_verify_names_every_missing_and_every_unwanted_thing() -> None:
     deleted = {tombstone.uid for tombstone in compile_plan(paper.state, "n1", "").tombstones}
     for item in complete:
         left = [other for other in complete if other is not item]
-        found = compare_inventory(paper.state, "n1", left)
+        found = compare_inventory(paper.state, "n1", inventory(left))
         if item.owner_uid in deleted:
             assert found == []
         else:
@@ -132,8 +136,22 @@ def test_verify_names_every_missing_and_every_unwanted_thing() -> None:
             ]
     foreign = agent_pb2.InventoryItem(kind="tap", name="cumt-7", owner_uid="nobody")
     moved = agent_pb2.InventoryItem(kind="domain", name="far", owner_uid=paper.instance("far").meta.uid)
-    found = compare_inventory(paper.state, "n1", [*complete, foreign, moved])
+    found = compare_inventory(paper.state, "n1", inventory([*complete, foreign, moved]))
     assert [(d.type, d.name) for d in found] == [
         (system_pb2.DIFFERENCE_TYPE_ORPHAN, "cumt-7"),
         (system_pb2.DIFFERENCE_TYPE_ORPHAN, "far"),
     ]
+
+
+def test_what_an_agent_would_change_is_a_difference() -> None:
+    paper = cloud()
+    row = paper.state.find(keys.NETWORKS, "p1", "lan")
+    assert row is not None
+    reply = inventory(_inventory(paper, "n1"))
+    reply.differences.add(kind="directory", owner_uid=row.message.meta.uid, message="an entry is missing")
+    (found,) = compare_inventory(paper.state, "n1", reply)
+    assert (found.type, found.kind, found.name) == (
+        system_pb2.DIFFERENCE_TYPE_EDITED,
+        "directory",
+        "p1/lan",
+    )

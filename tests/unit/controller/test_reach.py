@@ -5,6 +5,8 @@ Real packets are compared with these answers in tests/e2e and in `make bench-net
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cli.reach import render_reach
@@ -16,7 +18,7 @@ from controller.store import keys
 from cumulet.errors import InvalidArgumentError, NotFoundError
 from cumulet.v1 import meta_pb2, network_pb2, node_pb2, reach_pb2, securitygroup_pb2
 from tests.unit.controller.cloud import ATTACH, Paper
-from tests.unit.controller.test_routers import add_network, add_router, two_networks
+from tests.unit.controller.test_routers import add_network, add_router, add_subnet, two_networks
 
 
 def add_group(paper: Paper, name: str, *rules: str) -> None:
@@ -32,7 +34,7 @@ def add(paper: Paper, name: str, network: str, node: str = "n1", groups: tuple[s
         paper.place(name, node)
 
 
-def ask(paper: Paper, source: str, target: str, **more: object) -> reach_pb2.ExplainReachResponse:
+def ask(paper: Paper, source: str, target: str, **more: Any) -> reach_pb2.ExplainReachResponse:
     request = reach_pb2.ExplainReachRequest(project="p1", source=source, target=target, **more)
     return explain_reach(paper.state, request)
 
@@ -93,7 +95,7 @@ def test_on_one_node_there_is_no_tunnel() -> None:
         ("in any ipv6", {}, False),
     ],
 )
-def test_a_rule_decides(rule: str, asked: dict[str, object], arrives: bool) -> None:
+def test_a_rule_decides(rule: str, asked: dict[str, Any], arrives: bool) -> None:
     paper = two_networks()
     add_group(paper, "closed")
     add_group(paper, "guard", rule)
@@ -162,8 +164,6 @@ def test_outbound_nat_decides_the_way_out(nat: bool) -> None:
     spec = network_pb2.NetworkSpec(outbound_nat=nat)
     made = network_pb2.Network(meta=meta_pb2.Meta(name="out"), spec=spec)
     paper.do(admit_network.create(paper.state, paper.context, "p1", made))
-    from tests.unit.controller.test_routers import add_subnet
-
     add_subnet(paper, "out-a", "out", "10.8.0.0/24")
     add(paper, "one", "out")
     assert ask(paper, "one", "198.51.100.7").reachable == nat
@@ -189,7 +189,7 @@ def test_a_static_route_leads_to_the_port_that_has_its_next_hop() -> None:
         ({"ip_version": 5}, "ip_version"),
     ],
 )
-def test_a_bad_question_is_refused(asked: dict[str, object], field: str) -> None:
+def test_a_bad_question_is_refused(asked: dict[str, Any], field: str) -> None:
     paper = two_networks()
     add(paper, "one", "a")
     with pytest.raises(InvalidArgumentError) as refused:
