@@ -392,7 +392,7 @@ def test_a_bad_link_and_any_order_of_tasks_still_converge(seed: int) -> None:
 
 
 def test_rounds_do_not_chase_each_other_while_something_fails() -> None:
-    """What an instance needs fails for a minute: its tries and the usual looks are all the rounds there are."""
+    """What an instance needs fails for a minute: its tries and the usual looks are all the rounds."""
 
     async def scenario(lab: Lab) -> None:
         error = DriverError("Broken", "nothing helps")

@@ -75,8 +75,8 @@ def a_plan(rng: random.Random, size: int) -> PlanIntent:
     ]
     tombstones = {number: rng.randint(1, 3) for number in subset(rng, NUMBERS, size)}
     networks = subset(rng, NETWORKS) if rng.random() < 0.3 else None
-    routers = rng.choice((None, None, {1: (1,)}, {1: (1, 2)}, {1: (1,), 2: (2,)}))
-    return parse_plan(plan(*instances, tombstones=tombstones, networks=networks, routers=routers))
+    joined: tuple[dict[int, tuple[int, ...]], ...] = ({}, {}, {1: (1,)}, {1: (1, 2)}, {1: (1,), 2: (2,)})
+    return parse_plan(plan(*instances, tombstones=tombstones, networks=networks, routers=rng.choice(joined)))
 
 
 def a_domain(rng: random.Random, number: int) -> ObservedDomain:
