@@ -13,6 +13,7 @@ from agent.net import guest_rules, rule_words, security
 from agent.net.elements import Element, add_elements, remove_elements
 from agent.net.group_listing import Chains
 from agent.net.guest_rules import ZONE_PREFIX
+from agent.net.holdings import Holdings
 from agent.net.rule_words import TABLE, Json
 from agent.net.security import NOTHING
 
@@ -22,13 +23,13 @@ PortGroups = Mapping[str, tuple[str, ...]]  # by the name of a port's chains
 
 def build_change(
     chains: Chains,
-    kept: Iterable[Element],
+    after: Holdings,
     stale: frozenset[Element],
     missing: frozenset[Element],
     groups: PortGroups,
 ) -> tuple[list[Json], Chains]:
-    """The batch, and the chains afterwards. `kept`: elements that stay. `groups`: those of new chains."""
-    wanted = zones_of([*kept, *missing]), ports_of([*kept, *missing])
+    """The batch, and the chains afterwards. `after`: all elements then. `groups`: those of new chains."""
+    wanted = zones_of(after.targets), ports_of(after.targets)
     new_zones, new_ports = wanted[0] - chains.zones, wanted[1] - chains.ports.keys()
     old_zones, old_ports = chains.zones - wanted[0], chains.ports.keys() - wanted[1]
     batch = [
@@ -54,13 +55,11 @@ def chain_commands(zones: Iterable[int], groups: PortGroups) -> list[Json]:
     return [*commands, *(one for name in sorted(groups) for one in security.ports_chains(groups[name]))]
 
 
-def zones_of(elements: Iterable[Element]) -> frozenset[int]:
-    targets = (element.target for element in elements)
+def zones_of(targets: Iterable[str]) -> frozenset[int]:
     return frozenset(int(one.removeprefix(ZONE_PREFIX)) for one in targets if one.startswith(ZONE_PREFIX))
 
 
-def ports_of(elements: Iterable[Element]) -> frozenset[str]:
-    targets = (element.target for element in elements)
+def ports_of(targets: Iterable[str]) -> frozenset[str]:
     return frozenset(one.removeprefix(_PORTS_IN) for one in targets if one.startswith(_PORTS_IN))
 
 

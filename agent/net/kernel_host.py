@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import DriverError
-from agent.net import dnsmasq_config, guard_rules, host_change, nft, program, ruleset, security, sysctl
+from agent.net import (
+    conntrack,
+    dnsmasq_config,
+    guard_rules,
+    host_change,
+    nft,
+    program,
+    ruleset,
+    security,
+    sysctl,
+)
 from agent.net.driver import IPAddress, PortIntent
 from agent.net.elements import Element, Json
 from agent.net.group_state import GroupState
@@ -30,6 +40,10 @@ Chosen = Callable[[Element], bool]
 
 
 ZONE_MAX: Final = 65_535  # a conntrack zone has 16 bits, a VNI 24
+
+
+def _any(_: Element) -> bool:
+    return True
 
 
 class KernelHost:
@@ -90,9 +104,10 @@ class KernelHost:
         ports = [port for record in self._records() for port in record.intent.ports]
         groups = {**tables.chains.ports, **security.port_groups(ports)}
         found = _by_key(_owned(tables.elements) | self._peers(), self._recorded_elements())
-        elements = [one for one in found if host_change.ports_of([one]) <= groups.keys()]
-        used = {name: groups[name] for name in host_change.ports_of(elements)}
-        chains = host_change.chain_commands(host_change.zones_of(elements), used)
+        elements = [one for one in found if host_change.ports_of([one.target]) <= groups.keys()]
+        targets = {one.target for one in elements}
+        used = {name: groups[name] for name in host_change.ports_of(targets)}
+        chains = host_change.chain_commands(host_change.zones_of(targets), used)
         compiled = [
             command
             for group in self._groups.intents().values()
@@ -107,22 +122,32 @@ class KernelHost:
             return self._reader.replace(_OWNER, HOST_TABLES, ruleset.host_rules(elements, chains))
 
     def ensure_elements(
-        self, wanted: frozenset[Element], chosen: Chosen, ports: Iterable[PortIntent] = ()
+        self, uid: str, wanted: frozenset[Element], chosen: Chosen = _any, ports: Iterable[PortIntent] = ()
     ) -> bool:
-        """Of the elements that `chosen` picks, exactly `wanted` are there, with the chains that they lead to.
+        """Of a port's or a network's elements that `chosen` picks, exactly `wanted` are there.
 
-        One transaction. `ports` are those of `wanted`. True when somebody is judged otherwise than before.
+        With the chains that they lead to, in one transaction. `ports` are those of `wanted`. True when
+        somebody is judged otherwise than before.
         """
         tables = self.tables()
-        present = frozenset(filter(chosen, tables.elements))
+        own = {*tables.elements.of_owner(uid), *tables.elements.of_network(uid)}
+        present = frozenset(filter(chosen, own))
         stale, missing = present - wanted, wanted - present
         if not stale and not missing:
             return False
-        after = tables.elements - stale | missing
+        after = tables.elements.changed(stale, missing)
         groups = security.port_groups(ports)
         batch, chains = host_change.build_change(tables.chains, after, stale, missing, groups)
         self.change(batch, lambda before: replace(before, elements=after, chains=chains))
         return any(element.set_name in ("egress", "ingress") for element in stale)
+
+    def ensure_zone(self, network_uid: str) -> int:
+        """One that another network had before is empty."""
+        is_new = network_uid not in self.zones.known
+        zone = self.zones.ensure(network_uid)
+        if is_new:
+            conntrack.flush_zone(zone)
+        return zone
 
     def change(self, batch: list[Json], after: Callable[[Tables], Tables]) -> None:
         """One transaction."""
@@ -134,7 +159,7 @@ class KernelHost:
     def leave_if_unused(self) -> None:
         """With the last of ours the tables go, and forwarding if it was us who turned it on."""
         tables, record = self.tables(), self._state.find_host()
-        if self._state.network_uids() or _owned(tables.elements) or self._groups.records:
+        if self._state.network_uids() or self._groups.records or _owned(tables.elements):
             return
         if not tables.is_absent:
             nft.commit(ruleset.host_rules_absent())
@@ -153,7 +178,7 @@ class KernelHost:
         found: set[Element] = set(self._routers())
         for record in self._records():
             network = record.intent
-            found |= ruleset.network_elements(network, self.zones.ensure(network.uid))
+            found |= ruleset.network_elements(network, self.ensure_zone(network.uid))
             found |= guard_rules.tunnel_elements(network, self.underlay)
             for port in network.ports:
                 found |= ruleset.port_elements(port, self.numbers.ensure(port.uid))
@@ -166,7 +191,7 @@ def _by_key(older: Iterable[Element], newer: Iterable[Element]) -> frozenset[Ele
     return frozenset(keyed.values())
 
 
-def _owned(elements: frozenset[Element]) -> frozenset[Element]:
+def _owned(elements: Iterable[Element]) -> frozenset[Element]:
     return frozenset(element for element in elements if element.owner)
 
 

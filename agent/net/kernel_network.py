@@ -12,7 +12,6 @@ from pathlib import Path
 
 from agent.errors import DriverError
 from agent.net import (
-    conntrack,
     dnsmasq,
     guard_rules,
     kernel_links,
@@ -68,20 +67,19 @@ class KernelNetwork:
     def ensure(self, network: NetworkIntent) -> None:
         if network.router_uid:
             self._check_router(network.router_uid, f"network {network.uid}")
+        self._host.ensure()  # while the record says which ports are to be guarded, should all be lost
         files = self._state.files(network.uid)
         program = build_program(network, files, self._state.resolvers)
         record = self._state.find_network(network.uid)
         self._state.forget_completion(network.uid)
         files.directory.mkdir(exist_ok=True)
         files.directory.chmod(0o755)  # whatever the umask: dnsmasq's user reads here
-        self._host.ensure()
-        if network.uid not in self._host.zones.known:
-            conntrack.flush_zone(self._host.zones.ensure(network.uid))
         if network.router_uid:
             kernel_links.delete_uplink(network.uid)  # before its guards
         if self._ensure_elements(network):
             self._groups.end_connections(network)
-        _ensure_rates(network)
+        with Netlink() as host:
+            qos.ensure_all_rates(host, network.ports)
         rules = "" if network.router_uid else self._ensure_namespace(network.uid, program, record).fingerprint
         gateway_is_new = kernel_links.ensure_links(network, self.home(network), self._host.underlay)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
@@ -104,7 +102,7 @@ class KernelNetwork:
             dnsmasq.stop(files)
         kernel_links.delete_host_links(uid)
         netns.remove(self.namespace(uid))
-        self._host.ensure_elements(frozenset(), lambda element: element.owner == uid)
+        self._host.ensure_elements(uid, frozenset(), lambda element: element.owner == uid)
         self._host.zones.release(uid)
         self._reader.forget(uid)
         self._directory.forget(uid)
@@ -120,9 +118,7 @@ class KernelNetwork:
         peers = guard_rules.peer_elements(uid, vni, change.vteps)
         present = set(filter(guard_rules.is_peer, self._host.tables().of_network(uid)))
         if present != peers:
-            self._host.ensure_elements(
-                peers, lambda element: element.network_uid == uid and guard_rules.is_peer(element)
-            )
+            self._host.ensure_elements(uid, peers, guard_rules.is_peer)
         self._directory.program(uid, vni, change)
 
     def ensure_port(self, port: PortIntent) -> None:
@@ -130,7 +126,7 @@ class KernelNetwork:
             bridge = self._get_bridge(host, port.network_uid, f"port {port.uid}")
             self._host.ensure()
             wanted = ruleset.port_elements(port, self._host.numbers.ensure(port.uid))
-            self._host.ensure_elements(wanted, lambda element: element.port_uid == port.uid, [port])
+            self._host.ensure_elements(port.uid, wanted, ports=[port])
             name = names.tap_name(port.uid)
             tap = host.find_link(name)
             if tap is None:
@@ -145,7 +141,7 @@ class KernelNetwork:
         with Netlink() as host:
             kernel_links.delete_ours(host, "tap", names.tap_name(uid), uid)
             qos.delete_shaper(host, uid)
-        self._host.ensure_elements(frozenset(), lambda element: element.port_uid == uid)
+        self._host.ensure_elements(uid, frozenset())
         self._host.numbers.release(uid)
         self._groups.sweep()
         self._host.leave_if_unused()
@@ -179,14 +175,12 @@ class KernelNetwork:
         """
         tapped = self._host.tables().tapped(network.uid)
         wanted = (
-            ruleset.network_elements(network, self._host.zones.ensure(network.uid))
+            ruleset.network_elements(network, self._host.ensure_zone(network.uid))
             | guard_rules.tunnel_elements(network, self._host.underlay)
             | ruleset.guard_elements(network, tapped, self._host.numbers.known)
         )
         return self._host.ensure_elements(
-            wanted,
-            lambda element: element.network_uid == network.uid and not guard_rules.is_peer(element),
-            network.ports,
+            network.uid, wanted, lambda element: not guard_rules.is_peer(element), network.ports
         )
 
     def _ensure_namespace(self, uid: str, program: NetworkProgram, record: NetworkRecord | None) -> Tables:
@@ -219,15 +213,6 @@ class KernelNetwork:
         write_text(files.config, program.config)
         with netns.inside(self.home(network)):
             dnsmasq.start(files)
-
-
-def _ensure_rates(network: NetworkIntent) -> None:
-    """Of the ports that have a tap."""
-    with Netlink() as host:
-        for port in network.ports:
-            tap = host.find_link(names.tap_name(port.uid))
-            if tap is not None and tap.alias == names.alias("tap", port.uid):
-                qos.ensure_rates(host, port, tap)
 
 
 def _write_hosts(files: ServerFiles, program: NetworkProgram) -> None:

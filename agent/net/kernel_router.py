@@ -68,8 +68,9 @@ class KernelRouters:
         self._state.begin(uid)
         self._host.ensure()
         self._host.ensure_elements(
+            uid,
             router_program.router_elements(router, self._host.underlay),
-            lambda element: element.network_uid == uid and not guard_rules.is_peer(element),
+            lambda element: not guard_rules.is_peer(element),
         )
         rules = self._ensure_namespace(router, record)
         way_out = self._ensure_links(router)
@@ -94,7 +95,7 @@ class KernelRouters:
             pair = router_uplink_pair(uid)
             kernel_links.delete_ours(host, pair.kind, pair.name, uid)
         netns.remove(path)
-        self._host.ensure_elements(frozenset(), lambda element: element.owner == uid)
+        self._host.ensure_elements(uid, frozenset())
         self._reader.forget(uid)
         self._state.forget(uid)
         self._host.leave_if_unused()
@@ -202,9 +203,7 @@ class KernelRouters:
     def _ensure_peers(self, uid: str, vni: int, vteps: frozenset[IPAddress]) -> None:
         peers = guard_rules.peer_elements(uid, vni, vteps)
         if peers != set(filter(guard_rules.is_peer, self._host.tables().of_network(uid))):
-            self._host.ensure_elements(
-                peers, lambda element: element.network_uid == uid and guard_rules.is_peer(element)
-            )
+            self._host.ensure_elements(uid, peers, guard_rules.is_peer)
 
     def _entries(self, uid: str, directory: RouterDirectory, mirror: RouterMirror) -> set[RouterEntry]:
         gateways: dict[str, int] = {}

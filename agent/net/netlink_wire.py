@@ -20,6 +20,7 @@ NFT_MSG_GETGEN: Final = (10 << 8) | 16  # subsystem nftables, message "which gen
 
 F_REQUEST: Final = 0x1
 F_ACK: Final = 0x4
+F_ECHO: Final = 0x8
 F_DUMP: Final = 0x300
 F_REPLACE: Final = 0x100
 F_EXCL: Final = 0x200

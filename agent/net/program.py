@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
     )
 
 
+@functools.cache
 def host_digest() -> str:
     """Of the host's rules as this code would program them."""
     return digest_of_program([ruleset.host_rules(()), guard_rules.GUARD_RULES])

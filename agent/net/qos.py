@@ -7,7 +7,7 @@ without limits has none of this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from agent.net import kernel_links, names
@@ -20,11 +20,24 @@ from agent.net.rtnetlink import Netlink
 KIND: Final = "shaper"
 
 
+def ensure_all_rates(host: Netlink, ports: Iterable[PortIntent]) -> None:
+    """Of the ports that have a tap; those without limits cost two listings together."""
+    links = {link.name: link for link in host.links()}
+    with Queues() as queues:
+        buckets = queues.buckets()
+    for port in ports:
+        tap = links.get(names.tap_name(port.uid))
+        if tap is None or tap.alias != names.alias("tap", port.uid):
+            continue
+        if wanted_rates(port) != Rates() or tap.index in buckets or names.shaper_name(port.uid) in links:
+            ensure_rates(host, port, tap)
+
+
 def ensure_rates(host: Netlink, port: PortIntent, tap: Link) -> None:
     """What is as it should be is not touched: a bucket that is set again is full again."""
     wanted = wanted_rates(port)
     with Queues() as queues:
-        present = _read(queues, tap, queues.buckets())
+        present = _read(queues, tap)
         if present.towards != wanted.towards:
             _set_bucket(queues, tap, wanted.towards)
         if present.away != wanted.away:
@@ -42,14 +55,13 @@ def delete_shaper(host: Netlink, port_uid: str) -> None:
 def read_rates(taps: Iterable[Link]) -> dict[str, Rates]:
     """By name of the tap, as the kernel has them."""
     with Queues() as queues:
-        buckets = queues.buckets()
-        return {tap.name: _read(queues, tap, buckets) for tap in taps}
+        return {tap.name: _read(queues, tap) for tap in taps}
 
 
-def _read(queues: Queues, tap: Link, buckets: Mapping[int, int]) -> Rates:
+def _read(queues: Queues, tap: Link) -> Rates:
     """A redirection to a link without a bucket is no limit."""
     shaper = queues.find_redirection(tap.index)
-    return Rates(buckets.get(tap.index, 0), 0 if shaper is None else buckets.get(shaper, 0))
+    return Rates(queues.find_bucket(tap.index), 0 if shaper is None else queues.find_bucket(shaper))
 
 
 def _set_bucket(queues: Queues, link: Link, rate_bps: int) -> None:

@@ -18,8 +18,9 @@ from agent.net.rtnetlink import converse, open_conversation
 _NETLINK_ROUTE: Final = 0
 _REPLACE: Final = netlink_wire.F_CREATE | netlink_wire.F_REPLACE
 _NEW: Final = netlink_wire.F_CREATE | netlink_wire.F_EXCL
-# What there is none of: a link's own queue cannot be deleted, and a link without ingress has no filters.
-_NONE: Final = (errno.ENOENT, errno.EINVAL)
+# What there is none of: a link's own queue cannot be deleted, a link without ingress has no filters, and one
+# that frames are redirected to may be gone.
+_NONE: Final = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 
 
 class Queues:
@@ -41,6 +42,16 @@ class Queues:
         """Bits per second by link, of the links whose queue is a bucket."""
         answers = self._ask(wire.RTM_GETQDISC, netlink_wire.F_DUMP, wire.qdisc_dump())
         return dict(found for found in map(wire.parse_bucket, answers) if found is not None)
+
+    def find_bucket(self, link: int) -> int:
+        """Bits per second; 0 for a link with another queue. New kernels answer only who asks for an echo."""
+        flags = netlink_wire.F_ACK | netlink_wire.F_ECHO
+        with _tolerating_none():
+            for answer in self._ask(wire.RTM_GETQDISC, flags, wire.root(link)):
+                found = wire.parse_bucket(answer)
+                if found is not None:
+                    return found[1]
+        return 0
 
     def set_bucket(self, link: int, rate_bps: int) -> None:
         self._do(wire.RTM_NEWQDISC, _REPLACE, wire.bucket(link, rate_bps))

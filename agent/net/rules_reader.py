@@ -6,7 +6,6 @@ namespaces have cookies that are never used twice: an unchanged pair proves that
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,6 +14,7 @@ from agent.errors import DriverError
 from agent.net import elements, nft, rtnetlink, ruleset
 from agent.net.elements import Element
 from agent.net.group_listing import NO_CHAINS, Chains, parse_chains
+from agent.net.holdings import Holdings
 
 _NOTHING: Final = ruleset.rules_fingerprint({"nftables": []})
 
@@ -24,23 +24,16 @@ class Tables:
     """Our tables as the kernel has them."""
 
     fingerprint: str
-    elements: frozenset[Element]
+    elements: Holdings
     chains: Chains = NO_CHAINS
 
     @property
     def is_absent(self) -> bool:
         return self.fingerprint == _NOTHING
 
-    @functools.cached_property
-    def _by_network(self) -> dict[str, list[Element]]:
-        found: dict[str, list[Element]] = {}
-        for element in self.elements:
-            found.setdefault(element.network_uid, []).append(element)
-        return found
-
     def of_network(self, network_uid: str) -> list[Element]:
         """Its own and its ports'."""
-        return self._by_network.get(network_uid, [])
+        return list(self.elements.of_network(network_uid))
 
     def tapped(self, network_uid: str) -> frozenset[str]:
         """Ports of a network that have, or are about to have, a tap."""
@@ -108,5 +101,5 @@ def _read(names: nft.Tables) -> tuple[_Reading, int]:
     version = rtnetlink.rules_generation()  # before the listing: a change in between is seen next time
     listing = nft.list_tables(names)
     fingerprint, found = ruleset.rules_fingerprint(listing), elements.parse_elements(listing)
-    tables = Tables(fingerprint, found, parse_chains(listing["nftables"]))
+    tables = Tables(fingerprint, Holdings(found), parse_chains(listing["nftables"]))
     return _Reading(version, tables), ruleset.count_rules(listing["nftables"])

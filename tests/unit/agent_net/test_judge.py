@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -14,6 +14,8 @@ from agent.net import addressing, guard_rules, names, ports, ruleset
 from agent.net.addressing import UPLINK_LINK, gateway_addresses, gateway_pair
 from agent.net.directory import EntryMirror, Spot, digest_of_directory, entries_of
 from agent.net.driver import AddressPair, NetworkIntent, RemotePort, digest_of
+from agent.net.elements import Element
+from agent.net.holdings import Holdings
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
@@ -43,7 +45,7 @@ def complete_world(network: NetworkIntent) -> World:
     elements |= guard_rules.peer_elements(network.uid, network.vni, {remote.vtep for remote in REMOTES})
     host = HostView(
         links=_host_links(network),
-        tables=Tables("host-rules", elements),
+        tables=Tables("host-rules", Holdings(elements)),
         is_sound=True,
         entries=_entries(network),
         underlay=UNDERLAY,
@@ -140,6 +142,10 @@ def test_a_complete_world_is_complete(network: NetworkIntent) -> None:
     assert {owner for _, _, owner in observed.items} == {network.uid, *(p.uid for p in network.ports)}
 
 
+def _holding(host: HostView, elements: Iterable[Element]) -> HostView:
+    return replace(host, tables=replace(host.tables, elements=Holdings(elements)))
+
+
 def _without_one(view: LinkView) -> Iterator[LinkView]:
     """Every view with one thing less, one link down, or one link unmarked or moved."""
     for name, link in view.links.items():
@@ -173,10 +179,10 @@ def damaged_worlds(world: World) -> Iterator[World]:
         yield host, replace(view, namespace=replace(inner, links=links))
     tunnel_elements = guard_rules.tunnel_elements(view.record.intent, UNDERLAY)
     for element in ruleset.network_elements(view.record.intent, ZONE) | tunnel_elements:
-        yield replace(host, tables=replace(host.tables, elements=host.tables.elements - {element})), view
+        yield _holding(host, host.tables.elements - {element}), view
     for element in host.tables.elements:
         if element.set_name in ("senders4", "senders6", "egress", "ingress"):
-            yield replace(host, tables=replace(host.tables, elements=host.tables.elements - {element})), view
+            yield _holding(host, host.tables.elements - {element}), view
     yield replace(host, entries=EntryMirror(entries_of(REMOTES, Spot(2, TUNNEL)))), view
     yield replace(host, is_sound=False), view
     yield host, replace(view, namespace=None)
@@ -211,7 +217,7 @@ def _tap(change: Callable[[Link], Link | None]) -> Callable[[HostView], HostView
 def _unguarded(host: HostView) -> HostView:
     uid = NETWORK.ports[0].uid
     kept = frozenset(e for e in host.tables.elements if (e.port_uid, e.set_name) != (uid, "taps"))
-    return replace(host, tables=replace(host.tables, elements=kept))
+    return _holding(host, kept)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +277,8 @@ def _damaged_directories() -> Iterator[tuple[str, HostView]]:
         yield f"with {entry}", replace(host, entries=mirror)
     peers = frozenset(filter(guard_rules.is_peer, host.tables.elements))
     other = guard_rules.peer_elements(NETWORK.uid, NETWORK.vni, [IPv4Address("192.0.2.9")])
-    yield "peers gone", replace(host, tables=replace(host.tables, elements=host.tables.elements - peers))
-    yield "another peer", replace(host, tables=replace(host.tables, elements=host.tables.elements | other))
+    yield "peers gone", _holding(host, host.tables.elements - peers)
+    yield "another peer", _holding(host, host.tables.elements | other)
 
 
 def test_an_edited_directory_has_another_digest_and_the_network_is_still_complete() -> None:

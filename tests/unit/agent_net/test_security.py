@@ -19,6 +19,7 @@ from agent.net.driver import GroupIntent, IPAddress, PortIntent, RuleIntent
 from agent.net.elements import Element
 from agent.net.group_listing import NO_CHAINS, Chains
 from agent.net.group_state import GroupState
+from agent.net.holdings import Holdings
 from agent.net.netlink_wire import attribute
 from agent.net.numbers import Numbers
 from agent.net.security import NOTHING, ProgrammedGroup
@@ -112,15 +113,15 @@ def test_chains_come_with_the_first_that_leads_there_and_go_with_the_last() -> N
     both = {first, replace(first, set_name="ingress", data=f"jump ports-in-{name}")}
     more = {replace(one, value=("2",), port_uid="p2") for one in both}
     groups = {name: ("g",)}
-    batch, there = host_change.build_change(NO_CHAINS, both, frozenset(), frozenset(both), groups)
+    batch, there = host_change.build_change(NO_CHAINS, Holdings(both), frozenset(), frozenset(both), groups)
     added = [command["add"]["chain"]["name"] for command in batch if "chain" in command.get("add", ())]
     assert {f"ports-in-{name}", f"ports-out-{name}", "in-g", "out-g"} == set(added)
     assert there.ports == groups
-    batch, there = host_change.build_change(there, both | more, frozenset(), frozenset(more), {})
+    batch, there = host_change.build_change(there, Holdings(both | more), frozenset(), frozenset(more), {})
     assert not [command for command in batch if "chain" in command.get("add", ())]
-    batch, there = host_change.build_change(there, more, frozenset(both), frozenset(), {})
+    batch, there = host_change.build_change(there, Holdings(more), frozenset(both), frozenset(), {})
     assert "flush" not in {next(iter(command)) for command in batch}
-    batch, there = host_change.build_change(there, [], frozenset(more), frozenset(), {})
+    batch, there = host_change.build_change(there, Holdings(), frozenset(more), frozenset(), {})
     gone = [command["delete"]["chain"]["name"] for command in batch if "chain" in command.get("delete", ())]
     assert set(gone) == {f"ports-in-{name}", f"ports-out-{name}"}
     assert there == Chains(groups={"g": NOTHING})
@@ -262,3 +263,32 @@ def test_groups_survive_a_restart_and_damage_is_forgotten(tmp_path: Path) -> Non
     assert GroupState(tmp_path).records == {}
     state.forget(one.uid)
     assert list(tmp_path.iterdir()) == []
+
+
+def _element(owner: str, network: str, value: str, data: str = "") -> Element:
+    return Element("inet", "egress", (value,), network, "" if owner == network else owner, data=data)
+
+
+small = st.builds(
+    _element,
+    st.sampled_from(["n1", "n2", "p1", "p2"]),
+    st.sampled_from(["n1", "n2"]),
+    st.sampled_from("12"),
+    st.sampled_from(["accept", "jump a", "jump b"]),
+)
+
+
+@given(st.sets(small), st.lists(st.tuples(st.sets(small), st.sets(small)), max_size=4))
+def test_holdings_are_a_set_that_knows_its_owners(
+    first: set[Element], changes: list[tuple[set[Element], set[Element]]]
+) -> None:
+    held, plain = Holdings(first), set(first)
+    for stale, missing in changes:
+        held, plain = held.changed(stale, missing), plain - stale | missing
+    assert set(held) == plain
+    assert len(held) == len(plain)
+    for uid in ("n1", "n2", "p1", "p2"):
+        assert held.of_owner(uid) == {one for one in plain if one.owner == uid}
+        assert set(held.of_network(uid)) == {one for one in plain if one.network_uid == uid}
+    targets = [one.target for one in plain if one.target]
+    assert held.targets == {target: targets.count(target) for target in targets}
