@@ -1,4 +1,4 @@
-"""The stores that the contract suites run on: one etcd for all of them, a key prefix for each test."""
+"""What the contract suites run on: one etcd for all stores, with a key prefix for each test; nodes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from controller.store.etcd import EtcdStore
 from controller.store.memory import MemoryStore
 from controller.store.protocol import Store
 from tests.support.etcd import EtcdServer
+from tests.support.net import World, fake_world, kernel_world
 from tests.support.stores import Subject
 
 
@@ -55,3 +56,10 @@ def store(subject: Subject) -> Store:
 @pytest.fixture
 def prefix(subject: Subject) -> bytes:
     return subject.prefix
+
+
+@pytest.fixture(params=["fake", "kernel"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A node for the network driver."""
+    async with fake_world() if request.param == "fake" else kernel_world() as made:
+        yield made

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -12,35 +11,9 @@ import pytest
 from agent.errors import DriverError
 from agent.net import names
 from agent.net.directory import digest_of_directory
-from agent.net.driver import Net, RemotePort, SubnetIntent, digest_of
-from agent.net.fake import FakeHost, FakeNet
-from tests.unit.agent_net.lab import network_intent, new_uid, open_lab, with_port
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """`restart` gives a new driver over the same node, as a restarted agent has it."""
-
-    net: Net
-    restart: Callable[[], Net]
-
-
-@pytest.fixture(params=["fake", "kernel"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    if request.param == "fake":
-        host = FakeHost()
-        yield World(FakeNet(host), lambda: FakeNet(host))
-        return
-    async with open_lab() as lab:
-        drivers: list[Net] = []
-
-        def restart() -> Net:
-            drivers.append(lab.driver())
-            return drivers[-1]
-
-        yield World(restart(), restart)
-        for driver in drivers:
-            await driver.close()
+from agent.net.driver import RemotePort, SubnetIntent, digest_of
+from tests.support.net import World
+from tests.unit.agent_net.lab import network_intent, new_uid, with_port
 
 
 async def test_an_untouched_node_has_nothing(world: World) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from agent.errors import DriverError
 from agent.net.driver import GroupIntent, digest_of_group
-from tests.contract.test_net import World
-from tests.contract.test_net import world as world  # the fixture
+from tests.support.net import World
 from tests.unit.agent_net.lab import network_intent, new_uid, with_port
 from tests.unit.agent_net.neighbours import all_out, group, in_groups, rule, with_ports
 
