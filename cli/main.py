@@ -29,6 +29,7 @@ _DAILY = {
     "explain": ("cli.explain:explain", "Why an object is as it is, or what a reason or a field means."),
 }
 _CLOUD = {
+    "topology": ("cli.topology:topology", "Show networks, what joins them, and who is on them."),
     "whatif": ("cli.whatif:whatif", "Ask what would happen if instances came, or nodes failed."),
     "verify": ("cli.verify:verify", "Compare what is intended with what is really on the nodes."),
 }

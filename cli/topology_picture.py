@@ -1,0 +1,145 @@
+"""A topology as an SVG picture: routers above, networks as bars, instances hanging below them.
+
+**Pure.** Built as a tree of elements, never as text. Lengths are in pixels.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from cli.topology import Joint, Place, Segment
+
+SVG: Final = "http://www.w3.org/2000/svg"
+CARD_WIDTH: Final = 190
+CARD_HEIGHT: Final = 74
+GAP: Final = 24
+MARGIN: Final = 28
+ROUTER_HEIGHT: Final = 44
+DROP: Final = 34  # of the lines between a router, its networks and their instances
+BAR_HEIGHT: Final = 30
+LINE_HEIGHT: Final = 17
+COLOURS: Final = {"router": "#7a3e9d", "network": "#1f6fb2", "card": "#f4f6f8", "edge": "#8a949e"}
+# Nodes are told apart by a stripe; more than these repeat, and the name is written beside.
+NODE_COLOURS: Final = ("#2a9d8f", "#e76f51", "#e9c46a", "#457b9d", "#9b5de5", "#6a994e")
+
+ET.register_namespace("", SVG)
+
+
+def render_topology(joints: Sequence[Joint]) -> str:
+    """The whole picture."""
+    nodes = sorted({place.node for joint in joints for one in joint.segments for place in one.places} - {""})
+    colours = {node: NODE_COLOURS[index % len(NODE_COLOURS)] for index, node in enumerate(nodes)}
+    root = ET.Element(f"{{{SVG}}}svg")
+    y, width = MARGIN, 0
+    for joint in joints:
+        drawn = _Drawing(root, colours, MARGIN, y)
+        drawn.joint(joint)
+        y, width = drawn.bottom + 2 * GAP, max(width, drawn.right)
+    size = {"width": str(width + MARGIN), "height": str(max(y - GAP, 2 * MARGIN))}
+    root.attrib |= size | {"font-family": "sans-serif", "font-size": "12"}
+    background = ET.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": "#ffffff"})
+    root.insert(0, background)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+class _Drawing:
+    """One router with its networks; changed in place: `bottom` and `right` grow."""
+
+    def __init__(self, root: ET.Element, colours: dict[str, str], x: int, y: int) -> None:
+        self._root = root
+        self._colours = colours
+        self._x = x
+        self._y = y
+        self.bottom = y
+        self.right = x
+
+    def joint(self, joint: Joint) -> None:
+        widths = [_width(segment) for segment in joint.segments]
+        total = sum(widths) + GAP * max(len(widths) - 1, 0)
+        top = self._y
+        if joint.name:
+            total = max(total, CARD_WIDTH)
+            self._router(joint, total)
+            top += ROUTER_HEIGHT + DROP
+        x = self._x
+        for segment, width in zip(joint.segments, widths, strict=True):
+            if joint.name:
+                self._line(x + width // 2, self._y + ROUTER_HEIGHT, x + width // 2, top)
+            self._segment(segment, x, top, width, outside=segment.outbound_nat and not joint.name)
+            x += width + GAP
+        self._grow(self._x + total, top)
+
+    def _router(self, joint: Joint, width: int) -> None:
+        self._box(self._x, self._y, width, ROUTER_HEIGHT, COLOURS["router"], radius=ROUTER_HEIGHT // 2)
+        outside = ["reaches the outside"] if joint.outbound_nat else []
+        words = [f"router {joint.name}", *outside, *joint.routes]
+        self._text(self._x + width // 2, self._y + 27, ", ".join(words), fill="#ffffff", anchor="middle")
+        self._grow(self._x + width, self._y + ROUTER_HEIGHT)
+
+    def _segment(self, segment: Segment, x: int, y: int, width: int, *, outside: bool) -> None:
+        self._box(x, y, width, BAR_HEIGHT, COLOURS["network"], radius=6)
+        text = " ".join([segment.name, *segment.ranges, *(["(reaches the outside)"] if outside else [])])
+        self._text(x + width // 2, y + 20, text, fill="#ffffff", anchor="middle")
+        for index, place in enumerate(segment.places):
+            left = x + index * (CARD_WIDTH + GAP)
+            top = y + BAR_HEIGHT + DROP
+            self._line(left + CARD_WIDTH // 2, y + BAR_HEIGHT, left + CARD_WIDTH // 2, top)
+            self._card(place, left, top)
+        self._grow(x + width, y + BAR_HEIGHT)
+
+    def _card(self, place: Place, x: int, y: int) -> None:
+        lines = list(_lines_of(place))
+        height = max(CARD_HEIGHT, LINE_HEIGHT * len(lines) + 16)
+        self._box(x, y, CARD_WIDTH, height, COLOURS["card"], radius=4, stroke=COLOURS["edge"])
+        self._box(x, y, 8, height, self._colours.get(place.node, COLOURS["edge"]), radius=4)
+        for index, (text, bold) in enumerate(lines):
+            weight = "bold" if bold else "normal"
+            self._text(x + 18, y + 20 + index * LINE_HEIGHT, text, weight=weight)
+        self._grow(x + CARD_WIDTH, y + height)
+
+    def _box(
+        self, x: int, y: int, width: int, height: int, fill: str, *, radius: int, stroke: str = "none"
+    ) -> None:
+        place = {"x": str(x), "y": str(y), "width": str(width), "height": str(height)}
+        look = {"rx": str(radius), "fill": fill, "stroke": stroke}
+        ET.SubElement(self._root, f"{{{SVG}}}rect", place | look)
+
+    def _line(self, x1: int, y1: int, x2: int, y2: int) -> None:
+        ends = {"x1": str(x1), "y1": str(y1), "x2": str(x2), "y2": str(y2)}
+        ET.SubElement(self._root, f"{{{SVG}}}line", ends | {"stroke": COLOURS["edge"], "stroke-width": "2"})
+
+    def _text(
+        self,
+        x: int,
+        y: int,
+        text: str,
+        *,
+        fill: str = "#1b1f23",
+        anchor: str = "start",
+        weight: str = "normal",
+    ) -> None:
+        look = {"fill": fill, "text-anchor": anchor, "font-weight": weight}
+        element = ET.SubElement(self._root, f"{{{SVG}}}text", {"x": str(x), "y": str(y)} | look)
+        element.text = text
+
+    def _grow(self, right: int, bottom: int) -> None:
+        self.right, self.bottom = max(self.right, right), max(self.bottom, bottom)
+
+
+def _width(segment: Segment) -> int:
+    """Room for its instances, and for its name and ranges."""
+    cards = len(segment.places) * (CARD_WIDTH + GAP) - GAP
+    words = 8 * len(" ".join([segment.name, *segment.ranges])) + 160
+    return max(cards, words, CARD_WIDTH)
+
+
+def _lines_of(place: Place) -> Iterator[tuple[str, bool]]:
+    yield place.instance, True
+    for address in place.addresses:
+        yield address, False
+    yield f"on {place.node}" if place.node else "not placed", False
+    yield ", ".join(place.groups) or "no security group", False
