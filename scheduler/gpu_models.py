@@ -19,6 +19,8 @@ from scheduler.gpu_reference import UNIT, WHOLE
 from scheduler.gpu_workload import Typical
 from scheduler.model import Room
 
+Counts = tuple[Mapping[str, int], Mapping[str, int]]  # all, and what is left
+_NONE: Final[Counts] = ({}, {})
 STEPS: Final = 8  # scarcity is told apart by eighths, so that it does not change with every placement
 
 
@@ -29,22 +31,29 @@ class Stock:
         self.total: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
         self.version = 0
-        self._of_slot: dict[int, tuple[Counter[str], Counter[str]]] = {}
+        self._of_slot: dict[int, Counts] = {}
 
     def put(self, slot: int, room: Room | None) -> None:
         """A node is there, changed or gone."""
-        total, left = Counter[str](), Counter[str]()
-        for device in room.node.devices if room is not None else ():
-            total[device.model] += WHOLE
-            left[device.model] += max(room.devices[device.address], 0) if room is not None else 0
-        before_total, before_left = self._of_slot.pop(slot, (Counter[str](), Counter[str]()))
-        self.total.subtract(before_total)
-        self.total.update(total)
-        self.left.subtract(before_left)
-        self.left.update(left)
-        self.version += total != before_total
+        total_before, left_before = self._of_slot.pop(slot, _NONE)
+        total, left = _NONE if room is None or not room.node.devices else _count(room)
         if total:
             self._of_slot[slot] = total, left
+        self.left.subtract(left_before)
+        self.left.update(left)
+        if total != total_before:
+            self.total.subtract(total_before)
+            self.total.update(total)
+            self.version += 1
+
+
+def _count(room: Room) -> Counts:
+    total: dict[str, int] = {}
+    left: dict[str, int] = {}
+    for device in room.node.devices:
+        total[device.model] = total.get(device.model, 0) + WHOLE
+        left[device.model] = left.get(device.model, 0) + max(room.devices[device.address], 0)
+    return total, left
 
 
 def find_claims(frequent: Sequence[tuple[Typical, int]], total: Mapping[str, int]) -> dict[str, Fraction]:

@@ -68,6 +68,7 @@ class Usage:
 
     def __init__(self) -> None:
         self._counts: Counter[Typical] = Counter()
+        self._orders: dict[Typical, tuple[object, ...]] = {}  # of those that run
         self.version = 0
 
     def change(self, request: Request, choice: Choice, by: int) -> None:
@@ -79,13 +80,16 @@ class Usage:
         self._counts[typical] = before + by
         if before + by == 0:
             del self._counts[typical]
+            self._orders.pop(typical, None)
+        elif typical not in self._orders:
+            self._orders[typical] = typical.order()
         if rounded(before) != rounded(before + by):
             self.version += 1
 
     def frequent(self) -> tuple[tuple[Typical, int], ...]:
         """The most frequent with their rounded counts, in canonical order."""
         counted = [(typical, rounded(count)) for typical, count in self._counts.items() if count > 0]
-        counted.sort(key=lambda pair: (-pair[1], pair[0].order()))
+        counted.sort(key=lambda pair: (-pair[1], self._orders[pair[0]]))
         return tuple(counted[:TYPICAL_MAX])
 
 

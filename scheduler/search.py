@@ -74,6 +74,8 @@ def _by_devices(fleet: Fleet, request: Request) -> Seat | None:
     for _, group in groupby(questions(fleet, request), key=lambda one: one.order):
         seats = [seat for one in group if (seat := _ask_devices(fleet, request, one)) is not None]
         if seats:
+            if len(seats) == 1:
+                return seats[0]
             return min(seats, key=lambda seat: fleet.devices.key(request, Found(seat.slot, seat.choice)))
     return None
 
