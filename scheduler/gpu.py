@@ -106,8 +106,7 @@ class Devices:
         """Where the request costs the least. It `decides`."""
         if not _is_plain(request):
             matches = self._matches(request, constraint, excluded, among)
-            best = min(matches, key=lambda found: self.key(request, found), default=None)
-            return best
+            return min(matches, key=lambda found: self.key(request, found), default=None)
         shape = self._shape(request)
         if among is not None:
             allowed = [slot for slot in among if slot not in excluded]
