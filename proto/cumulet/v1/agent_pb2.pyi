@@ -284,7 +284,6 @@ class PlannedNetwork(_message.Message):
     OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
     ROUTER_UID_FIELD_NUMBER: _builtins.int
-    REMOTE_PORTS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     name: _builtins.str
@@ -295,10 +294,6 @@ class PlannedNetwork(_message.Message):
     """The router that holds its gateways; empty: the network itself does."""
     @_builtins.property
     def subnets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedSubnet]: ...
-    @_builtins.property
-    def remote_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRemotePort]:
-        """Its ports on other nodes."""
-
     def __init__(
         self,
         *,
@@ -309,11 +304,10 @@ class PlannedNetwork(_message.Message):
         outbound_nat: _builtins.bool = ...,
         mtu: _builtins.int = ...,
         router_uid: _builtins.str = ...,
-        remote_ports: _abc.Iterable[Global___PlannedRemotePort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "name", b"name", "outbound_nat", b"outbound_nat", "remote_ports", b"remote_ports", "router_uid", b"router_uid", "subnets", b"subnets", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "name", b"name", "outbound_nat", b"outbound_nat", "router_uid", b"router_uid", "subnets", b"subnets", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,24 +351,18 @@ class PlannedSecurityGroup(_message.Message):
 
     UID_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
-    MEMBER_ADDRESSES_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRule]: ...
-    @_builtins.property
-    def member_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses of all members on all nodes, where a rule of this node refers to the group."""
-
     def __init__(
         self,
         *,
         uid: _builtins.str = ...,
         rules: _abc.Iterable[Global___PlannedRule] | None = ...,
-        member_addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_addresses", b"member_addresses", "rules", b"rules", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
