@@ -13,7 +13,7 @@ from agent.net.rule_words import TABLE, Json
 
 GUARD_TABLE: Final = "cumulet-guard"  # see guard_rules.py
 # Sets whose elements the kernel adds itself (counted connections), or that are a group's (group_listing.py).
-_UNOWNED: Final = ("connections-", "members")
+_UNOWNED: Final = ("connections", "members")
 __all__ = ["GUARD_TABLE", "TABLE", "Element", "Json", "add_elements", "parse_elements", "remove_elements"]
 
 

@@ -24,11 +24,15 @@ NUMBER_MAX: Final = 0xFFFFFE
 _TAG: Final = 0x43000000
 _TAG_LENGTH: Final = 8  # bits
 _OURS: Final[Json] = {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}}
-OPEN: Final = _TAG  # of a gateway's or a tunnel's link: what it sends or gets is judged at the guest's end
+OPEN: Final = _TAG  # of a gateway's or a tunnel's link: its frames are judged at the guest's end
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
-# One guest cannot fill the node's table of connections (nf_conntrack_max is 262,144 on common nodes).
+# That one guest begins, so that it cannot fill the node's table (262,144 connections on common nodes). Not
+# more: at a new connection the kernel walks the list of the guest's, some 0.15 µs for each. What others begin
+# towards it is not counted, or they could make that walk long; they are limited where they begin, and of
+# unanswered connections the kernel itself drops the oldest when its table is full.
 CONNECTIONS_MAX: Final = 16_384
 ZONE_PREFIX: Final = "zone-"
+_CONNECTIONS: Final = "connections"
 
 _ANTI_SPOOF: Final = -350  # before br_netfilter hands the frame to inet, at 0
 _RAW: Final = -300  # before conntrack, at -200
@@ -147,7 +151,7 @@ def inet_rules() -> list[Json]:
         words.named_set("inet", "gateways4", ["ifname", "ipv4_addr"]),
         words.named_set("inet", "gateways6", ["ifname", "ipv6_addr"]),
         *(words.named_map("inet", name, "mark", "verdict") for name in ("egress", "ingress")),
-        *(words.named_set("inet", name, "mark") for name in ("connections-sent", "connections-received")),
+        words.named_set("inet", _CONNECTIONS, "mark"),
         words.base_chain("inet", "raw", "filter", "prerouting", _RAW),
         words.rule("inet", "raw", words.vmap("zones", IIFNAME)),
         words.rule("inet", "raw", words.iifname("@bridges"), *DROP),
@@ -217,7 +221,7 @@ def _services() -> list[tuple[Json, ...]]:
     asks_name = words.match("==", words.payload("th", "dport"), 53)
     metadata = words.is_field("ip", "daddr", "169.254.169.254")
     return [
-        _too_many("connections-sent"),
+        too_many(CONNECTIONS_MAX),
         (gateway4, domain, asks_name, *ACCEPT),
         (gateway6, domain, asks_name, *ACCEPT),
         (gateway4, words.is_field("udp", "dport", _DHCP), *ACCEPT),
@@ -241,13 +245,13 @@ def _ingress() -> list[tuple[Json, ...]]:
         (words.match("==", udp, _DHCP), words.is_field("udp", "dport", _DHCP_CLIENT), clear, *ACCEPT),
         (words.match("==", udp, _DHCPV6), words.is_field("udp", "dport", _DHCPV6_CLIENT), clear, *ACCEPT),
         (words.match("==", icmpv6, {"set": _ADVERTISES}), clear, *ACCEPT),
-        _too_many("connections-received"),
         (words.vmap("ingress", MARK),),
         DROP,
     ]
 
 
-def _too_many(set_name: str) -> tuple[Json, ...]:
-    limit = {"ct count": {"val": CONNECTIONS_MAX, "inv": True}}
-    counted = {"set": {"op": "add", "elem": MARK, "set": f"@{set_name}", "stmt": [limit]}}
+def too_many(most: int) -> tuple[Json, ...]:
+    """Drops what begins one connection more than this port may have."""
+    limit = {"ct count": {"val": most, "inv": True}}
+    counted = {"set": {"op": "add", "elem": MARK, "set": f"@{_CONNECTIONS}", "stmt": [limit]}}
     return (counted, COUNTER, {"drop": None})

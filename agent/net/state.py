@@ -50,6 +50,7 @@ class State:
         self.resolvers = directory / "resolv.conf"
         self._networks = directory / "net"
         self._host = directory / "host.json"
+        self._read: dict[str, tuple[tuple[int, int], NetworkRecord | None]] = {}
 
     def prepare(self) -> None:
         """Raises DriverError when dnsmasq, which runs as a user of its own, could not read its files."""
@@ -72,12 +73,20 @@ class State:
         return sorted(entry.name for entry in self._networks.iterdir()) if self._networks.is_dir() else []
 
     def find_network(self, uid: str) -> NetworkRecord | None:
-        """None when the network was not programmed completely, or by a version that wrote otherwise."""
-        raw = _read_json(self._networks / uid / _RECORD)
+        """None when the network was not programmed completely, or by a version that wrote otherwise.
+
+        A file is read once, since parsing costs more than the look of it.
+        """
+        file = self._networks / uid / _RECORD
         try:
-            return None if raw is None else _network_record(raw)
-        except (KeyError, TypeError, ValueError):
+            seen = file.stat()
+        except OSError:
             return None
+        version = (seen.st_ino, seen.st_mtime_ns)
+        read = self._read.get(uid)
+        if read is None or read[0] != version:
+            read = self._read[uid] = (version, _parse_record(_read_json(file)))
+        return read[1]
 
     def networks(self) -> list[NetworkIntent]:
         """As they were last programmed."""
@@ -85,12 +94,15 @@ class State:
         return [record.intent for record in records if record is not None]
 
     def write_network(self, record: NetworkRecord) -> None:
+        self._read.pop(record.intent.uid, None)
         write_text(self._networks / record.intent.uid / _RECORD, json.dumps(_network_json(record)))
 
     def forget_completion(self, uid: str) -> None:
+        self._read.pop(uid, None)
         (self._networks / uid / _RECORD).unlink(missing_ok=True)
 
     def forget_network(self, uid: str) -> None:
+        self._read.pop(uid, None)
         shutil.rmtree(self._networks / uid, ignore_errors=True)
 
     def find_host(self) -> HostRecord | None:
@@ -166,6 +178,13 @@ def _port_json(port: PortIntent) -> dict[str, Any]:
         "ingress_bps": port.ingress_bps,
         "egress_bps": port.egress_bps,
     }
+
+
+def _parse_record(raw: Any) -> NetworkRecord | None:
+    try:
+        return None if raw is None else _network_record(raw)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _network_record(raw: dict[str, Any]) -> NetworkRecord:

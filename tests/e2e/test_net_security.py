@@ -9,17 +9,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import IPv4Address, ip_network
 
 import pytest
 
 from agent.errors import DriverError
-from agent.net import nft, security
-from agent.net.driver import GroupIntent, NetworkIntent, PortIntent, digest_of_group
+from agent.net import conntrack, guest_rules, nft, security
+from agent.net import rule_words as words
+from agent.net.conntrack_wire import Connection
+from agent.net.driver import AddressPair, GroupIntent, NetworkIntent, PortIntent, digest_of_group
 from agent.net.kernel_driver import KernelNet
 from agent.net.rule_words import TABLE, Json
 from tests.unit.agent_net import probes
+from tests.unit.agent_net.frames import ethernet
 from tests.unit.agent_net.lab import Lab, network_intent, new_uid, open_lab, with_port
 from tests.unit.agent_net.neighbours import Guest, all_out, boot, group, in_groups, rule, with_ports
+from tests.unit.agent_net.spoofs import IPV4, udp4
 from tests.unit.agent_net.talk import Talk
 
 CIDR6 = "2001:db8:7::/64"
@@ -253,3 +258,65 @@ async def test_removed_groups_leave_nothing(world: World) -> None:
     rules = await world.lab.run(world.lab.host, "nft", "list", "table", "inet", TABLE)
     assert not [line for line in rules.stdout.splitlines() if "in-" in line or "members" in line]
     assert (await world.net.observe_net()).groups == {}
+
+
+async def test_one_guest_cannot_fill_the_table_of_connections(world: World) -> None:
+    """With a smaller number in the same rule."""
+    most, client, host = 50, group(*all_out()), group(rule("in", "udp"))
+    await world.groups(client, host)
+    a, b, c = await world.guests((client.uid,), (host.uid,), (client.uid,))
+    services = {"family": "inet", "table": TABLE, "name": "services"}
+    fewer = [{"flush": {"chain": services}}, words.rule("inet", "services", *guest_rules.too_many(most))]
+    await world.lab.inside(world.lab.host, partial(nft.commit, fewer))
+    ends = IPv4Address(a.address()), IPv4Address(b.address())
+    packets = (udp4(*ends, (own, 9), b"") for own in range(1024, 1024 + 4 * most))
+    frames = [ethernet(b.port.mac, a.port.mac, IPV4, packet) for packet in packets]
+    async with b.echoing(*OPEN):
+        assert await a.reaches(b, "udp", 7000)
+        await world.lab.inside(a.namespace, partial(probes.send_frames, frames))
+        tracked = await world.lab.inside(world.lab.host, partial(_count_connections, 1))
+        assert most - 5 <= tracked <= most
+        assert not await a.reaches(b, "udp", 7005)
+        assert await c.reaches(b, "udp", 7005)  # another guest's connections are its own
+
+
+def _count_connections(zone: int) -> int:
+    seen: list[Connection] = []
+
+    def note(connection: Connection) -> bool:
+        seen.append(connection)
+        return False
+
+    assert conntrack.end_connections(zone, note) == 0
+    return len(seen)
+
+
+async def test_allowed_pairs_are_who_the_port_may_be_besides(world: World) -> None:
+    everything = group(*all_out(), rule("in"), rule("in", version=6))
+    await world.groups(everything)
+    a, b = await world.guests((everything.uid,), (everything.uid,))
+    pairs = (
+        AddressPair(ip_network("10.7.0.100/32")),
+        AddressPair(ip_network("10.7.0.128/28")),
+        AddressPair(ip_network("10.7.0.128/30")),  # within the other
+        AddressPair(ip_network("2001:db8:7::100/128")),
+    )
+    own = ("10.7.0.100", "10.7.0.129", "10.7.0.143", "2001:db8:7::100")
+    others = ("10.7.0.101", "10.7.0.144", "2001:db8:7::101")
+    for address in (*own, *others):
+        length = "64" if ":" in address else "24"
+        await world.lab.run(a.namespace, "ip", "addr", "add", f"{address}/{length}", "dev", "eth0")
+
+    async def answers() -> list[str]:
+        return [one for one in (*own, *others) if await world.lab.ping(b.namespace, one)]
+
+    assert await answers() == []
+    wide = network_intent(cidr6=CIDR6, uid=a.port.network_uid)
+    paired = with_ports(wide, replace(a.port, allowed_pairs=pairs), b.port)
+    await world.net.ensure_network(paired)
+    assert await answers() == list(own)
+    assert (await world.net.observe_net()).networks[wide.uid].complete
+    await world.net.ensure_network(with_ports(wide, a.port, b.port))
+    for one in own:
+        await world.lab.run(b.namespace, "ip", "neigh", "flush", "dev", "eth0")
+        assert not await world.lab.ping(b.namespace, one)

@@ -69,7 +69,7 @@ def _ipv6(source: IPv6Address, target: IPv6Address, protocol: int, body: bytes, 
     return struct.pack("!IHBB", 6 << 28, len(body), protocol, hops) + source.packed + target.packed + body
 
 
-def _udp4(source: IPv4Address, target: IPv4Address, ports: tuple[int, int], data: bytes) -> bytes:
+def udp4(source: IPv4Address, target: IPv4Address, ports: tuple[int, int], data: bytes) -> bytes:
     return _ipv4(source, target, _UDP, struct.pack("!HHHH", *ports, 8 + len(data), 0) + data)
 
 
@@ -104,7 +104,7 @@ def _to_victim(scene: Scene, kind: int, payload: bytes, source: str = "") -> byt
 
 
 def _udp_from(scene: Scene, source: IPv4Address, mark: bytes) -> bytes:
-    return _to_victim(scene, IPV4, _udp4(source, scene.victim4, (5000, 6000), mark))
+    return _to_victim(scene, IPV4, udp4(source, scene.victim4, (5000, 6000), mark))
 
 
 def _fragments4(scene: Scene, source: IPv4Address, mark: bytes) -> tuple[bytes, bytes]:
@@ -139,7 +139,7 @@ def _udp_fragment6(scene: Scene, source: IPv6Address, mark: bytes) -> bytes:
 
 def _icmp4(scene: Scene, kind: int, mark: bytes) -> bytes:
     body = struct.pack("!BBH", kind, 1, 0) + scene.own4.packed
-    body += _udp4(scene.victim4, scene.gateway4, (1, 2), mark)
+    body += udp4(scene.victim4, scene.gateway4, (1, 2), mark)
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     return _to_victim(scene, IPV4, _ipv4(scene.own4, scene.victim4, _ICMP, body))
 
@@ -152,10 +152,10 @@ def _link_local(mac: str) -> IPv6Address:
 
 SPOOFS: dict[str, Make] = {
     "forged MAC": lambda s, m: _to_victim(
-        s, IPV4, _udp4(s.own4, s.victim4, (5000, 6000), m), "52:54:00:99:99:99"
+        s, IPV4, udp4(s.own4, s.victim4, (5000, 6000), m), "52:54:00:99:99:99"
     ),
     "the gateway's MAC": lambda s, m: _to_victim(
-        s, IPV4, _udp4(s.own4, s.victim4, (5000, 6000), m), s.gateway_mac
+        s, IPV4, udp4(s.own4, s.victim4, (5000, 6000), m), s.gateway_mac
     ),
     "forged IPv4": lambda s, m: _udp_from(s, s.own4 + 90, m),
     "the gateway's IPv4": lambda s, m: _udp_from(s, s.gateway4, m),
@@ -200,14 +200,14 @@ SPOOFS: dict[str, Make] = {
     ),
     "ICMP redirect": lambda s, m: _icmp4(s, 5, m),
     "DHCPv4 server": lambda s, m: ethernet(
-        EVERYBODY, s.mac, IPV4, _udp4(s.own4, IPv4Address("255.255.255.255"), (67, 68), m)
+        EVERYBODY, s.mac, IPV4, udp4(s.own4, IPv4Address("255.255.255.255"), (67, 68), m)
     ),
     "DHCPv6 server": lambda s, m: _to_victim(s, IPV6, _udp6(s.link_local, s.victim6, (547, 546), m)),
     "VLAN-tagged": lambda s, m: _to_victim(
-        s, VLAN, struct.pack("!HH", 5, IPV4) + _udp4(s.own4, s.victim4, (5000, 6000), m)
+        s, VLAN, struct.pack("!HH", 5, IPV4) + udp4(s.own4, s.victim4, (5000, 6000), m)
     ),
     "doubly VLAN-tagged": lambda s, m: _to_victim(
-        s, VLAN, struct.pack("!HHHH", 5, VLAN, 6, IPV4) + _udp4(s.own4, s.victim4, (5000, 6000), m)
+        s, VLAN, struct.pack("!HHHH", 5, VLAN, 6, IPV4) + udp4(s.own4, s.victim4, (5000, 6000), m)
     ),
     "unknown ethertype": lambda s, m: _to_victim(s, EXPERIMENTAL, m + bytes(30)),
     "fragmented IPv4": lambda s, m: _fragments4(s, s.own4 + 90, m),
