@@ -369,7 +369,8 @@ class State:
             self._delete(table, parts, told_at)
             return
         self._replace(table, parts, before, after)
-        self._tell(Changed(table, parts, before, after, told_at))
+        if self._base_revision or self._listeners:  # the first listing is no news
+            self._tell(Changed(table, parts, before, after, told_at))
 
     def _delete(self, table: Table, parts: Parts, revision: int) -> None:
         before = self._tables[table.path].get(parts)
