@@ -82,6 +82,7 @@ class KernelHost:
             and record.rules == tables.fingerprint
             and not tables.chains.damaged
             and sysctl.forwarding_is_on()
+            and sysctl.bridges_are_filtered()
             and read_text(self._state.resolvers) == _resolvers_text()
         )
 
@@ -90,6 +91,12 @@ class KernelHost:
         tables = self.tables()
         if self.is_sound(tables):
             return
+        if not sysctl.bridges_are_filtered():
+            raise DriverError(
+                "BridgesNotFiltered",
+                "this node's kernel does not filter bridged packets, so no security group would hold: "
+                "load its module with `modprobe br_netfilter`, also at every boot",
+            )
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
         nft.commit_text(guard_rules.GUARD_RULES)  # without elements it only closes

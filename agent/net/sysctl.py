@@ -21,6 +21,11 @@ def set_forwarding(on: bool) -> None:
     (_NET / "ipv4/ip_forward").write_text("1" if on else "0")
 
 
+def bridges_are_filtered() -> bool:
+    """Frames of bridges that ask for it pass the inet rules; without the module they silently do not."""
+    return (_NET / "bridge/bridge-nf-call-iptables").exists()
+
+
 def silence_link(name: str) -> None:
     """A link that carries guests' frames is no way to the host: no IPv6, no answer to ARP."""
     disable_ipv6(name)
