@@ -13,7 +13,7 @@ from cext.state import NORMS, usable_filters
 
 from cext.state cimport (
     Fleet, FleetState, RANKED_MAX, best_among, best_excluding, best_node, check_outcome, check_shapes, check_slot,
-    fits, fitting_count, free_of, key_of, place_one, rank_nodes, refresh, room_lost, scan_one, shift_amounts,
+    fits, fitting_count, free_of, key_of, levels_late, place_one, rank_nodes, refresh, room_lost, scan_one, shift_amounts,
     shift_shape,
 )
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -177,6 +177,15 @@ cdef class FleetIndex(FleetState):
         cdef const int64_t* row = free_of(self.fleet, cls)
         amounts = tuple([row[r] for r in range(self.fleet.width)])
         return key_of(self.fleet, cls, <uint32_t>shape), amounts, self.fleet.nodes[slot].rank
+
+    def levels_late(self, int64_t shape, int64_t slot):
+        """By how many levels of time the shape would outlive what runs on the node, where that counts."""
+        cdef uint32_t cls = self.class_at(slot)
+        self.check_shape(shape)
+        if not self.fleet.crowd:
+            raise ValueError("only norm 'slots' knows of time")
+        refresh(self.fleet)
+        return levels_late(self.fleet, cls, <uint32_t>shape)
 
     def room_lost(self, int64_t shape, int64_t slot):
         """What placing the shape takes of the room for typical shapes, in 1/2**24 of a node's; norm `slots`."""

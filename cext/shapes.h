@@ -54,13 +54,19 @@ static inline int lean_shift(const Fleet *f)
     return UNIT_BITS - POTENTIAL_BITS + (f->crowd->idle ? LEAN_SHIFT_IDLE : LEAN_SHIFT);
 }
 
+/* By how many levels of time the shape would outlive what runs on the nodes of a class; 0 while it does not count. */
+static inline int levels_late(const Fleet *f, uint32_t cls, uint32_t shape)
+{
+    int lasts = f->shapes[shape].level, left = LEVELS - 1 - (f->classes[cls].attr >> LEVEL_SHIFT);
+    return f->crowd->patient && lasts > left ? lasts - left : 0;
+}
+
 /* Nodes in use come first, then the score, then what is left. */
 static inline uint64_t slots_key(const Fleet *f, uint32_t cls, uint32_t shape, int32_t most, uint64_t sum)
 {
     int32_t attr = f->classes[cls].attr;
-    int lasts = f->shapes[shape].level, left = LEVELS - 1 - (attr >> LEVEL_SHIFT);
-    uint64_t steps = f->crowd->patient && lasts > left ? (uint64_t)(lasts - left) : 0;
-    uint64_t score = room_lost(f, cls, shape) + ((uint64_t)most >> lean_shift(f)) + (steps << STEP_SHIFT);
+    uint64_t late = (uint64_t)levels_late(f, cls, shape);
+    uint64_t score = room_lost(f, cls, shape) + ((uint64_t)most >> lean_shift(f)) + (late << STEP_SHIFT);
     return (uint64_t)(attr & EMPTY_BIT ? 1 : 0) << (SCORE_BITS + SUM_BITS) | score << SUM_BITS | sum;
 }
 

@@ -77,6 +77,7 @@ cdef extern from "setup_fleet.h" nogil:
     int64_t add_kind(Crowd* c, const int64_t* demand)
     void count_kind(Crowd* c, uint32_t kind, int64_t change)
     void refresh(Fleet* f)
+    int levels_late(const Fleet* f, uint32_t cls, uint32_t shape)
     uint64_t room_lost(const Fleet* f, uint32_t cls, uint32_t shape)
     bint reserve_eligible(Fleet* f, uint32_t csets, uint32_t attrs)
     bint set_eligible(Fleet* f, uint32_t cset, uint32_t attr, bint eligible)

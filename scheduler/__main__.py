@@ -274,6 +274,9 @@ class TimedSeats:
     def enter(self, request: Request, placement: Placement) -> None:
         self._seats.enter(request, placement)
 
+    def advance(self, at_s: int) -> None:
+        self._seats.advance(at_s)
+
     def close(self, nodes: Iterable[str]) -> None:
         self._seats.close(nodes)
 

@@ -12,6 +12,8 @@ from typing import Self
 
 from cext.index import FleetIndex
 from cumulet.resources import Resources
+from scheduler.model import Request
+from scheduler.packing import LEVEL_LAST, lasts_level
 from scheduler.policy import Norm, Policy
 from scheduler.reference import Scale, Scoring
 
@@ -25,6 +27,7 @@ class Axes:
     scored: tuple[bool, ...]
     norm: str
     largest: tuple[int, ...]
+    lifetimes: bool
 
     @classmethod
     def of(cls, names: Sequence[str], largest: dict[str, int], policy: Policy) -> Self:
@@ -36,12 +39,17 @@ class Axes:
             Scale.of(largest[name], weights[name] / heaviest) if scores else Scale(1, 0)
             for name, scores in zip(names, scored, strict=True)
         )
-        return cls(tuple(names), scales, scored, policy.norm.value, tuple(largest[name] for name in names))
+        most = tuple(largest[name] for name in names)
+        return cls(tuple(names), scales, scored, policy.norm.value, most, policy.lifetimes)
 
     def row(self, resources: Resources) -> list[int]:
         """Amounts in the order of the rows."""
         amounts = resources.as_dict()
         return [amounts.get(name, 0) for name in self.names]
+
+    def level(self, request: Request) -> int:
+        """The level of the time that the request lasts, where that counts."""
+        return lasts_level(request.lifetime_s) if self.lifetimes else LEVEL_LAST
 
     def units(self, amounts: Sequence[int]) -> int:
         """How large amounts in the order of the rows are in all."""
@@ -58,7 +66,12 @@ class Axes:
         multipliers = [scale.multiplier for scale in self.scales]
         largest = self.largest if self.norm == Norm.SLOTS else None
         return FleetIndex(
-            multipliers, [scale.shift for scale in self.scales], self.scored, self.norm, largest=largest
+            multipliers,
+            [scale.shift for scale in self.scales],
+            self.scored,
+            self.norm,
+            largest=largest,
+            lifetimes=self.lifetimes,
         )
 
     def with_cells(self, whole: FleetIndex) -> FleetIndex:

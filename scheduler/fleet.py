@@ -27,6 +27,7 @@ from scheduler.gpu import Devices, Look
 from scheduler.gpu_workload import Usage
 from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import ModelError, NodeView, Request, Room, View
+from scheduler.packing import coarse
 from scheduler.policy import PACK, Order, Policy
 from scheduler.preference import SOFT_GROUP_PENALTY
 from scheduler.roster import Roster
@@ -59,6 +60,7 @@ class Fleet:
         self._usage = Usage()  # of devices
         self._taken: list[tuple[Request, Seat]] = []  # by the trial under way, where Python follows it
         self._trials = 0
+        self._now_s = 0
         # Whether all that is entered matters to devices or use; else it does where there are devices.
         self._follows = self.by_devices or policy.order is Order.ENERGY
         self._stale = True  # the index lacks a resource, or its scale is another
@@ -70,6 +72,7 @@ class Fleet:
         """The nodes and groups of a view."""
         fleet = cls(policy, view.groups.values())
         fleet._stale = True  # build once, when all are there
+        fleet._now_s = coarse(view.at_s)
         for node in view.nodes:
             fleet.update(node)
         return fleet
@@ -89,7 +92,7 @@ class Fleet:
 
     def view(self, revision: int) -> View:
         """The nodes as they were set, and the groups."""
-        return View(revision, tuple(self.nodes()), self.occupancy.groups())
+        return View(revision, tuple(self.nodes()), self.occupancy.groups(), self._now_s)
 
     def largest(self, name: str) -> int:
         """The largest allocatable amount of a resource on one node."""
@@ -142,6 +145,18 @@ class Fleet:
         if self.policy.order is Order.ENERGY:
             self._marks[slot] = self._attribute(node)
         self._load(slot, node)
+
+    def set_time(self, at_s: int) -> None:
+        """It is so late now, where the policy asks how long things last. Not during a trial."""
+        now_s = coarse(at_s)
+        if now_s == self._now_s:
+            return
+        self._now_s = now_s
+        if self.policy.lifetimes and not self._stale:
+            self.index.set_time(now_s)
+            for slot, node in self._roster.seated():
+                if node.cells:
+                    self.seating.cells.touch_slot(slot)
 
     def remove(self, name: str) -> None:
         """The node is gone, if it was there. Not during a trial."""
@@ -260,6 +275,8 @@ class Fleet:
         self.seating.set_groups(self._groups)
         self._kinds: dict[Resources, int] = {}
         self._stale = False
+        if self.policy.lifetimes:
+            self.index.set_time(self._now_s)
         for slot, found in self._roster.seated():
             self._put(slot, found)
             self._count(found, +1)
@@ -286,7 +303,7 @@ class Fleet:
         size = self._axes.row(node.allocatable) if self.policy.counts else None
         free = node.free()
         row = [free.get(name, 0) for name in self.names]
-        self.index.set_node(slot, row, self._marks[slot], self._roster.ranks[slot], size)
+        self.index.set_node(slot, row, self._marks[slot], self._roster.ranks[slot], size, node.busy_until_s)
         if node.cells:
             cells, _ = stock_of(node)
             self.seating.cells.set_cells(slot, [(cell.vcpu, cell.memory_mib) for cell in cells])

@@ -229,6 +229,7 @@ class NodeView:
     `not_ready_reason` says why `ready` is false. `allocated` counts every instance on the node;
     `residents` need only be those with groups, cells or devices (drains and what-ifs want all);
     `others`: what the other instances hold, and how many hold it, for policies that ask what is typical.
+    `busy_until_s`: when all that runs there will have gone by the tenants' hints, None if some gave none.
     `dedicated_to`: projects that have the node for themselves; empty means everyone.
     Power in watts at no load and at full load, 0 where it is not known; `cost_milli` is the price of an
     hour in thousandths.
@@ -253,6 +254,7 @@ class NodeView:
     devices: tuple[Device, ...] = ()
     residents: tuple[Resident, ...] = ()
     others: tuple[tuple[Resources, int], ...] = ()
+    busy_until_s: int | None = None
     idle_watts: int = 0
     full_watts: int = 0
     cost_milli: int = 0
@@ -284,12 +286,14 @@ class NodeView:
         allocated: Resources,
         residents: tuple[Resident, ...],
         others: tuple[tuple[Resources, int], ...] = (),
+        busy_until_s: int | None = None,
     ) -> NodeView:
         """The same node with other instances on it. What was checked and derived once stays as it is."""
         made = _copied(self, _NODE_SLOTS)
         object.__setattr__(made, "allocated", allocated)
         object.__setattr__(made, "residents", residents)
         object.__setattr__(made, "others", others)
+        object.__setattr__(made, "busy_until_s", busy_until_s)
         return made
 
     def is_same_node(self, other: NodeView) -> bool:
@@ -400,7 +404,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The fleet at a revision; nodes are kept in order of name, groups by name.
+    """The fleet at a revision; nodes are kept in order of name, groups by name. `at_s`: what time it is.
 
     Raises DuplicateNodeError.
     """
@@ -408,6 +412,7 @@ class View:
     revision: int
     nodes: tuple[NodeView, ...]
     groups: Mapping[str, PlacementGroup] = field(default_factory=dict)
+    at_s: int = 0
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.nodes, key=lambda node: node.name))

@@ -28,6 +28,7 @@ IDLE: Final = 983  # of 1024: below this share of the nodes in use, in every res
 PATIENT: Final = 952  # of 1024: with more of all nodes allocated, lifetimes do not count
 EDGES_S: Final = (0, 3_600, 36_000, 360_000)  # of the levels of time that is left, but the last
 LEVEL_LAST: Final = len(EDGES_S)
+TICK_S: Final = 600  # a sixth of the shortest level; every node is looked at once in a tick
 STEP: Final = POTENTIAL // 16  # of a score, for each level by which an instance outlives its node
 SCORE_BITS: Final = 27  # of a score; beyond them counts that nothing runs on the node
 RATE_BITS: Final = 4  # counts are told apart by powers of 16; each doubles a shape's weight
@@ -113,6 +114,11 @@ def has_nodes_to_spare(
     whole = [sum(column) for column in zip(*sizes, strict=True)]
     allocated = [sum(column) for column in zip(*taken, strict=True)] or [0] * len(whole)
     return all(part * 1024 <= most * PATIENT for part, most in zip(allocated, whole, strict=True) if most > 0)
+
+
+def coarse(at_s: int) -> int:
+    """The time as it counts: replicas whose clocks differ by little decide alike."""
+    return at_s // TICK_S * TICK_S
 
 
 def level_of(left_s: int | None) -> int:

@@ -129,8 +129,8 @@ def _with_placed(view: View, requests: Iterable[Request], placements: Iterable[P
     nodes = {node.name: node for node in view.nodes}
     by_uid = {request.uid: request for request in requests}
     for placed in placements:
-        nodes[placed.node] = resident_of(nodes[placed.node], by_uid[placed.uid], placed)
-    return View(view.revision, tuple(nodes.values()), view.groups)
+        nodes[placed.node] = resident_of(nodes[placed.node], by_uid[placed.uid], placed, view.at_s)
+    return View(view.revision, tuple(nodes.values()), view.groups, view.at_s)
 
 
 def _reject(columns: Columns, refused: Sequence[Request], notes: dict[str, str]) -> Iterator[Rejection]:

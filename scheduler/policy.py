@@ -51,9 +51,8 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`weights`: (resource, weight); one that is not named has `WEIGHT_DEFAULT`.
-
-    `devices`: how much each loss of devices counts. Raises PolicyError.
+    """`weights`: (resource, weight); one that is not named has `WEIGHT_DEFAULT`. `devices`: how much each loss
+    of devices counts. `lifetimes`: hints of how long instances last count, with `slots`. Raises PolicyError.
     """
 
     name: str
@@ -62,6 +61,7 @@ class Policy:
     order: Order = Order.NONE
     summary: str = ""
     devices: Weights | None = None
+    lifetimes: bool = False
 
     def __post_init__(self) -> None:
         for resource, weight in self.weights:
@@ -114,6 +114,13 @@ _POLICIES: Final = (
     Policy("pack-l2", Norm.L2, _DISK, summary="fill nodes: the least sum of squares of free shares"),
     Policy("dot-product", Norm.DOT, _DISK, summary="match the shape of what is free with what is asked for"),
     Policy("slots", Norm.SLOTS, _DISK, summary="keep the room that typical instances need, empty nodes last"),
+    Policy(
+        "lifetime",
+        Norm.SLOTS,
+        _DISK,
+        summary="as slots, and off nodes that will be empty long before, by the tenants' hints",
+        lifetimes=True,
+    ),
     Policy("spread", Norm.WORST, _DISK, summary="the emptiest node first"),
     Policy("energy", Norm.LINF, _DISK, Order.ENERGY, "nodes in use first, then those that draw less a vcpu"),
     Policy("cost", Norm.LINF, _DISK, Order.COST, "the cheapest node first"),

@@ -153,7 +153,8 @@ class Scoring:
 class Node:
     """`attr`: what it is but for its amounts, -1 = takes nothing; `rank`: canonical order of equals.
 
-    `size`: what it has when nothing runs on it; `until_s`: when what runs there will have gone, None: unknown.
+    `size`: what it has when nothing runs on it; `until_s`: when what runs there will have gone, None: nobody
+    knows.
     """
 
     free: tuple[int, ...]

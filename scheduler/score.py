@@ -16,7 +16,7 @@ from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
 from scheduler.gpu import Found, in_devices
 from scheduler.model import Candidate, Explanation, Request, ScoreTerm
-from scheduler.packing import POTENTIAL, SCORE_BITS
+from scheduler.packing import POTENTIAL, SCORE_BITS, STEP
 from scheduler.policy import Norm
 from scheduler.preference import group_penalty, node_penalty
 from scheduler.reference import SUM_BITS
@@ -116,8 +116,14 @@ def _slots_parts(fleet: Fleet, request: Request, slot: int) -> tuple[tuple[str, 
     if key is None or lost is None:
         raise AssertionError(f"node {fleet.node(slot).name} fits and does not")
     empty, score = divmod(key[0] >> SUM_BITS, 1 << SCORE_BITS)
-    parts = (("room_lost", lost / POTENTIAL), ("largest_share_left", (score - lost) / POTENTIAL))
-    return (*parts, ("opens_empty_node", EMPTY_SHOWN)) if empty else parts
+    late = fleet.index.levels_late(shape, slot) * STEP
+    parts = [
+        ("room_lost", lost / POTENTIAL),
+        ("largest_share_left", (score - lost - late) / POTENTIAL),
+        ("outlives_the_others", late / POTENTIAL),
+        ("opens_empty_node", EMPTY_SHOWN * empty),
+    ]
+    return tuple(part for part in parts if part[1] or part in parts[:2])
 
 
 def _score(norm: Norm, terms: list[ScoreTerm], wants: list[int], fleet: Fleet) -> float:

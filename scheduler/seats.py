@@ -36,6 +36,9 @@ class Seats(Protocol):
     def leave(self, request: Request, placement: Placement) -> None:
         """Take an instance away from where it is."""
 
+    def advance(self, at_s: int) -> None:
+        """It is so late now."""
+
     def close(self, nodes: Iterable[str]) -> None:
         """From now on these nodes take nothing."""
 
@@ -58,10 +61,14 @@ class ReplannedSeats:
         self._policy = policy
         self._nodes = {node.name: node for node in view.nodes}
         self._opened: dict[str, NodeView] = {}
+        self._now_s = view.at_s
+
+    def advance(self, at_s: int) -> None:
+        self._now_s = at_s
 
     def view(self) -> View:
         """The fleet as it is now."""
-        return View(self._view.revision, tuple(self._nodes.values()), self._view.groups)
+        return View(self._view.revision, tuple(self._nodes.values()), self._view.groups, self._now_s)
 
     def place(self, requests: Sequence[Request], rng: random.Random) -> list[Placement | None]:
         decided = plan(self.view(), requests, self._policy, rng)
@@ -72,7 +79,8 @@ class ReplannedSeats:
         return [placed.get(request.uid) for request in requests]
 
     def enter(self, request: Request, placement: Placement) -> None:
-        self._nodes[placement.node] = resident_of(self._nodes[placement.node], request, placement)
+        node = self._nodes[placement.node]
+        self._nodes[placement.node] = resident_of(node, request, placement, self._now_s)
 
     def leave(self, request: Request, placement: Placement) -> None:
         self._nodes[placement.node] = without(self._nodes[placement.node], request)
@@ -96,6 +104,9 @@ class KeptSeats:
     def __init__(self, view: View, policy: Policy, shapes: Sequence[Request]) -> None:
         self._fleet = Fleet.of(view, policy)
         self._fleet.prepare(shapes)
+
+    def advance(self, at_s: int) -> None:
+        self._fleet.set_time(at_s)
 
     def place(self, requests: Sequence[Request], rng: random.Random) -> list[Placement | None]:
         found: list[Placement | None] = []

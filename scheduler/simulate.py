@@ -168,6 +168,7 @@ def replay(seats: Seats, index: dict[str, int], trace: Trace, rng: random.Random
             time_s, gone, placement, request = heapq.heappop(leaving)
             seats.leave(request, placement)
             yield Event(time_s, gone, False, index[placement.node])
+        seats.advance(max(int(one.arrival_s), 0))
         request = _named(one.request, number)
         placed = seats.place((request,), rng)[0]
         if placed is None:

@@ -32,7 +32,7 @@ class Wants:
         self._axes, self._index, self._cells, self._allow_too = axes, index, cells, allow
         self._allowed: list[tuple[int, int]] = []
         self._bins: dict[int, FleetIndex] = {}  # by the number of cells
-        self._shapes: dict[tuple[Resources, int], int] = {}
+        self._shapes: dict[tuple[Resources, int, int], int] = {}
         self._asked: dict[Hashable, Asked] = {}
 
     def __len__(self) -> int:
@@ -61,10 +61,10 @@ class Wants:
 
     def shape(self, request: Request, constraint: int) -> int:
         """The index's id for the request's amounts under a constraint."""
-        key = (request.resources, constraint)
+        key = (request.resources, constraint, self._axes.level(request))
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = self._index.add_shape(self._axes.row(request.resources), constraint)
+            shape = self._shapes[key] = self._index.add_shape(self._axes.row(request.resources), *key[1:])
         return shape
 
     def _question(self, request: Request) -> Hashable:
@@ -77,6 +77,7 @@ class Wants:
             wants.extended,
             request.numa_cells,
             not request.devices,
+            self._axes.level(request),
             self.attributes.static(request),
         )
 
@@ -89,9 +90,9 @@ class Wants:
             return Asked([(level.penalty, level.tier, shape, 0) for level, shape in plain])
         vcpu, memory_mib = part(request.resources.vcpu, cells), part(request.resources.memory_mib, cells)
         demand = [*self._axes.row(request.resources), vcpu, memory_mib]
-        bins = self._sets_of(cells)
+        bins, lasts = self._sets_of(cells), self._axes.level(request)
         both = [
-            (level.penalty, level.tier, shape, bins.add_shape(demand, level.constraint))
+            (level.penalty, level.tier, shape, bins.add_shape(demand, level.constraint, lasts))
             for level, shape in zip(levels, shapes, strict=True)
         ]
         return Asked(both, cells, vcpu, memory_mib)

@@ -74,7 +74,7 @@ class World:
     def with_nodes(self, changed: Iterable[NodeView], waiting: tuple[Request, ...] | None = None) -> World:
         """Nodes of these names replaced, or added."""
         nodes = {node.name: node for node in self.view.nodes} | {node.name: node for node in changed}
-        view = View(self.view.revision, tuple(nodes.values()), self.view.groups)
+        view = View(self.view.revision, tuple(nodes.values()), self.view.groups, self.view.at_s)
         return replace(self, view=view, waiting=self.waiting if waiting is None else waiting)
 
     def entered(self, placements: Iterable[Placement], requests: Sequence[Request]) -> World:

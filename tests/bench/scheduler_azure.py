@@ -21,13 +21,21 @@ from cext import measure
 from cumulet.resources import Resources
 from scheduler.fleet import Fleet
 from scheduler.model import NodeView, Request, View
+from scheduler.packing import EDGES_S, LEVEL_LAST, TICK_S
 from scheduler.policy import policy_named
 from tests.bench.report import Suite
 
 DATA = Path(os.environ.get("CUMULET_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 TRACE = DATA / "azure-v1" / "azure_v1_dev_decoded.csv.gz"
 MIB_PER_GB = 1024
-POLICIES = {"best_fit_linf": "pack", "best_fit_l2": "pack-l2", "": "slots"}  # suffix of the figures: policy
+# (suffix of the figures, policy, whether instances tell how long they last)
+POLICIES = (
+    ("best_fit_linf", "pack", False),
+    ("best_fit_l2", "pack-l2", False),
+    ("", "slots", False),
+    ("lifetime", "lifetime", True),
+    ("lifetime_without_hints", "lifetime", False),
+)
 
 Ints = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int32]
@@ -35,12 +43,16 @@ Indices = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """events: i >= 0 arrives, ~i leaves, in order; at_s per event; demands [n_shape, 2] in vcpu and MiB."""
+    """events: i >= 0 arrives, ~i leaves, in order; at_s per event; demands [n_shape, 2] in vcpu and MiB.
+
+    `level` of the time that each instance lasts; those that stay to the end are of the last.
+    """
 
     events: Indices
     at_s: Ints
     shape_of: Indices
     demands: Ints
+    level: Indices
     last_arrival_s: int
 
 
@@ -66,11 +78,14 @@ def read_trace(path: Path) -> Trace:
     wanted = [(int(row["vcpu"]), int(float(row["mem_gb"]) * MIB_PER_GB)) for row in rows]
     demands, shape_of = np.unique(np.array(wanted, dtype=np.int64), axis=0, return_inverse=True)
     events, at_s = _in_order(arrival, duration, stays)
+    edges_s = np.array([edge for edge in EDGES_S if edge])
+    level = np.where(stays, LEVEL_LAST, 1 + np.searchsorted(edges_s, duration))
     return Trace(
         events,
         at_s,
         shape_of.astype(np.int32).ravel(),
         np.ascontiguousarray(demands),
+        level.astype(np.int32),
         int(arrival.max()),
     )
 
@@ -96,38 +111,45 @@ def lower_bound(trace: Trace, capacity: Ints, copies: int) -> Ints:
     return bound
 
 
-def open_fleet(trace: Trace, capacity: Ints, nodes: int, policy: str) -> tuple[Fleet, Indices]:
-    """An empty fleet under a policy, and the index's shape for each of the trace's."""
+def open_fleet(trace: Trace, capacity: Ints, nodes: int, policy: str, hints: bool) -> tuple[Fleet, Indices]:
+    """An empty fleet under a policy, and the index's shape of each instance."""
     whole = Resources(int(capacity[0]), int(capacity[1]))
     view = View(1, tuple(NodeView(f"n{number}", whole) for number in range(nodes)))
     fleet = Fleet.of(view, policy_named(policy))
-    requests = [Request("u", "default", "i", Resources(int(vcpu), int(mib))) for vcpu, mib in trace.demands]
-    fleet.prepare(requests)
-    shapes = [fleet.shape(request, fleet.levels(request)[0].constraint) for request in requests]
-    return fleet, np.array(shapes, dtype=np.int32)
+    hint_s = (*(edge for edge in EDGES_S if edge), None) if hints else (None,)
+    shapes = np.zeros((len(trace.demands), LEVEL_LAST), dtype=np.int32)
+    for row, (vcpu, memory_mib) in enumerate(trace.demands.tolist()):
+        for column in range(LEVEL_LAST):
+            lifetime_s = hint_s[min(column, len(hint_s) - 1)]
+            request = Request("u", "default", "i", Resources(vcpu, memory_mib), lifetime_s=lifetime_s)
+            fleet.prepare([request])
+            shapes[row, column] = fleet.shape(request, fleet.levels(request)[0].constraint)
+    return fleet, shapes[trace.shape_of, trace.level - 1]
 
 
 def replay(
-    trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str
+    trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str, hints: bool
 ) -> tuple[measure.Replay, Indices]:
     """The whole trace, each instance `copies` times, and the nodes in use after each of the trace's events.
 
     What fits nowhere is dropped and counted.
     """
-    fleet, shapes = open_fleet(trace, capacity, nodes, policy)
+    fleet, shapes = open_fleet(trace, capacity, nodes, policy, hints)
     ahead = np.arange(copies, dtype=np.int32)
     which = np.where(trace.events >= 0, trace.events, ~trace.events)
     each = (which[:, None] * copies + ahead).astype(np.int32)
     events = np.where(trace.events[:, None] >= 0, each, ~each).ravel()
-    shape_of = np.repeat(shapes[trace.shape_of], copies)
+    shape_of = np.repeat(shapes, copies)
     used = np.empty(len(events), dtype=np.int32)
-    seen = measure.replay(fleet.index, events, shape_of, np.full(len(shape_of), -1, np.int32), used=used)
+    time_s = np.repeat(trace.at_s // TICK_S * TICK_S, copies) if fleet.policy.lifetimes else None
+    at = np.full(len(shape_of), -1, np.int32)
+    seen = measure.replay(fleet.index, events, shape_of, at, used=used, time_s=time_s)
     return seen, used[copies - 1 :: copies]
 
 
-def outcome(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str) -> Outcome:
+def outcome(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str, hints: bool) -> Outcome:
     """Ratios over the time of the whole trace."""
-    seen, in_use = replay(trace, capacity, nodes, copies, policy)
+    seen, in_use = replay(trace, capacity, nodes, copies, policy, hints)
     bound = lower_bound(trace, capacity, copies)
     lasts_s = np.maximum(np.minimum(np.append(trace.at_s[1:], 0), trace.last_arrival_s) - trace.at_s, 0)
     last = trace.at_s >= trace.at_s[0] + (trace.last_arrival_s - trace.at_s[0]) // 4
@@ -139,9 +161,9 @@ def outcome(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str) 
     )
 
 
-def first_failure(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str) -> float:
+def first_failure(trace: Trace, capacity: Ints, nodes: int, copies: int, policy: str, hints: bool) -> float:
     """Percent of the fleet's vcpu that is allocated when a request first fits nowhere; 100 if none does."""
-    seen, _ = replay(trace, capacity, nodes, copies, policy)
+    seen, _ = replay(trace, capacity, nodes, copies, policy, hints)
     if seen.first_failure < 0:
         return 100.0
     event, copy = divmod(seen.first_failure, copies)
@@ -156,9 +178,9 @@ def measure_policies(
     suite: Suite, trace: Trace, capacity: Ints, count: int, failing: int, copies: int
 ) -> None:
     bound = int(lower_bound(trace, capacity, copies).max())
-    for name, policy in POLICIES.items():
+    for name, policy, hints in POLICIES:
         suffix = f"_{name}" if name else ""
-        seen = outcome(trace, capacity, count * copies, copies, policy)
+        seen = outcome(trace, capacity, count * copies, copies, policy, hints)
         context: dict[str, object] = {
             "policy": policy,
             "copies": copies,
@@ -175,7 +197,7 @@ def measure_policies(
             last_three_quarters=round(seen.average_last, 4),
             **context,
         )
-        failure = first_failure(trace, capacity, failing * copies, copies, policy)
+        failure = first_failure(trace, capacity, failing * copies, copies, policy, hints)
         suite.figure(f"azure_first_failure{suffix}", failure, "percent", nodes=failing * copies, **context)
 
 

@@ -137,6 +137,7 @@ def _rich_node(name: str, choices: Choices, groups: tuple[str, ...]) -> NodeView
         capabilities=frozenset(choices.one_of((("kvm",), ("kvm", "cpu:v3"), ()))),
         cells=cells,
         devices=devices,
+        busy_until_s=choices.one_of((None, 0, 3_000, 50_000)),
     )
     return _with_residents(empty, choices, groups)
 
@@ -171,6 +172,7 @@ def _rich_request(uid: str, choices: Choices, groups: tuple[str, ...]) -> Reques
         groups=choices.one_of(((), (), groups[:1], groups[1:2], groups[2:], groups[::-1], ("gone",))),
         numa_cells=choices.one_of((0, 0, 0, 1, 2)),
         devices=choices.one_of(((), (), (), _DEVICES[:1], _DEVICES[1:2], _DEVICES[2:3], _DEVICES[:3:2])),
+        lifetime_s=choices.one_of((None, 600, 20_000, 10**6, 3_600)),
     )
 
 

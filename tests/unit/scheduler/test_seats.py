@@ -15,7 +15,7 @@ from tests.unit.scheduler.test_specification import contended
 
 @pytest.mark.parametrize("seed", range(60))
 def test_kept_seats_decide_like_a_plan_of_the_view(seed: int) -> None:
-    """Instances with groups and cells come and go, nodes close and open."""
+    """Instances with groups, cells and lifetimes come and go, time goes by, nodes close and open."""
     chance = random.Random(seed)
     view, batch = contended(chance)
     policy = chance.choice(sorted(BY_NAME.values(), key=lambda one: one.name))
@@ -27,9 +27,13 @@ def test_kept_seats_decide_like_a_plan_of_the_view(seed: int) -> None:
             wanted, placed = there.pop(chance.randrange(len(there)))
             kept.leave(wanted, placed)
             anew.leave(wanted, placed)
+        if number % 4 == 3:
+            kept.advance(number * 500)
+            anew.advance(number * 500)
         if number % 10 == 5:
             _close_or_open(chance, view, closed, kept, anew)
-        wanted = replace(chance.choice(batch), uid=f"t{number}")
+        lifetime_s = chance.choice((None, 600, 3_600, 20_000))
+        wanted = replace(chance.choice(batch), uid=f"t{number}", lifetime_s=lifetime_s)
         found = kept.place((wanted,), chance)
         assert found == anew.place((wanted,), chance)
         there.extend((wanted, placed) for placed in found if placed is not None)

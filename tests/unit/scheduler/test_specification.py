@@ -19,7 +19,15 @@ from scheduler.check import check_plan
 from scheduler.fleet import Fleet
 from scheduler.group import PlacementGroup, Rule, Scope
 from scheduler.model import Gang, NodeView, Placement, Preference, Request, View
-from scheduler.packing import build_table, is_idle
+from scheduler.packing import (
+    build_table,
+    end_s,
+    has_nodes_to_spare,
+    is_idle,
+    lasts_level,
+    later,
+    level_of,
+)
 from scheduler.plan import plan, plan_on
 from scheduler.policy import BY_NAME, PACK, Policy
 from scheduler.preference import group_penalty, node_penalty
@@ -45,6 +53,7 @@ class Specification:
         self.names = fleet.names
         axes = Axes.of(fleet.names, {name: fleet.largest(name) for name in fleet.names}, policy)
         self.scoring = axes.scoring
+        self.until = {each.name: each.busy_until_s for each in view.nodes}
         self.counts: Counter[tuple[int, ...]] = Counter()
         for each in view.nodes:
             for held, count in each.kinds().items():
@@ -55,7 +64,10 @@ class Specification:
         if not fitting:
             return None
         crowd = self._crowd()
-        placed = self.situation.enter(wanted, min(fitting, key=lambda name: self.key(name, wanted, crowd)))
+        best = min(fitting, key=lambda name: self.key(name, wanted, crowd))
+        end = end_s(0, lasts_level(wanted.lifetime_s))
+        self.until[best] = later(self.until[best], end) if self._used(best) else end
+        placed = self.situation.enter(wanted, best)
         self.counts[self._row(wanted.resources.as_dict())] += 1
         return placed
 
@@ -67,7 +79,18 @@ class Specification:
         rooms = [room for room in self.situation.rooms.values() if room.node.schedulable and room.node.ready]
         pairs = [(self._row(room.free), self._row(room.node.allocatable.as_dict())) for room in rooms]
         used = [(free, size) for free, size in pairs if free != size]
-        return Crowd(build_table(self.scoring.largest or self._row({}), self.counts), is_idle(used))
+        patient = self.policy.lifetimes and has_nodes_to_spare(used, [size for _, size in pairs])
+        return Crowd(build_table(self.scoring.largest or self._row({}), self.counts), is_idle(used), patient)
+
+    def _used(self, name: str) -> bool:
+        room = self.situation.rooms[name]
+        return self._row(room.free) != self._row(room.node.allocatable.as_dict())
+
+    def _steps(self, name: str, wanted: Request) -> int:
+        """By how many levels of time the request would outlive what runs on the node."""
+        if not self._used(name):
+            return 0
+        return max(lasts_level(wanted.lifetime_s) - level_of(self.until[name]), 0)
 
     def key(self, name: str, wanted: Request, crowd: Crowd) -> tuple[object, ...]:
         room = self.situation.rooms[name]
@@ -78,7 +101,7 @@ class Specification:
         return (
             penalty,
             self.policy.tier(room.node, used),
-            self.scoring.key(free, demand, crowd, empty=not used),
+            self.scoring.key(free, demand, crowd, not used, self._steps(name, wanted)),
             self.scoring.ordered(free),
             self._fullest_cells(name, wanted),
             rank(name),
