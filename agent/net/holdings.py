@@ -35,6 +35,10 @@ class Holdings(Set[Element]):
         """A port's, or a network's own."""
         return self._by_owner.get(uid, _NOTHING)
 
+    def ports_of(self, network_uid: str) -> frozenset[str]:
+        """Ports of a network that have elements."""
+        return self._owners.get(network_uid, frozenset()) - {network_uid}
+
     def of_network(self, uid: str) -> Iterator[Element]:
         """Its own and its ports'."""
         found = chain.from_iterable(map(self.of_owner, self._owners.get(uid, ())))

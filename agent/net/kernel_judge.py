@@ -116,8 +116,9 @@ def _is_complete(host: HostView, network: NetworkView) -> bool:
 
 def _guards_fit(host: HostView, network: NetworkIntent) -> bool:
     """Ports with a tap may send as their intent says, and as nothing else."""
-    present = {element for element in host.tables.of_network(network.uid) if element.port_uid}
-    return present == ruleset.guard_elements(network, host.tables.tapped(network.uid), host.numbers)
+    held = host.tables.elements
+    wanted = ruleset.guards_by_port(network, held.ports_of(network.uid), host.numbers)
+    return all(held.of_owner(uid) == guards for uid, guards in wanted.items())
 
 
 def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:

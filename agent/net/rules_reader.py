@@ -37,7 +37,7 @@ class Tables:
 
     def tapped(self, network_uid: str) -> frozenset[str]:
         """Ports of a network that have, or are about to have, a tap."""
-        return frozenset(element.port_uid for element in self.of_network(network_uid) if element.port_uid)
+        return self.elements.ports_of(network_uid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ nothing to another network) -> out, source-NATed again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Set
 from typing import Final
 
@@ -72,6 +73,7 @@ def uplink_elements(domain_uid: str) -> frozenset[Element]:
     return frozenset({Element("inet", "uplinks", (names.uplink_name(domain_uid),), domain_uid)})
 
 
+@functools.lru_cache(maxsize=16_384)  # ports of a node: every look compares all of them
 def port_elements(port: PortIntent, number: int) -> frozenset[Element]:
     """The tap as a guest's, what it may send as, and who judges. Program them before it is on a bridge."""
     tap, mark = names.tap_name(port.uid), str(guest_rules.mark_of(number))
@@ -93,14 +95,20 @@ def guard_elements(
     network: NetworkIntent, tapped: Set[str], numbers: Mapping[str, int]
 ) -> frozenset[Element]:
     """For the ports in `tapped`: what each may send as; nothing for one that the intent no longer has."""
+    found = guards_by_port(network, tapped, numbers)
+    return frozenset(element for elements in found.values() for element in elements)
+
+
+def guards_by_port(
+    network: NetworkIntent, tapped: Set[str], numbers: Mapping[str, int]
+) -> dict[str, frozenset[Element]]:
     wanted = {port.uid: port for port in network.ports if port.uid in numbers}
-    return frozenset(
-        element
+    return {
+        uid: port_elements(wanted[uid], numbers[uid])
+        if uid in wanted
+        else frozenset({_guest_element(uid, network.uid)})
         for uid in tapped
-        for element in (
-            port_elements(wanted[uid], numbers[uid]) if uid in wanted else {_guest_element(uid, network.uid)}
-        )
-    )
+    }
 
 
 def _guest_element(port_uid: str, network_uid: str) -> Element:

@@ -290,5 +290,8 @@ def test_holdings_are_a_set_that_knows_its_owners(
     for uid in ("n1", "n2", "p1", "p2"):
         assert held.of_owner(uid) == {one for one in plain if one.owner == uid}
         assert set(held.of_network(uid)) == {one for one in plain if one.network_uid == uid}
+        assert held.ports_of(uid) >= {
+            one.port_uid for one in plain if one.network_uid == uid and one.port_uid
+        }
     targets = [one.target for one in plain if one.target]
     assert held.targets == {target: targets.count(target) for target in targets}
