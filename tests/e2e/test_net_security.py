@@ -24,6 +24,7 @@ from tests.unit.agent_net import probes
 from tests.unit.agent_net.frames import ethernet
 from tests.unit.agent_net.lab import Lab, network_intent, new_uid, open_lab, with_port
 from tests.unit.agent_net.neighbours import Guest, all_out, boot, group, in_groups, rule, with_ports
+from tests.unit.agent_net.span import open_cloud
 from tests.unit.agent_net.spoofs import IPV4, udp4
 from tests.unit.agent_net.talk import Talk
 
@@ -320,3 +321,35 @@ async def test_allowed_pairs_are_who_the_port_may_be_besides(world: World) -> No
     for one in own:
         await world.lab.run(b.namespace, "ip", "neigh", "flush", "dev", "eth0")
         assert not await world.lab.ping(b.namespace, one)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_groups_judge_at_both_ends_of_a_tunnel(version: int) -> None:
+    """The sender's rules on its node, the receiver's on the other; each node has half of what is allowed."""
+    friends = group()
+    client = group(*all_out())
+    host = group(rule("in", "tcp", (7000, 7000), version=version, remote=friends.uid))
+    async with open_cloud(2) as cloud:
+        network, first_port = with_port(network_intent(cidr6=CIDR6), 5)
+        network, second_port = with_port(network, 6)
+        first_port, second_port = in_groups(first_port, client.uid), in_groups(second_port, host.uid)
+        here, there = cloud.nodes
+        await cloud.spread(network, (here, first_port), (there, second_port))
+        for node in cloud.nodes:
+            for one in (client, host, replace(friends, members=frozenset(first_port.addresses))):
+                await node.net.ensure_group(one)
+        a = await boot(here.lab, here.net, network, first_port)
+        b = await boot(there.lab, there.net, network, second_port)
+        async with a.echoing(*OPEN), b.echoing(*OPEN):
+            assert await a.reaches(b, "tcp", 7000, version)
+            assert not await a.reaches(b, "tcp", 7005, version)
+            assert not await b.reaches(a, "tcp", 7000, version)
+            talk = await a.begin(b, "tcp", 7000, version)
+            assert await _goes_on(talk)
+            await there.net.ensure_group(friends)  # nobody is in it any more
+            assert not await _goes_on(talk)
+            talk.close()
+            await there.net.ensure_group(replace(friends, members=frozenset(first_port.addresses)))
+            assert await a.reaches(b, "tcp", 7000, version)
+            await here.net.ensure_group(replace(client, rules=()))
+            assert not await a.reaches(b, "tcp", 7000, version)
