@@ -2,23 +2,39 @@
 
 **Edge**: prints, writes build/bench/net.jsonl.
 
-    python -m tests.bench.net [--quick]
+    python -m tests.bench.net [--quick] [--only PART ...]
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from tests.bench import net_ports
+from tests.bench import net_ports, net_reach, net_spoof
 from tests.bench.report import Suite
+
+QUICK_TOPOLOGIES: Final = 20
+
+PARTS: Final[Mapping[str, Callable[[Suite, bool], None]]] = {
+    "spoof": lambda suite, quick: net_spoof.measure(suite),
+    "ports": lambda suite, quick: net_ports.measure(suite, net_ports.PORTS[: 2 if quick else None]),
+    "reach": lambda suite, quick: net_reach.measure(
+        suite, QUICK_TOPOLOGIES if quick else net_reach.TOPOLOGIES
+    ),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small networks only")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="all parts within three minutes: less of each")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS)
+    )
+    arguments = parser.parse_args()
     suite = Suite("net")
-    net_ports.measure(suite, net_ports.PORTS[: 2 if quick else None])
+    for name in arguments.only:
+        PARTS[name](suite, arguments.quick)
 
 
 if __name__ == "__main__":
