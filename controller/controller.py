@@ -67,7 +67,7 @@ class Controller:
         self.rng = rng
         self.metrics = metrics or Metrics()
         self.state = State()
-        self.fleet = FleetView(self.state, policy)  # that explanations are asked of, here on every replica
+        self.fleet = FleetView(self.state, policy, clock)  # that explanations are asked of, on each replica
         self.state.listen(self.fleet.note_change)
         self.events = EventLog()
         self.state.listen_events(self.events.add)

@@ -112,7 +112,7 @@ def _given_back(found: NodeView, instance: instance_pb2.Instance) -> NodeView:
     left = found.allocated - own if own.fits_in(found.allocated) else ZERO
     residents = tuple(one for one in found.residents if one.request.uid != instance.meta.uid)
     others = found.others if len(residents) < len(found.residents) else _one_less(found.others, own)
-    return found.holding(left, residents, others)
+    return found.holding(left, residents, others, found.busy_until_s)
 
 
 def _one_less(kinds: tuple[tuple[Resources, int], ...], own: Resources) -> tuple[tuple[Resources, int], ...]:

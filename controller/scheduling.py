@@ -17,6 +17,7 @@ from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2
 from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import Effect, NodeView, Request, Resident, Taint
+from scheduler.packing import coarse, end_s, lasts_level, later
 from scheduler.topology import NO_CELL, Choice, Device, DeviceRequest, DeviceShare
 
 ARCHITECTURE: Final = "arch:"  # how the capability of a CPU architecture begins
@@ -126,6 +127,17 @@ def others_of(placements: Iterable[Stored]) -> tuple[tuple[Resources, int], ...]
     """What those hold that are no residents, and how many hold it."""
     held = (resources_from(row.message.resources) for row in placements if not _is_resident(row.message))
     return tuple(Counter(held).items())
+
+
+def busy_until_s(state: State, placements: Iterable[Stored]) -> int | None:
+    """When all of them will have gone by their tenants' hints; None if one gave none."""
+    last: int | None = 0
+    for row in placements:
+        record: store_pb2.PlacementRecord = row.message
+        found = state.find_instance(record.instance_uid)
+        hint_s = found[1].message.spec.expected_lifetime_s if found else 0
+        last = later(last, end_s(coarse(record.placed_at.seconds), lasts_level(hint_s or None)))
+    return last
 
 
 def _is_resident(record: store_pb2.PlacementRecord) -> bool:

@@ -149,10 +149,10 @@ class Fleet:
     def set_time(self, at_s: int) -> None:
         """It is so late now, where the policy asks how long things last. Not during a trial."""
         now_s = coarse(at_s)
-        if now_s == self._now_s:
+        if not self.policy.lifetimes or now_s == self._now_s:
             return
         self._now_s = now_s
-        if self.policy.lifetimes and not self._stale:
+        if not self._stale:
             self.index.set_time(now_s)
             for slot, node in self._roster.seated():
                 if node.cells:

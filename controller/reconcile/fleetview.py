@@ -14,15 +14,18 @@ from itertools import chain
 from typing import Final
 
 from controller.fleet import build_node
-from controller.scheduling import build_groups, others_of, residents_of
+from controller.scheduling import build_groups, busy_until_s, others_of, residents_of
 from controller.state import Changed, State, Stored
 from controller.store import keys
+from cumulet.clock import Clock, SystemClock
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources
 from scheduler.fleet import Fleet
 from scheduler.model import NodeView, Plan, Request, Resident, View
 from scheduler.policy import Policy
 
+# Wall time, since hints are told from when instances were placed. It packs, and decides nothing else.
+_MACHINE: Final = SystemClock()
 _NODE_TABLES: Final = (keys.NODES, keys.NODE_STATUS)
 
 
@@ -52,9 +55,10 @@ class _Assumed:
 class FleetView:
     """The fleet, with what is placed and not in the State yet: `assume` it until it is, or `drop` it."""
 
-    def __init__(self, state: State, policy: Policy) -> None:
+    def __init__(self, state: State, policy: Policy, clock: Clock = _MACHINE) -> None:
         self._state = state
         self._policy = policy
+        self._clock = clock
         self._fleet: Fleet | None = None
         self._touched: set[str] = set()
         self._kept: dict[str, _Kept] = {}
@@ -133,7 +137,8 @@ class FleetView:
         if assumed is not None:
             allocated += Resources.of(assumed.amounts)
         others = others_of(self._there(name)) if self._policy.counts else ()
-        return kept.bare.holding(allocated, kept.residents, others)
+        until_s = busy_until_s(self._state, self._there(name)) if self._policy.lifetimes else None
+        return kept.bare.holding(allocated, kept.residents, others, until_s)
 
     def _keep(self, name: str, row: Stored, status_row: Stored | None) -> _Kept:
         kept = self._kept.get(name)
@@ -167,6 +172,7 @@ class FleetView:
             else:
                 self._fleet.update(node)
         self._touched.clear()
+        self._fleet.set_time(int(self._clock.now()))
         return self._fleet
 
     def witness(self, fleet: Fleet, requests: Sequence[Request], plan: Plan) -> View:

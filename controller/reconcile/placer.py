@@ -65,7 +65,7 @@ class Placer:
         self._rng = rng
         self._on_refusal = on_refusal
         self._metrics = metrics
-        self._fleet = FleetView(state, policy)
+        self._fleet = FleetView(state, policy, clock)
         self._shapes = Shapes()
         self._queue = FairQueue()
         self._refused = RefusedBook(rng)
