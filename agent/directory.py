@@ -105,6 +105,7 @@ def _remote_port(entry: pb.PlannedRemotePort) -> RemotePort:
         mac=check_mac("mac", entry.mac),
         addresses=_addresses(entry.addresses),
         vtep=ip_address(entry.vtep),
+        hostname=entry.hostname,
     )
 
 

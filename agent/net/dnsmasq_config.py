@@ -8,14 +8,14 @@ guests make theirs from the announced prefix (SLAAC) and ask DHCPv6 for the rest
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
 from agent.net import names
-from agent.net.driver import NetworkIntent, PortIntent, SubnetIntent, has_ipv6
+from agent.net.driver import NetworkIntent, PortIntent, RemotePort, SubnetIntent, has_ipv6
 
 DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
 LEASE_S: Final = 3600  # addresses are fixed: a lease only says that the guest is there
@@ -45,6 +45,11 @@ class ServerFiles:
         return self.directory / "names"
 
     @property
+    def remote_names(self) -> Path:
+        """The same of ports on other nodes; read again on SIGHUP."""
+        return self.directory / "remote-names"
+
+    @property
     def leases(self) -> Path:
         return self.directory / "leases"
 
@@ -66,6 +71,7 @@ def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
         _option("pid-file", str(files.pid)),
         _option("no-hosts"),
         _option("addn-hosts", str(files.names)),
+        _option("addn-hosts", str(files.remote_names)),
         upstream,
         _option("domain", DOMAIN),
         _option("local", f"/{DOMAIN}/"),
@@ -95,11 +101,12 @@ def render_hosts(ports: tuple[PortIntent, ...]) -> str:
     )
 
 
-def render_names(ports: tuple[PortIntent, ...]) -> str:
+def render_names(ports: Iterable[PortIntent | RemotePort]) -> str:
     """addn-hosts: names resolve before the guest has asked for its address."""
     return "".join(
         f"{address} {_checked(port.hostname.lower())}.{DOMAIN} {port.hostname.lower()}\n"
         for port in ports
+        if port.hostname
         for address in port.addresses
     )
 

@@ -76,12 +76,16 @@ class NetworkIntent:
 
 @dataclass(frozen=True, slots=True, order=True)
 class RemotePort:
-    """A port of the same network on another node: frames to `mac` go through the tunnel to `vtep`."""
+    """A port of the same network on another node: frames to `mac` go through the tunnel to `vtep`.
+
+    `hostname`: the name that guests here find it by; empty for none.
+    """
 
     uid: str
     mac: str
     addresses: tuple[IPAddress, ...]
     vtep: IPAddress
+    hostname: str = ""
 
     def __hash__(self) -> int:
         """By the uid alone: sets of ten thousand are made and compared at every change."""

@@ -61,6 +61,8 @@ def check_directory(network_uid: str, remotes: Iterable[RemotePort]) -> None:
             raise _invalid(
                 "port", remote.uid, "mac", f"{remote.mac!r} is not a unicast MAC address in lower case"
             )
+        if remote.hostname and not _HOSTNAME.fullmatch(remote.hostname):
+            raise _invalid("port", remote.uid, "hostname", f"{remote.hostname!r} is not a DNS label")
         for value in (remote.mac, *remote.addresses):
             other = seen.setdefault(value, remote.uid)
             if other != remote.uid:

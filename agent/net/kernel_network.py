@@ -23,7 +23,7 @@ from agent.net import (
     sysctl,
 )
 from agent.net.directory import Spot
-from agent.net.dnsmasq_config import ServerFiles, parse_leases
+from agent.net.dnsmasq_config import ServerFiles, parse_leases, render_names
 from agent.net.driver import NetworkIntent, PortIntent, RemotePort, digest_of
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
@@ -120,6 +120,19 @@ class KernelNetwork:
         if present != peers:
             self._host.ensure_elements(uid, peers, guard_rules.is_peer)
         self._directory.program(uid, vni, change)
+        self._name_remotes(uid, remotes)
+
+    def _name_remotes(self, uid: str, remotes: frozenset[RemotePort]) -> None:
+        """What DNS says of them; the server reads its files again only when that is something else."""
+        files = self._state.files(uid)
+        text = render_names(sorted(remotes))
+        if read_text(files.remote_names) == text:
+            return
+        write_text(files.remote_names, text)
+        network = self._state.find_network(uid)
+        pid = dnsmasq.find_pid(files, self.home(network.intent)) if network is not None else 0
+        if pid:
+            dnsmasq.reload(pid)
 
     def ensure_port(self, port: PortIntent) -> None:
         with Netlink() as host:
@@ -218,6 +231,8 @@ class KernelNetwork:
 def _write_hosts(files: ServerFiles, program: NetworkProgram) -> None:
     write_text(files.hosts, program.hosts)
     write_text(files.names, program.names)
+    if not files.remote_names.exists():  # the server would complain of a file that it was told of
+        write_text(files.remote_names, "")
 
 
 def _holders(network: NetworkIntent) -> dict[str, str]:

@@ -195,7 +195,11 @@ def _remote_port(state: State, node: str, port: port_pb2.Port) -> agent_pb2.Plan
     if underlay is None:
         return None
     return agent_pb2.PlannedRemotePort(
-        uid=port.meta.uid, mac=port.spec.mac, addresses=addresses_of(state, port), vtep=underlay.address
+        uid=port.meta.uid,
+        mac=port.spec.mac,
+        addresses=addresses_of(state, port),
+        vtep=underlay.address,
+        hostname=port.spec.instance,
     )
 
 

@@ -323,10 +323,13 @@ class PlannedRemotePort(_message.Message):
     MAC_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     VTEP_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     mac: _builtins.str
     vtep: _builtins.str
     """Where the tunnel to its node ends."""
+    hostname: _builtins.str
+    """Under which others of the network find it by DNS."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -336,10 +339,11 @@ class PlannedRemotePort(_message.Message):
         mac: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         vtep: _builtins.str = ...,
+        hostname: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "mac", b"mac", "uid", b"uid", "vtep", b"vtep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "hostname", b"hostname", "mac", b"mac", "uid", b"uid", "vtep", b"vtep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,7 +76,9 @@ class Cloud:
 
 
 def remotes_of(places: Iterable[tuple[IPAddress, PortIntent]]) -> frozenset[RemotePort]:
-    return frozenset(RemotePort(port.uid, port.mac, port.addresses, vtep) for vtep, port in places)
+    return frozenset(
+        RemotePort(port.uid, port.mac, port.addresses, vtep, port.hostname) for vtep, port in places
+    )
 
 
 @dataclass(frozen=True, slots=True)
