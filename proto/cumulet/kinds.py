@@ -357,7 +357,7 @@ INSTANCE: Final = _kind(
         Flag(
             "lifetime",
             "spec.expected_lifetime_s",
-            "How long it is expected to live, as in 12h; kept, no policy uses it yet.",
+            "How long it is expected to live, as in 12h; the placement policy lifetime packs by it.",
             Shape.SECONDS,
             fixed=True,
         ),

@@ -175,7 +175,7 @@ class InstanceSpec(_message.Message):
     numa_cells: _builtins.int
     """NUMA cells over which vcpus and memory are divided evenly; 0: it floats over the node."""
     expected_lifetime_s: _builtins.int
-    """How long it is expected to live; 0: unknown. A hint that is kept; no policy uses it yet, and nothing ends when it is over."""
+    """How long it is expected to live; 0: unknown. A hint: the placement policy lifetime packs by it, and nothing ends when it is over."""
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAttachment]:
         """At least one; the first is the primary."""

@@ -221,3 +221,23 @@ def test_without_anything_assumed_it_is_the_view_of_the_state() -> None:
     paper.put(keys.PLACEMENTS, ("n1", "u1"), record("u1", "n1", 2, ("apart",)))
     view = FleetView(paper.state, PACK)
     assert view.fleet().view(paper.state.revision).nodes == build_view(paper.state, PACK).nodes
+
+
+def test_a_node_is_busy_until_the_last_hint_or_nobody_knows() -> None:
+    paper = Paper().seed()
+    paper.add_node("n9")
+    view = FleetView(paper.state, policy_named("lifetime"))
+    paper.state.listen(view.note_change)
+    assert view.fleet().node(0).busy_until_s == 0
+    for name, hint_s, until_s in (
+        ("a", 600, 3_600),
+        ("b", 30_000, 36_000),
+        ("c", 60, 36_000),
+        ("d", 0, None),
+    ):
+        paper.add_instance(name, expected_lifetime_s=hint_s)
+        paper.place(name, "n9")
+        seen = [node.busy_until_s for node in view.fleet().nodes() if node.name == "n9"]
+        assert seen == [until_s]
+    plain = FleetView(paper.state, SLOTS)
+    assert {node.busy_until_s for node in plain.fleet().nodes()} == {None}

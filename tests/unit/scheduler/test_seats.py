@@ -5,9 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from scheduler.model import Placement, Request, View
+from cext import measure
+from cumulet.resources import Resources
+from scheduler.fleet import Fleet
+from scheduler.model import NodeView, Placement, Request, View
+from scheduler.packing import TICK_S
 from scheduler.policy import BY_NAME
 from scheduler.seats import KeptSeats, ReplannedSeats
 from tests.unit.scheduler.test_specification import contended
@@ -46,3 +51,39 @@ def _close_or_open(
     for seats in (kept, anew):
         (seats.reopen if name in closed else seats.close)((name,))
     (closed.remove if name in closed else closed.append)(name)
+
+
+@pytest.mark.parametrize("policy", ["pack", "slots", "lifetime"])
+def test_a_trace_in_the_kernel_is_decided_as_by_the_seats(policy: str) -> None:
+    """What the quality bench measures is what users get."""
+    chance = random.Random(5)
+    view = View(1, tuple(NodeView(f"n{i}", Resources(16, 48)) for i in range(30)))
+    shapes = [
+        Request("u", "default", "i", Resources(vcpu, mib), lifetime_s=lifetime_s)
+        for vcpu, mib in ((1, 2), (2, 4), (4, 7), (8, 14), (2, 14))
+        for lifetime_s in (1_800, 20_000, None)
+    ]
+    fleet = Fleet.of(view, BY_NAME[policy])
+    fleet.prepare(shapes)
+    ids = [fleet.shape(shape, fleet.levels(shape)[0].constraint) for shape in shapes]
+    which = [chance.randrange(len(shapes)) for _ in range(1_500)]
+    events = [x for i in range(1_500) for x in ([i, ~(i - 90)] if i >= 90 else [i])]
+    time_s = np.arange(len(events)) * 300 // TICK_S * TICK_S
+    at = np.full(len(which), -1, np.int32)
+    trace = np.array(events, np.int32), np.array([ids[shape] for shape in which], np.int32)
+    measure.replay(fleet.index, *trace, at, time_s=time_s if policy == "lifetime" else None)
+    seats = KeptSeats(view, BY_NAME[policy], shapes)
+    there: dict[int, Placement | None] = {}
+    left: set[int] = set()
+    for event, at_s in zip(events, time_s.tolist(), strict=True):
+        seats.advance(at_s)
+        if event >= 0:
+            (there[event],) = seats.place((shapes[which[event]],), chance)
+        elif (placed := there[~event]) is not None:
+            seats.leave(shapes[which[~event]], placed)
+            left.add(~event)
+    names = [fleet.node(slot).name if slot >= 0 else None for slot in at.tolist()]
+    assert names == [
+        None if number in left or found is None else found.node for number, found in sorted(there.items())
+    ]
+    assert len(left) > 1_000
