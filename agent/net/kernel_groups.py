@@ -12,7 +12,7 @@ from typing import Final
 
 from agent.errors import DriverError
 from agent.net import conntrack, nft, security, security_flows
-from agent.net.driver import GroupIntent, NetworkIntent
+from agent.net.driver import GroupIntent, NetworkIntent, PortIntent
 from agent.net.elements import TABLE
 from agent.net.group_listing import Chains, group_fingerprint
 from agent.net.group_state import GroupRecord, GroupState
@@ -89,6 +89,12 @@ class KernelGroups:
     def end_connections(self, network: NetworkIntent) -> None:
         """Those of a network that its ports' groups do not allow."""
         self._end_in(network, self._state.intents())
+
+    def end_connections_of(self, port: PortIntent) -> None:
+        """Those of one port that its groups do not allow."""
+        for network in self._networks():
+            if network.uid == port.network_uid:
+                self._end_in(replace(network, ports=(port,)), self._state.intents())
 
     def _end_connections(self, group: GroupIntent, before: GroupIntent | None) -> None:
         groups = {**self._state.intents(), group.uid: group}

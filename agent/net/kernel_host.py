@@ -146,7 +146,7 @@ class KernelHost:
         groups = security.port_groups(ports)
         batch, chains = host_change.build_change(tables.chains, after, stale, missing, groups)
         self.change(batch, lambda before: replace(before, elements=after, chains=chains))
-        return any(element.set_name in ("egress", "ingress") for element in stale)
+        return any(element.set_name in ("egress", "ingress") for element in (*stale, *missing))
 
     def ensure_zone(self, network_uid: str) -> int:
         """One that another network had before is empty."""

@@ -139,7 +139,8 @@ class KernelNetwork:
             bridge = self._get_bridge(host, port.network_uid, f"port {port.uid}")
             self._host.ensure()
             wanted = ruleset.port_elements(port, self._host.numbers.ensure(port.uid))
-            self._host.ensure_elements(port.uid, wanted, ports=[port])
+            if self._host.ensure_elements(port.uid, wanted, ports=[port]):
+                self._groups.end_connections_of(port)  # also what a port of before left with its address
             name = names.tap_name(port.uid)
             tap = host.find_link(name)
             if tap is None:

@@ -165,6 +165,25 @@ async def test_a_connection_ends_with_membership_and_with_the_ports_groups(world
         talk.close()
 
 
+async def test_a_port_does_not_inherit_connections_with_an_address(world: World) -> None:
+    client, host, closed = group(*all_out()), group(rule("in", "udp")), group(*all_out())
+    await world.groups(client, host, closed)
+    a, b = await world.guests((client.uid,), (host.uid,))
+    heir = replace(in_groups(b.port, closed.uid), uid=new_uid())
+    network = network_intent(cidr6=CIDR6, uid=a.port.network_uid)
+    async with b.echoing(*OPEN):
+        talk = await a.begin(b, "udp", 7000)
+        assert await _goes_on(talk)
+    await world.net.ensure_port_absent(b.port.uid)
+    await world.net.ensure_network(with_ports(network, a.port, heir))
+    c = await boot(world.lab, world.net, network, heir)
+    async with c.echoing(*OPEN):
+        assert not await _goes_on(talk)
+        await world.groups(replace(closed, rules=(rule("in", "udp"),)))  # the control
+        assert await _goes_on(talk)
+        talk.close()
+
+
 async def test_tenants_with_the_same_addresses_do_not_meet(world: World) -> None:
     """One's connection says nothing about the other's: the same addresses and ports, in another zone."""
     client, host, closed = group(*all_out()), group(rule("in", "udp", (7000, 7000))), group()
