@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 _IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
+_TCP = 6
 _UDP, _ICMPV6 = 17, 58
 _SOLICIT, _ADVERT = 135, 136
 _OVERRIDE = 0x20000000
@@ -33,6 +34,18 @@ def udp(
     total = checksum(head + sender.packed + receiver.packed)
     head = head[:10] + struct.pack("!H", total)
     return ethernet(destination, source, _IPV4, head + sender.packed + receiver.packed + datagram)
+
+
+def tcp(
+    destination: str, source: str, sender: IPv4Address, receiver: IPv4Address, port: int, flags: int
+) -> bytes:
+    """IPv4: a segment without data, from `port` to itself."""
+    body = struct.pack("!HHIIBBHHH", port, port, 1, 1, 5 << 4, flags, 1024, 0, 0)
+    pseudo = sender.packed + receiver.packed + struct.pack("!BBH", 0, _TCP, len(body))
+    body = body[:16] + struct.pack("!H", checksum(pseudo + body)) + body[18:]
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, _TCP, 0)
+    head = head[:10] + struct.pack("!H", checksum(head + sender.packed + receiver.packed))
+    return ethernet(destination, source, _IPV4, head + sender.packed + receiver.packed + body)
 
 
 def neighbour_solicit(mac: str, asker: IPv6Address, asked: IPv6Address) -> bytes:
