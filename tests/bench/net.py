@@ -11,13 +11,16 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import net_ports, net_reach, net_spoof
+from tests.bench import net_paths, net_ports, net_reach, net_spoof
 from tests.bench.report import Suite
 
 QUICK_TOPOLOGIES: Final = 20
 
 PARTS: Final[Mapping[str, Callable[[Suite, bool], None]]] = {
     "spoof": lambda suite, quick: net_spoof.measure(suite),
+    "paths": lambda suite, quick: net_paths.measure(
+        suite, net_paths.QUICK_ROUNDS if quick else net_paths.ROUNDS
+    ),
     "ports": lambda suite, quick: net_ports.measure(suite, net_ports.PORTS[: 2 if quick else None]),
     "reach": lambda suite, quick: net_reach.measure(
         suite, QUICK_TOPOLOGIES if quick else net_reach.TOPOLOGIES
