@@ -6,17 +6,28 @@ The driver is stopped before its nth effect on the real kernel, for every n, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address, ip_network
 from typing import Any
 
 import pytest
 
 from agent.errors import DriverError
-from agent.net import dnsmasq, kernel_host, kernel_network, netns, nft, rtnetlink, state, sysctl
+from agent.net import dnsmasq, kernel_host, kernel_network, netns, nft, router_state, rtnetlink, state, sysctl
 from agent.net.directory import digest_of_directory
-from agent.net.driver import NetworkIntent, PortIntent, RemotePort
+from agent.net.driver import (
+    NetworkIntent,
+    ObservedNet,
+    PortIntent,
+    RemotePort,
+    RouterDirectory,
+    RouterIntent,
+    digest_of,
+)
 from agent.net.kernel_driver import KernelNet
-from tests.unit.agent_net.lab import Lab, network_intent, open_lab, with_port
+from agent.net.router_entries import digest_of_router_directory
+from tests.unit.agent_net.lab import Lab, network_intent, new_uid, open_lab, with_port
 
 REMOTES = frozenset(
     {
@@ -27,6 +38,7 @@ REMOTES = frozenset(
 EFFECTS: tuple[tuple[Any, str], ...] = (
     (rtnetlink.Netlink, "_do"),
     (rtnetlink.Netlink, "change_entries"),
+    (rtnetlink.Netlink, "change_routes"),
     (rtnetlink, "create_tap"),
     (nft, "commit"),
     (nft, "commit_text"),
@@ -38,6 +50,7 @@ EFFECTS: tuple[tuple[Any, str], ...] = (
     (kernel_network, "write_text"),
     (kernel_host, "write_text"),
     (state, "write_text"),
+    (router_state, "write_text"),
     (sysctl, "set_forwarding"),
 )
 
@@ -133,3 +146,72 @@ async def test_every_prefix_of_tearing_down_can_be_finished(monkeypatch: pytest.
             await heir.close()
             effects += 1
         assert effects > 8
+
+
+async def _attach(net: KernelNet, router: RouterIntent, network: NetworkIntent) -> None:
+    await net.ensure_router(router)
+    await net.ensure_network(replace(network, router_uid=router.uid))
+    await net.ensure_router_directory(router.uid, RouterDirectory((REMOTES,)))
+
+
+async def _detach(net: KernelNet, router: RouterIntent, network: NetworkIntent) -> None:
+    await net.ensure_network(network)
+    await net.ensure_router_absent(router.uid)
+
+
+async def _is_attached(net: KernelNet, router: RouterIntent, network: NetworkIntent) -> bool:
+    seen = await net.observe_net()
+    at = seen.networks[network.uid]
+    wanted = digest_of_router_directory(RouterDirectory((REMOTES,)))
+    return (at.complete, at.router_uid, seen.routers, seen.router_directories) == (
+        True,
+        router.uid,
+        {router.uid: digest_of(router)},
+        {router.uid: wanted},
+    )
+
+
+def _things(seen: ObservedNet) -> set[tuple[str, str]]:
+    """Without process ids."""
+    return {(kind, owner if kind == "dhcp-server" else name) for kind, name, owner in seen.items}
+
+
+async def test_every_prefix_of_attaching_can_be_finished_or_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of detaching. The guest's tap is on its bridge all the time."""
+    fuse = Fuse(monkeypatch)
+    router = RouterIntent(new_uid(), 99, (ip_network("10.7.0.0/24"), ip_network("10.8.0.0/24")), True)
+    network, port = with_port(network_intent(), 5)
+    async with open_lab() as lab:
+        untouched = await lab.host_links()
+        first = lab.driver()
+        await _set_up(first, network, port)
+        alone = _things(await first.observe_net())
+        await first.close()
+        for forth, back in ((_attach, _detach), (_detach, _attach)):
+            effects, died = 0, True
+            while died:
+                died = await _dies(fuse, lab, effects, partial(forth, router=router, network=network))
+                heir = lab.driver()
+                if died and forth is _attach:
+                    assert not await _is_attached(heir, router, network), effects
+                if effects % 2:
+                    await forth(heir, router, network)
+                await back(heir, router, network)
+                seen = await heir.observe_net()
+                assert seen.taps == {port.uid: True}
+                if back is _detach:
+                    assert seen.networks[network.uid].complete
+                    assert (_things(seen), seen.routers) == (alone, {}), effects
+                else:
+                    assert await _is_attached(heir, router, network), effects
+                await heir.close()
+                effects += 1
+            assert effects > 15
+            last = lab.driver()
+            await forth(last, router, network)
+            await last.close()
+        heir = lab.driver()
+        await _tear_down(heir, network, port)
+        assert (await heir.observe_net()).items == ()
+        assert await lab.host_links() == untouched
+        await heir.close()
