@@ -11,13 +11,16 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import net_paths, net_ports, net_reach, net_spoof
+from tests.bench import net_node, net_paths, net_ports, net_reach, net_spoof
 from tests.bench.report import Suite
 
 QUICK_TOPOLOGIES: Final = 20
 
 PARTS: Final[Mapping[str, Callable[[Suite, bool], None]]] = {
     "spoof": lambda suite, quick: net_spoof.measure(suite),
+    "node": lambda suite, quick: net_node.measure(
+        suite, net_node.QUICK_NETWORKS if quick else net_node.NETWORKS
+    ),
     "paths": lambda suite, quick: net_paths.measure(
         suite, net_paths.QUICK_ROUNDS if quick else net_paths.ROUNDS
     ),

@@ -1,9 +1,9 @@
 """What the data plane costs a packet: throughput, packets a second and round trips by path, as ratios.
 
 **Edge**: two nodes in namespaces with the real driver, guests as namespaces that are ports with security
-groups on. Every guest has a second link, to a bridge without any rule: the baseline of the same run. Baseline
-`bridge` is that bridge, across nodes with VXLAN, for routed paths too; those are also compared with the same
-hops, a plain router between two such bridges (`_to_same_hops`). Runs of both take turns, and a ratio is the median of neighbouring runs.
+groups on. Every guest has a second link, to a bridge without any rule, across nodes with VXLAN: the baseline
+of the same run. Routed paths are also compared with the same hops, a plain router between two such bridges
+(`_to_same_hops`). Runs take turns, and a ratio is the median of neighbouring runs.
 """
 
 from __future__ import annotations
