@@ -28,7 +28,6 @@ NODES_MAX: Final = 32
 # A node's tunnels need 50 bytes more than what they carry; guests' packets fit this however it is divided.
 MTU_MIN: Final = 1330
 MTU_MAX: Final = 9216
-OUTSIDE_ADDRESSES_MIN: Final = 8  # its network's, its gateway's, and some to give to guests
 # So that the numbers of node and address agree: n1 has .11.
 NODE_ADDRESS_OFFSET: Final = 10
 # What a machine of the lab has of its own, so the lab's directory must not be below it.
@@ -244,8 +243,8 @@ def _settings_error(settings: Settings) -> str:
     needed = NODE_ADDRESS_OFFSET + settings.nodes
     if underlay.num_addresses < needed + 2:
         return f"underlay: {underlay} has too few addresses for {settings.nodes} nodes"
-    if outside.num_addresses < OUTSIDE_ADDRESSES_MIN:
-        return f"outside: {outside} has fewer than {OUTSIDE_ADDRESSES_MIN} addresses"
+    if outside.num_addresses < needed + 2:
+        return f"outside: {outside} has too few addresses for {settings.nodes} nodes"
     return f"underlay and outside overlap: {underlay}, {outside}" if underlay.overlaps(outside) else ""
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from deploy.lab.layout import CONTROL, FABRIC, OUTSIDE, LabLayout, Machine, Role
 
 UNDERLAY_LINK: Final = "underlay0"  # of a node and of the control machine: to the fabric
-UPLINK: Final = "uplink0"  # of a node: to the outside. The agent gets it without an address
+UPLINK: Final = "uplink0"  # of a node: to the outside
 FABRIC_BRIDGE: Final = "fabric0"
 OUTSIDE_BRIDGE: Final = "outside0"
 # Addresses of the outside. Its gateway has the first of the range, and this one (RFC 3849).
@@ -76,7 +76,7 @@ def plan_links(lab: LabLayout, machine: Machine) -> tuple[Words, ...]:
         case Role.CONTROL:
             return (loopback, *_underlay(machine))
         case Role.NODE:
-            return (loopback, *_underlay(machine), ("ip", "link", "set", UPLINK, "up"))
+            return (loopback, *_underlay(machine), *_uplink(lab, machine))
 
 
 def outside_gateway(lab: LabLayout) -> IPv4Interface:
@@ -116,6 +116,23 @@ def _underlay(machine: Machine) -> tuple[Words, ...]:
     return (
         ("ip", "address", "add", str(machine.underlay), "dev", UNDERLAY_LINK),
         ("ip", "link", "set", UNDERLAY_LINK, "up"),
+    )
+
+
+def uplink_address(lab: LabLayout, machine: Machine) -> IPv4Interface:
+    """A node's address at the outside; its last part is that of its underlay address."""
+    assert machine.underlay is not None  # every node has one
+    network = IPv4Network(lab.settings.outside)
+    number = int(machine.underlay.ip) - int(machine.underlay.network.network_address)
+    return IPv4Interface(f"{network[number]}/{network.prefixlen}")
+
+
+def _uplink(lab: LabLayout, machine: Machine) -> tuple[Words, ...]:
+    """The node's way to the outside, which guests with outbound NAT take too."""
+    return (
+        ("ip", "address", "add", str(uplink_address(lab, machine)), "dev", UPLINK),
+        ("ip", "link", "set", UPLINK, "up"),
+        ("ip", "route", "add", "default", "via", str(outside_gateway(lab).ip)),
     )
 
 

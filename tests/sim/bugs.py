@@ -209,7 +209,7 @@ def _name_guard(patcher: Patcher) -> None:
 
 def _vni_guard(patcher: Patcher) -> None:
     patcher.set(controller.admit.network, "absent", _always)
-    patcher.set(controller.admit.network, "_free_vni", lambda state, context: context.rng.randint(1, 3))
+    patcher.set(controller.admit.network, "free_vni", lambda state, context: context.rng.randint(1, 3))
 
 
 def _forgotten_taps(patcher: Patcher) -> None:
