@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import DriverError
+from agent.net import sysctl
 from agent.net.dnsmasq_config import ServerFiles
 
 _DNSMASQ: Final = "/usr/sbin/dnsmasq"
@@ -38,6 +39,7 @@ def find_pid(files: ServerFiles, namespace: Path) -> int | None:
 
 def start(files: ServerFiles) -> None:
     """Start in the calling thread's namespace; returns when the server answers or has failed."""
+    sysctl.allow_servers()
     try:
         done = subprocess.run(
             _command(files), capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False

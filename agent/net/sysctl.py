@@ -1,16 +1,21 @@
-"""Kernel settings of the namespace that the calling thread is in.
+"""Kernel settings of the namespace that the calling thread is in, and one of the machine.
 
 **Edge**: /proc/sys/net shows the reading thread's namespace.
 """
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Final
 
 _NET: Final = Path("/proc/sys/net")
 _GENERATE_NO_ADDRESS: Final = "1"  # IN6_ADDR_GEN_MODE_NONE
 _IGNORE_ALL: Final = "8"  # ip-sysctl: do not reply to ARP for any local address
+_INOTIFY: Final = Path("/proc/sys/fs/inotify/max_user_instances")
+# Of all processes of a user. Each network's dnsmasq takes one, and the kernel's own 128 ended a node at 126
+# networks. An instance that is not used costs a few hundred bytes.
+SERVERS_MAX: Final = 16_384
 
 
 def forwarding_is_on() -> bool:
@@ -24,6 +29,16 @@ def set_forwarding(on: bool) -> None:
 def bridges_are_filtered() -> bool:
     """Frames of bridges that ask for it pass the inet rules; without the module they silently do not."""
     return (_NET / "bridge/bridge-nf-call-iptables").exists()
+
+
+def allow_servers() -> None:
+    """As many DHCP servers as a node may have networks. Of the machine; only ever raised.
+
+    Where it may not be written, a container, a server that finds no room says so.
+    """
+    with contextlib.suppress(PermissionError):
+        if int(_INOTIFY.read_text()) < SERVERS_MAX:
+            _INOTIFY.write_text(str(SERVERS_MAX))
 
 
 def silence_link(name: str) -> None:
