@@ -154,7 +154,7 @@ def _ec2_tree(asker: Asker) -> dict[str, Any]:
         "local-ipv4": first_ipv4,
         "mac": asker.port.mac,
         "instance-type": f"{instance.vcpu}x{instance.memory_mib}",
-        "security-groups": "\n".join(asker.port.security_groups),
+        "security-groups": "\n".join(asker.port.group_uids),
         "placement": {"availability-zone": ""},
         **({"public-keys": keys} if keys else {}),
     }

@@ -40,10 +40,23 @@ def render_topology(joints: Sequence[Joint]) -> str:
         y, width = drawn.bottom + 2 * GAP, max(width, drawn.right)
     size = {"width": str(width + MARGIN), "height": str(max(y - GAP, 2 * MARGIN))}
     root.attrib |= size | {"font-family": "sans-serif", "font-size": "12"}
+    _describe(root, joints)
     background = ET.Element(f"{{{SVG}}}rect", {"width": "100%", "height": "100%", "fill": "#ffffff"})
-    root.insert(0, background)
+    root.insert(2, background)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _describe(root: ET.Element, joints: Sequence[Joint]) -> None:
+    """For those who cannot see it."""
+    networks = [segment for joint in joints for segment in joint.segments]
+    routers = [joint.name for joint in joints if joint.name]
+    instances = sum(len(segment.places) for segment in networks)
+    told = f"{len(routers)} routers, {len(networks)} networks, {instances} ports of instances"
+    for index, (tag, text) in enumerate((("title", "Topology of a project"), ("desc", told))):
+        element = ET.Element(f"{{{SVG}}}{tag}")
+        element.text = text
+        root.insert(index, element)
 
 
 class _Drawing:

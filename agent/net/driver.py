@@ -43,8 +43,8 @@ class PortIntent:
     """One port of a local instance: a tap on its network's bridge, and what DHCP answers to its MAC.
 
     `security_groups`: uids, in order. A port without one, or with one that the node was never told of,
-    receives nothing but what its node's own services answer. Rates in bits per second towards the guest
-    (`ingress_bps`) and from it; 0 is no limit.
+    receives nothing but what its node's own services answer. None, which no plan has, is not judged by
+    groups at all. Rates in bits per second towards the guest (`ingress_bps`) and from it; 0 is no limit.
     """
 
     uid: str
@@ -52,10 +52,14 @@ class PortIntent:
     mac: str
     addresses: tuple[IPAddress, ...]
     hostname: str
-    security_groups: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] | None = ()
     allowed_pairs: tuple[AddressPair, ...] = ()
     ingress_bps: int = 0
     egress_bps: int = 0
+
+    @property
+    def group_uids(self) -> tuple[str, ...]:
+        return self.security_groups or ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ that: a refused intent touches nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agent.errors import DriverError
@@ -18,6 +18,7 @@ from agent.net.driver import (
     NetworkIntent,
     PortIntent,
     RemotePort,
+    RouteIntent,
     RouterDirectory,
     RouterIntent,
     RuleIntent,
@@ -87,10 +88,16 @@ def check_router_directory(uid: str, directory: RouterDirectory) -> None:
                 if other != remote.uid:
                     problem = f"{address} is that of ports {other} and {remote.uid}"
                     raise _invalid("router", uid, "remotes", problem)
+    check_static_routes(uid, directory.routes)
     for route in directory.routes:
-        if route.cidr in seen or (route.cidr.num_addresses == 1 and route.cidr.network_address in seen):
-            raise _invalid("router", uid, "routes", f"{route.cidr} has another way already")
-        seen[route.cidr] = str(route.cidr)
+        if route.cidr.num_addresses == 1 and route.cidr.network_address in seen:
+            raise _invalid("router", uid, "routes", f"{route.cidr} is the address of a port")
+
+
+def check_static_routes(uid: str, routes: Sequence[RouteIntent]) -> None:
+    """Raises DriverError (InvalidIntent, permanent): the kernel holds one route for a destination."""
+    if len({route.cidr for route in routes}) != len(routes):
+        raise _invalid("router", uid, "routes", "a range has two ways")
 
 
 def check_port(port: PortIntent) -> None:
@@ -101,7 +108,7 @@ def check_port(port: PortIntent) -> None:
         raise _invalid("port", port.uid, "mac", f"{port.mac!r} is not a unicast MAC address")
     if not _HOSTNAME.fullmatch(port.hostname):
         raise _invalid("port", port.uid, "hostname", f"{port.hostname!r} is not a DNS label")
-    for uid in port.security_groups:
+    for uid in port.group_uids:
         check_uid("security group", uid)
     for pair in port.allowed_pairs:
         _check_pair(port, pair)

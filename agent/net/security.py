@@ -41,24 +41,21 @@ NOTHING: Final = ProgrammedGroup("", frozenset())
 
 
 def is_filtered(port: PortIntent) -> bool:
-    """Whether groups judge a port. One without any is open, until all plans name groups.
-
-    `return True` makes such a port closed: it then gets nothing but its node's services.
-    """
-    return bool(port.security_groups)
+    """Whether groups judge a port: one in no group gets nothing but its node's services."""
+    return port.security_groups is not None
 
 
 def port_verdicts(port: PortIntent) -> dict[str, str]:
     """By map, the verdict that the port's mark leads to."""
     if not is_filtered(port):
         return {"egress": _ACCEPT, "ingress": _ACCEPT}
-    name = ports_name(port.security_groups)
+    name = ports_name(port.group_uids)
     return {"egress": f"jump ports-out-{name}", "ingress": f"jump ports-in-{name}"}
 
 
 def port_groups(ports: Iterable[PortIntent]) -> dict[str, tuple[str, ...]]:
     """Groups by the name of the chains that they need."""
-    judged = (port.security_groups for port in ports if is_filtered(port))
+    judged = (port.group_uids for port in ports if is_filtered(port))
     return {ports_name(groups): tuple(sorted(set(groups))) for groups in judged}
 
 

@@ -53,7 +53,7 @@ class Policy:
     def _permits(self, port: PortIntent, connection: Connection, *, egress: bool) -> bool:
         if not security.is_filtered(port):
             return True
-        known = (self.groups[uid] for uid in port.security_groups if uid in self.groups)
+        known = (self.groups[uid] for uid in port.group_uids if uid in self.groups)
         return any(self._rule_permits(rule, connection, egress) for group in known for rule in group.rules)
 
     def _rule_permits(self, rule: RuleIntent, connection: Connection, egress: bool) -> bool:
@@ -87,7 +87,7 @@ def affected_networks(uid: str, ports: Iterable[PortIntent], groups: Mapping[str
     judging = {uid} | {
         other.uid for other in groups.values() if any(rule.remote_group == uid for rule in other.rules)
     }
-    return {port.network_uid for port in ports if judging & set(port.security_groups)}
+    return {port.network_uid for port in ports if judging & set(port.group_uids)}
 
 
 def is_narrower(before: GroupIntent | None, after: GroupIntent) -> bool:

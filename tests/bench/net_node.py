@@ -194,7 +194,7 @@ async def _add_port(net: KernelNet, node: Node, number: int) -> None:
     """One instance more on this node: its group's members, its network, its tap."""
     index = number * len(node.networks) // CHANGES
     network = node.networks[index]
-    uid = network.ports[0].security_groups[0]
+    uid = network.ports[0].group_uids[0]
     port = in_groups(with_port(network, 5 + PORTS_PER_NETWORK + number)[1], uid)
     at = next(at for at, one in enumerate(node.groups) if one.uid == uid)
     node.groups[at] = replace(node.groups[at], members=node.groups[at].members | set(port.addresses))

@@ -88,6 +88,18 @@ async def test_what_is_not_allowed_is_dropped_and_replies_pass(world: World, ver
         assert await b.reaches(a, "tcp", 7005, version)
 
 
+async def test_a_port_in_no_group_talks_to_its_nodes_services_only(world: World) -> None:
+    everything = group(*all_out(), rule("in"), rule("in", version=6))
+    await world.groups(everything)
+    nowhere, somewhere = await world.guests((), (everything.uid,))
+    async with nowhere.echoing(*OPEN), somewhere.echoing(*OPEN):
+        for version in (4, 6):
+            assert not await nowhere.reaches(somewhere, "tcp", 7000, version)
+            assert not await somewhere.reaches(nowhere, "tcp", 7000, version)
+        found = await world.lab.inside(nowhere.namespace, partial(probes.ask_name, "10.7.0.1", "vm6"))
+        assert found == [str(somewhere.port.addresses[0])]
+
+
 async def test_egress_is_judged_too(world: World) -> None:
     open_in = group(rule("in"), rule("in", version=6))
     one_way = group(rule("out", "tcp", (7005, 7005), cidr="10.7.0.6/32"))

@@ -24,6 +24,7 @@ WEB = PortIntent(
     "52:54:00:00:00:01",
     (IPv4Address("10.7.0.5"),),
     "web",
+    None,
 )
 DB = PortIntent(
     "22222222-aaaa-4bbb-8ccc-000000000002",
@@ -31,6 +32,7 @@ DB = PortIntent(
     "52:54:00:00:00:02",
     (IPv4Address("10.7.0.6"), IPv4Address("192.168.9.6")),
     "DB-1",
+    None,
 )
 NETWORK = NetworkIntent(
     "0f1e2d3c-4b5a-4678-9abc-def012345678",

@@ -99,8 +99,10 @@ def test_a_rule_says_what_it_means(intent: RuleIntent, matches: list[tuple[str, 
     assert body["expr"][-1] == {"accept": None}
 
 
-def test_a_port_in_no_group_is_open_until_plans_name_groups_and_others_are_judged() -> None:
+def test_only_a_port_that_no_plan_has_is_not_judged() -> None:
     assert set(security.port_verdicts(WEB).values()) == {"accept"}
+    nowhere = security.port_verdicts(in_groups(WEB))
+    assert all(verdict.startswith("jump ports-") for verdict in nowhere.values())
     one, same = in_groups(WEB, "a", "b"), in_groups(DB, "b", "a")
     assert security.port_verdicts(one) == security.port_verdicts(same)
     assert security.port_verdicts(one) != security.port_verdicts(in_groups(WEB, "a"))
