@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from agent.net import sysctl
@@ -15,7 +16,7 @@ async def test_a_new_network_has_room_for_its_server() -> None:
     """With the kernel's default the 127th network had no DHCP."""
     async with open_lab() as lab:
         net = lab.driver()
-        INSTANCES.write_text(KERNEL_DEFAULT)
+        await asyncio.to_thread(INSTANCES.write_text, KERNEL_DEFAULT)
         await net.ensure_network(network_intent())
-        assert int(INSTANCES.read_text()) >= sysctl.SERVERS_MAX
+        assert int(await asyncio.to_thread(INSTANCES.read_text)) >= sysctl.SERVERS_MAX
         await net.close()
