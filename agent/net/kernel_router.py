@@ -8,6 +8,7 @@ before links, what is for nobody is refused before any network is there, and the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import DriverError
@@ -23,15 +24,25 @@ from agent.net import (
 from agent.net.addressing import ROUTER_TUNNEL_LINK, router_uplink_pair
 from agent.net.driver import IPAddress, RouterDirectory, RouterIntent, digest_of
 from agent.net.elements import Element
-from agent.net.intent_check import check_router_directory
+from agent.net.intent_check import check_router_directory, check_static_routes
 from agent.net.kernel_host import KernelHost
 from agent.net.netlink_link import Link
-from agent.net.router_entries import RouterEntry, RouterSpot
+from agent.net.netlink_route import RouterRoute
+from agent.net.router_entries import RouterEntry, RouterSpot, hash_of, key_of
 from agent.net.router_mirror import RouterMirror
 from agent.net.router_state import RouterRecord, RouterState
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader
 from agent.net.ruleset import NAMESPACE_TABLES
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was programmed last: while the namespace's entries have this hash, it is there."""
+
+    directory: RouterDirectory
+    spot: RouterSpot
+    hash: int
 
 
 class KernelRouters:
@@ -51,6 +62,7 @@ class KernelRouters:
         self._reader = reader
         self._stop_servers = stop_servers
         self._mirrors: dict[str, RouterMirror] = {}
+        self._known: dict[str, _Known] = {}
 
     def namespace(self, uid: str) -> Path:
         return self._netns_dir / names.namespace_name(uid)
@@ -105,7 +117,6 @@ class KernelRouters:
         record, mirror = self._state.find(uid), self.follow(uid)
         assert record is not None
         assert mirror is not None
-        check_router_directory(uid, directory)
         vteps = router_entries.vteps_of(directory)
         if vteps and not mirror.tunnel:
             raise DriverError(
@@ -113,15 +124,19 @@ class KernelRouters:
                 f"router {uid} has ports on other nodes and no tunnel to them; start this node's agent with "
                 "--underlay-address",
             )
-        wanted = self._entries(uid, directory, mirror)
+        spot = self._find_spot(uid, directory, mirror)
+        stale, missing = self._difference(uid, directory, spot, mirror)
+        wanted = mirror.hash ^ hash_of(stale, spot.tunnel) ^ hash_of(missing, spot.tunnel)
         self._ensure_peers(uid, record.intent.vni, vteps)
-        mirror.change(mirror.entries - wanted, wanted - mirror.entries)
-        if mirror.hash != router_entries.hash_of(wanted, mirror.tunnel):
+        mirror.change(stale, missing)
+        if mirror.hash != wanted:
+            self._known.pop(uid, None)
             raise DriverError(
                 "RoutesDiffer",
                 f"router {uid}: routes are not as they were set; is another program editing those of "
                 f"{self.namespace(uid)}?",
             )
+        self._known[uid] = _Known(directory, spot, wanted)
 
     def uids(self) -> list[str]:
         return self._state.uids()
@@ -205,12 +220,26 @@ class KernelRouters:
         if peers != set(filter(guard_rules.is_peer, self._host.tables().of_network(uid))):
             self._host.ensure_elements(uid, peers, guard_rules.is_peer)
 
-    def _entries(self, uid: str, directory: RouterDirectory, mirror: RouterMirror) -> set[RouterEntry]:
+    def _difference(
+        self, uid: str, directory: RouterDirectory, spot: RouterSpot, mirror: RouterMirror
+    ) -> tuple[set[RouterEntry], set[RouterEntry]]:
+        """(too many, missing). Raises DriverError for a directory that cannot be."""
+        known = self._known.get(uid)
+        if known is None or (known.spot.tunnel, known.hash) != (spot.tunnel, mirror.hash):
+            check_router_directory(uid, directory)
+            wanted = router_entries.entries_of(directory, spot)
+            return mirror.entries - wanted, wanted - mirror.entries
+        check_static_routes(uid, directory.routes)
+        stale, missing = router_entries.change_of(known.directory, known.spot, directory, spot)
+        ways = [mirror.find_way(entry) for entry in missing if isinstance(entry, RouterRoute)]
+        if len(set(map(key_of, missing))) != len(missing) or any(way not in {None, *stale} for way in ways):
+            check_router_directory(uid, directory)
+        return stale, missing
+
+    def _find_spot(self, uid: str, directory: RouterDirectory, mirror: RouterMirror) -> RouterSpot:
         gateways: dict[str, int] = {}
         with netns.inside(self.namespace(uid)), Netlink() as inner:
-            for network_uid in {
-                route.network_uid for route in directory.routes if route.next_hop is not None
-            }:
+            for network_uid in {route.network_uid for route in directory.routes} - {""}:
                 gateway = inner.find_link(names.inner_gateway_name(network_uid))
                 if gateway is None:
                     raise DriverError(
@@ -219,9 +248,10 @@ class KernelRouters:
                         "ensure the network first",
                     )
                 gateways[network_uid] = gateway.index
-        return router_entries.entries_of(directory, RouterSpot(mirror.tunnel, gateways))
+        return RouterSpot(mirror.tunnel, gateways)
 
     def _close(self, uid: str) -> None:
+        self._known.pop(uid, None)
         mirror = self._mirrors.pop(uid, None)
         if mirror is not None:
             mirror.close()

@@ -28,6 +28,9 @@ _NOWHERE: Final = 0
 _TUNNEL: Final = 1  # in digests: indexes of links differ from boot to boot
 _GATEWAY: Final = 2
 _set_digests: WeakKeyDictionary[frozenset[RemotePort], tuple[int, frozenset[IPAddress]]] = WeakKeyDictionary()
+# The same value is mostly the same object: of a network's ports one changes at a time.
+_port_hashes: dict[str, tuple[RemotePort, int]] = {}
+_PORT_HASHES_MAX: Final = 1 << 17  # ports of one node's routers; beyond, all are hashed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,25 @@ def peer_address(vtep: IPAddress) -> IPv6Address:
 def entries_of(directory: RouterDirectory, spot: RouterSpot) -> set[RouterEntry]:
     """With the nodes' own entries."""
     routes = {route for remotes in directory.remotes for route in routes_to(remotes, spot.tunnel)}
+    return routes | _few_entries(directory, spot)
+
+
+def change_of(
+    before: RouterDirectory, spot_before: RouterSpot, after: RouterDirectory, spot: RouterSpot
+) -> tuple[set[RouterEntry], set[RouterEntry]]:
+    """(too many, missing) entries. It costs what differs, not what there is."""
+    old, new = set(before.remotes) - set(after.remotes), set(after.remotes) - set(before.remotes)
+    gone = frozenset[RemotePort]().union(*old).difference(*new)
+    come = frozenset[RemotePort]().union(*new).difference(*old)
+    present = set(routes_to(gone, spot.tunnel)) | _few_entries(before, spot_before)
+    wanted = set(routes_to(come, spot.tunnel)) | _few_entries(after, spot)
+    return present - wanted, wanted - present
+
+
+def _few_entries(directory: RouterDirectory, spot: RouterSpot) -> set[RouterEntry]:
+    """Of nodes and static routes."""
     static = {_static_route(route, spot) for route in directory.routes}
-    return {*routes, *static, *peer_entries(vteps_of(directory), spot.tunnel)}
+    return {*static, *peer_entries(vteps_of(directory), spot.tunnel)}
 
 
 def routes_to(remotes: Iterable[RemotePort], tunnel: int) -> Iterator[RouterRoute]:
@@ -126,9 +146,22 @@ def _digest_of_set(remotes: frozenset[RemotePort]) -> tuple[int, frozenset[IPAdd
     """Of one network's ports: the hash of their routes, and the nodes that they are on."""
     found = _set_digests.get(remotes)
     if found is None:
-        total = hash_of(routes_to(remotes, _TUNNEL), _TUNNEL)
+        total = 0
+        for remote in remotes:
+            total ^= _hash_of_port(remote)
         found = _set_digests[remotes] = total, frozenset(remote.vtep for remote in remotes)
     return found
+
+
+def _hash_of_port(remote: RemotePort) -> int:
+    known = _port_hashes.get(remote.uid)
+    if known is not None and known[0] is remote:
+        return known[1]
+    if len(_port_hashes) >= _PORT_HASHES_MAX:
+        _port_hashes.clear()
+    total = hash_of(routes_to((remote,), _TUNNEL), _TUNNEL)
+    _port_hashes[remote.uid] = remote, total
+    return total
 
 
 def _hash(entry: RouterEntry, tunnel: int) -> int:

@@ -38,6 +38,7 @@ class RouterMirror:
         self.routes: set[RouterRoute] = set()
         self.entries: set[RouterEntry] = set()
         self.hash = 0
+        self._ways: dict[tuple[IPAddress, int], RouterRoute] = {}
         with netns.inside(namespace):
             self._events = RouteEvents()
         self._list()
@@ -49,6 +50,10 @@ class RouterMirror:
         """Bring it up to date."""
         if self._take() != set():
             self._list()
+
+    def find_way(self, like: RouterRoute) -> RouterRoute | None:
+        """The route that follows from ports elsewhere to the same destination."""
+        return self._ways.get((like.destination, like.prefix_length))
 
     def vteps(self) -> frozenset[IPAddress]:
         """Nodes that the tunnel leads to."""
@@ -102,6 +107,7 @@ class RouterMirror:
                 if held and self._concerns_us(entry) and not isinstance(entry, PortEntry):
                     listing.add(entry)
         self.routes, self.entries, self.hash = set(), set(), 0
+        self._ways.clear()
         self._put_in(listing)
 
     def _put_in(self, entries: Iterable[RouterEntry]) -> None:
@@ -110,6 +116,8 @@ class RouterMirror:
                 self.routes.add(entry)
             else:
                 self.entries.add(entry)
+                if isinstance(entry, RouterRoute):
+                    self._ways[entry.destination, entry.prefix_length] = entry
                 self.hash ^= hash_of((entry,), self.tunnel)
 
     def _take_out(self, entries: Iterable[RouterEntry]) -> None:
@@ -118,6 +126,8 @@ class RouterMirror:
                 self.routes.discard(entry)
             else:
                 self.entries.discard(entry)
+                if isinstance(entry, RouterRoute):
+                    self._ways.pop((entry.destination, entry.prefix_length), None)
                 self.hash ^= hash_of((entry,), self.tunnel)
 
 
