@@ -123,6 +123,7 @@ class KernelRouters:
                 "NoUnderlay",
                 f"router {uid} has ports on other nodes and no tunnel to them; start this node's agent with "
                 "--underlay-address",
+                permanent=self._host.underlay is None,
             )
         spot = self._find_spot(uid, directory, mirror)
         stale, missing = self._difference(uid, directory, spot, mirror)

@@ -39,6 +39,7 @@ class RouterMirror:
         self.entries: set[RouterEntry] = set()
         self.hash = 0
         self._ways: dict[tuple[IPAddress, int], RouterRoute] = {}
+        self._is_unsure = False  # a change was begun, and nobody has heard how it ended
         with netns.inside(namespace):
             self._events = RouteEvents()
         self._list()
@@ -48,7 +49,7 @@ class RouterMirror:
 
     def follow(self) -> None:
         """Bring it up to date."""
-        if self._take() != set():
+        if self._take() != set() or self._is_unsure:
             self._list()
 
     def find_way(self, like: RouterRoute) -> RouterRoute | None:
@@ -73,6 +74,7 @@ class RouterMirror:
             *((False, part) for part in _parts(entry for entry in gone if not _is_route(entry))),
         ]
         news: _News | None = set()
+        self._is_unsure = True
         with netns.inside(self._namespace), Netlink() as netlink:
             for present, part in steps:
                 _send(netlink, present, part)
@@ -81,6 +83,7 @@ class RouterMirror:
         if news == {(present, entry) for present, part in steps for entry in part}:
             self._take_out(stale)
             self._put_in(missing)
+            self._is_unsure = False
         else:
             self._list()
 
@@ -109,6 +112,7 @@ class RouterMirror:
         self.routes, self.entries, self.hash = set(), set(), 0
         self._ways.clear()
         self._put_in(listing)
+        self._is_unsure = False
 
     def _put_in(self, entries: Iterable[RouterEntry]) -> None:
         for entry in entries:

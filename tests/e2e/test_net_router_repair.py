@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from ipaddress import IPv6Address, ip_network
 
 import pytest
 
 from agent.errors import DriverError
 from agent.net import names
+from agent.net.driver import RouteIntent
 from agent.net.router_entries import peer_address, peer_mac
+from tests.unit.agent_net.lab import with_port
 from tests.unit.agent_net.routed import Site, open_site
 
 STRANGER = "192.0.2.250"
@@ -98,3 +101,20 @@ async def _apply_until_done(site: Site) -> None:
         else:
             return
     raise AssertionError("the router was not made anew")
+
+
+async def test_a_route_that_the_kernel_refuses_holds_up_no_other(site: Site) -> None:
+    """A static route by a multicast address, which no border has caught, among a good one and a new port."""
+    first, second = site.cloud.nodes
+    good = RouteIntent(ip_network("192.168.0.0/24"), vtep=second.address)
+    bad = RouteIntent(ip_network("2001:db8:bad::/48"), None, IPv6Address("ff02::1"), site.red.uid)
+    site.placed.append((second, with_port(site.blue, 77, "more")[1]))
+    site.static[first.address] = (good, bad)
+    with pytest.raises(DriverError, match=site.router.uid):
+        await site.apply_on(first)
+    shown = await first.lab.run(site.namespace(first), "ip", "route")
+    assert "192.168.0.0/24" in shown.stdout
+    assert "10.8.0.77" in shown.stdout
+    site.static[first.address] = (good,)
+    await site.apply_on(first)
+    await site.check()
