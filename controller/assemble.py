@@ -13,9 +13,10 @@ from controller.admit.placementgroup import members_of
 from controller.admit.subnet import Range, addresses_of, range_of
 from controller.fleet import allocatable
 from controller.scheduling import members_by_domain
-from controller.state import Parts, State, Stored
+from controller.state import State
 from controller.store import keys
 from controller.store.keys import Table
+from controller.tables import Parts, Stored
 from cumulet import lifecycle
 from cumulet.convert import resources_from, resources_to
 from cumulet.v1 import (

@@ -19,8 +19,9 @@ from controller.scheduling import (
     taint_of,
     wanted_capabilities,
 )
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.convert import find_condition, resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2

@@ -14,8 +14,9 @@ from controller.admit.common import Violations
 from controller.admit.requirements import merge_flavor
 from controller.fleet import build_node, build_request, ratios
 from controller.scheduling import build_groups, capabilities_of, choice_of, placed_request
-from controller.state import Parts, State, Stored
+from controller.state import State
 from controller.store import keys
+from controller.tables import Parts, Stored
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import flavor_pb2, image_pb2, instance_pb2, meta_pb2, node_pb2, project_pb2, store_pb2

@@ -14,10 +14,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from controller.commit import Change
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
 from controller.store.keys import Table
 from controller.store.protocol import absent, created_at, unchanged
+from controller.tables import Stored
 from cumulet import convert
 from cumulet.convert import timestamp
 from cumulet.errors import (

@@ -20,9 +20,10 @@ from controller.admit.requirements import check_requirements, check_together, co
 from controller.admit.securitygroup import DEFAULT_GROUP, check_groups, put_default
 from controller.assemble import instance_phase
 from controller.commit import Change
-from controller.state import State, Stored, devices_milli
+from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent
+from controller.tables import Stored, devices_milli
 from cumulet import lifecycle
 from cumulet.convert import resources_from, timestamp
 from cumulet.errors import FailedPreconditionError, UnavailableError

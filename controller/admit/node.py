@@ -13,9 +13,10 @@ from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.offers import check_offers
 from controller.commit import Change
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_absent, unchanged
+from controller.tables import Stored
 from cumulet.convert import timestamp
 from cumulet.errors import FailedPreconditionError
 from cumulet.v1 import agent_pb2, instance_pb2, node_pb2

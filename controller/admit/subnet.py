@@ -24,9 +24,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.commit import Change
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
+from controller.tables import Stored
 from cumulet.addresses import SLAAC_PREFIX_LENGTH, slaac_address
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import port_pb2, subnet_pb2

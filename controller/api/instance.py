@@ -18,8 +18,9 @@ from controller.assemble import assemble
 from controller.commit import Change
 from controller.controller import Controller
 from controller.explain import explain_placement
-from controller.state import Parts, State, Stored
+from controller.state import State
 from controller.store import keys
+from controller.tables import Parts, Stored
 from cumulet.convert import find_condition
 from cumulet.errors import UnavailableError
 from cumulet.link import ConsoleEnd, LinkClosedError

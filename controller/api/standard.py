@@ -21,10 +21,11 @@ from controller.api.selector import Matches, parse_selector
 from controller.assemble import assemble
 from controller.commit import Change
 from controller.controller import Controller
-from controller.state import Changed, Parts, State, Stored
+from controller.state import Changed, State
 from controller.store import keys
 from controller.store.keys import Table
 from controller.store.protocol import CompactedError
+from controller.tables import Parts, Stored
 from cumulet.errors import (
     FieldViolation,
     InvalidArgumentError,

@@ -15,8 +15,9 @@ from typing import Final
 
 from controller.fleet import build_node
 from controller.scheduling import build_groups, busy_until_s, others_of, residents_of
-from controller.state import Changed, State, Stored
+from controller.state import Changed, State
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.clock import Clock, SystemClock
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 from controller.admit import common
 from controller.admit.common import Context
 from controller.reconcile.fleetview import FleetView
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
 from controller.store.protocol import OPS_MAX, Compare, range_unchanged_since, unchanged
+from controller.tables import Stored
 from cumulet.convert import resources_to, timestamp
 from cumulet.v1 import event_pb2, instance_pb2, meta_pb2, placement_pb2, store_pb2
 from scheduler.filters import reasons_against

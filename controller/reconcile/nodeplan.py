@@ -13,8 +13,9 @@ from typing import Final
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
 from controller.admit.subnet import addresses_of
-from controller.state import UNDERLAY_MTU_DEFAULT, State, Stored
+from controller.state import State
 from controller.store import keys
+from controller.tables import UNDERLAY_MTU_DEFAULT, Stored
 from cumulet.protocols import protocol_number
 from cumulet.v1 import (
     agent_pb2,

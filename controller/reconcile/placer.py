@@ -26,9 +26,10 @@ from controller.reconcile.gate import Bundle, Gate
 from controller.reconcile.shapes import Shapes
 from controller.reconcile.status import NO_CAPACITY, PLANNER_FAULT, Refusal
 from controller.reconcile.waiting import FairQueue, RefusedBook
-from controller.state import Changed, State, Stored
+from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import StoreError
+from controller.tables import Stored
 from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.v1 import instance_pb2

@@ -25,9 +25,10 @@ from controller.fleet import READY
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
-from controller.state import Changed, State, Stored
+from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import unchanged
+from controller.tables import Stored
 from cumulet.clock import Clock
 from cumulet.convert import find_condition, timestamp
 from cumulet.errors import CumuletError, UnavailableError

@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from controller.admit import common
 from controller.admit.common import Context
 from controller.commit import Change
-from controller.state import Changed, Parts, State, Stored
+from controller.state import Changed, State
 from controller.store import keys
 from controller.store.protocol import unchanged
+from controller.tables import Parts, Stored
 from cumulet import lifecycle
 from cumulet.convert import find_condition, timestamp
 from cumulet.v1 import agent_pb2, event_pb2, instance_pb2, meta_pb2, operation_pb2

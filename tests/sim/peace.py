@@ -11,8 +11,9 @@ from typing import Final
 from agent.requests import build_inventory
 from controller.assemble import instance_phase
 from controller.fleet import build_request, node_view
-from controller.state import State, Stored
+from controller.state import State
 from controller.store import keys
+from controller.tables import Stored
 from controller.verify import compare_inventory
 from cumulet import lifecycle
 from cumulet.v1 import instance_pb2

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from controller.admit import common, flavor, image, instance, keypair, network, node, project, subnet
 from controller.commit import Change
-from controller.state import Stored
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.errors import (
     AlreadyExistsError,
     ConflictError,

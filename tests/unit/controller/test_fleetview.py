@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from controller.fleet import build_node, build_view
 from controller.reconcile.fleetview import FleetView
 from controller.scheduling import others_of, residents_of
-from controller.state import Stored
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.convert import resources_from
 from cumulet.resources import Resources
 from cumulet.v1 import meta_pb2, placementgroup_pb2, store_pb2

@@ -16,9 +16,9 @@ from controller.admit.common import Context
 from controller.reconcile.fleetview import FleetView
 from controller.reconcile.gate import Bundle, Gate
 from controller.reconcile.shapes import Shapes
-from controller.state import Stored
 from controller.store import keys
 from controller.store.protocol import OPS_MAX
+from controller.tables import Stored
 from cumulet.v1 import instance_pb2, store_pb2
 from scheduler.model import Placement, Request
 from scheduler.policy import PACK

@@ -26,9 +26,9 @@ from controller.reconcile.status import (
     end_of_operation,
     is_gone,
 )
-from controller.state import Stored
 from controller.store import keys
 from controller.store.protocol import OPS_MAX
+from controller.tables import Stored
 from cumulet import lifecycle
 from cumulet.convert import find_condition
 from cumulet.v1 import agent_pb2, instance_pb2, meta_pb2, operation_pb2

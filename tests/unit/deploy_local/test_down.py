@@ -33,7 +33,8 @@ with IPRoute() as netlink:
     netlink.link("set", index=netlink.link_lookup(ifname="va")[0], ifalias="cumulet:uplink:u1")
 for name in ("cumulet-u1", "cumulet", "other"):
     netns.create(name)
-for family, name in (("inet", "cumulet"), ("bridge", "cumulet-guard"), ("inet", "filter"), ("ip", "cumulet2")):
+names = (("inet", "cumulet"), ("bridge", "cumulet-guard"), ("inet", "filter"), ("ip", "cumulet2"))
+for family, name in names:
     table = {"family": family, "name": name}
     traces.run_nft(["-f", "-"], json.dumps({"nftables": [{"add": {"table": table}}]}))
 found = traces.Traces(
