@@ -18,6 +18,7 @@ from agent.actions import (
 )
 from agent.diff import diff
 from agent.directory import Directory
+from agent.errors import DriverError
 from agent.hypervisor.driver import ObservedDomain
 from agent.intent import parse_plan
 from agent.memory import Memory
@@ -33,6 +34,7 @@ from agent.observed import Observed
 from agent.storage.driver import ObservedStorage
 from cumulet.v1 import agent_pb2 as pb
 from tests.unit.agent.build import instance, plan, uid
+from tests.unit.agent.lab import Lab, in_lab
 
 ROUTER, HERE, THERE = uid(6, 1), uid(2, 1), uid(2, 2)
 VTEP = "192.0.2.2"
@@ -205,3 +207,52 @@ def test_what_looks_like_a_network_and_is_a_planned_router_is_not_removed() -> N
     made = joined()
     net = replace(EMPTY, networks={ROUTER: ObservedNetwork(ROUTER, False, "")})
     assert not [work for work in works(made, net).values() if isinstance(work.actions[-1], RemoveNetwork)]
+
+
+def test_an_agent_joins_networks_and_leaves_them_alone_again() -> None:
+    async def scenario(lab: Lab) -> None:
+        def joins() -> bool:
+            router, network = lab.kernel._routers.get(ROUTER), lab.kernel._networks.get(HERE)
+            if router is None or network is None or network.intent.router_uid != ROUTER:
+                return False
+            return [len(remotes) for remotes in router.directory.remotes] == [0, 1] and router.complete
+
+        def is_alone() -> bool:
+            network = lab.kernel._networks.get(HERE)
+            return network is not None and not network.intent.router_uid and not lab.kernel._routers
+
+        lab.start()
+        await lab.leader.set_plan(joined())
+        await lab.until(lambda: lab.state(uid(1, 1)) == pb.DOMAIN_STATE_RUNNING)
+        pieces = [ports_of(HERE), ports_of(THERE, "10.2.0.5")]
+        told_of = pb.ControllerMessage(directory=pb.DirectoryChange(networks=pieces))
+        await lab.leader.send(told_of)
+        await lab.until(joins)
+        for damage in (lab.kernel.lose_route, lab.kernel.flush_router, lab.kernel.lose_router):
+            damage(ROUTER)
+            await lab.until(joins)
+        await lab.leader.set_plan(plan(instance(1, networks=(1,))))
+        await lab.until(is_alone)
+        await lab.leader.set_plan(joined())
+        await lab.until(joins)
+        await lab.leader.set_plan(plan(tombstones={1: 1}))
+        await lab.until(lambda: not lab.kernel._routers and not lab.kernel._networks)
+        assert lab.state(uid(1, 1)) == pb.DOMAIN_STATE_ABSENT
+
+    in_lab(scenario)
+
+
+def test_a_router_that_fails_holds_up_its_networks_and_no_others() -> None:
+    async def scenario(lab: Lab) -> None:
+        for _ in range(100):
+            lab.kernel.fail_next("ensure_router", DriverError("Broken", "nothing helps"))
+        made = plan(instance(1, networks=(1,)), instance(2, networks=(2,)), routers={1: (1,)})
+        lab.start()
+        await lab.leader.set_plan(made)
+        await lab.until(lambda: lab.state(uid(1, 2)) == pb.DOMAIN_STATE_RUNNING)
+        assert lab.state(uid(1, 1)) == pb.DOMAIN_STATE_PREPARING
+        assert set(lab.kernel._networks) == {THERE}
+        lab.kernel._faults.clear()
+        await lab.until(lambda: lab.state(uid(1, 1)) == pb.DOMAIN_STATE_RUNNING)
+
+    in_lab(scenario)
