@@ -21,10 +21,11 @@ from cumulet.convert import resources_from
 from cumulet.errors import NoCapacityError
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import flavor_pb2, instance_pb2, operation_pb2
+from scheduler.answer import Candidate, Explanation, Rejection
 from scheduler.filters import reasons_against
 from scheduler.fleet import Fleet
 from scheduler.group import Occupancy
-from scheduler.model import Candidate, Explanation, NodeView, Rejection, Request, Room
+from scheduler.model import NodeView, Request, Room
 from scheduler.plan import explain_on
 from scheduler.policy import policy_named
 from scheduler.relief import FlavorOption

@@ -18,10 +18,11 @@ from typing import Any, Final
 import click
 import numpy as np
 
+from scheduler.answer import Placement
 from scheduler.charts import draw_runs
 from scheduler.columns import Columns
 from scheduler.files import FileError, read_nodes, read_trace, read_world, write_world
-from scheduler.model import ModelError, Placement, Request, View
+from scheduler.model import ModelError, Request, View
 from scheduler.pictures import SUFFIXES, draw_report, write_picture
 from scheduler.policy import BY_NAME, PACK, Policy, PolicyError, policy_named
 from scheduler.report_document import plain, report_document, result_document

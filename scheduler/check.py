@@ -15,8 +15,9 @@ from enum import StrEnum
 from itertools import combinations
 from typing import Final
 
+from scheduler.answer import Placement, Plan
 from scheduler.group import PlacementGroup
-from scheduler.model import NodeView, Placement, Plan, Request, View
+from scheduler.model import NodeView, Request, View
 from scheduler.topology import Choice, Device, DeviceRequest
 
 _DIGITS: Final = 60  # 19 of an int64 times 17 of a float, exact with room to spare

@@ -11,18 +11,11 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
+from scheduler.answer import Explanation, Placement, Plan, Rejection
 from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
 from scheduler.gang import seat_gang
-from scheduler.model import (
-    DuplicateRequestError,
-    Explanation,
-    Placement,
-    Plan,
-    Rejection,
-    Request,
-    View,
-)
+from scheduler.model import DuplicateRequestError, Request, View
 from scheduler.policy import PACK, Policy
 from scheduler.refusal import reject
 from scheduler.relief import FlavorOption

@@ -51,8 +51,10 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`weights`: (resource, weight); one that is not named has `WEIGHT_DEFAULT`. `devices`: how much each loss
-    of devices counts. `lifetimes`: hints of how long instances last count, with `slots`. Raises PolicyError.
+    """`weights`: (resource, weight); one that is not named has `WEIGHT_DEFAULT`. Raises PolicyError.
+
+    `devices`: how much each loss of devices counts. `lifetimes`: hints of how long instances last count, with
+    `slots`.
     """
 
     name: str

@@ -13,9 +13,10 @@ from typing import Final
 
 import numpy as np
 
+from scheduler.answer import NearNode, Rejection
 from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
-from scheduler.model import NearNode, Rejection, Request, Room
+from scheduler.model import Request, Room
 from scheduler.reasons import NotEnough, Reason
 from scheduler.verdict import Verdict
 

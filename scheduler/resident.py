@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from scheduler.model import NodeView, Placement, Request, Resident
+from scheduler.answer import Placement
+from scheduler.model import NodeView, Request, Resident
 from scheduler.packing import coarse, end_s, lasts_level, later
 
 

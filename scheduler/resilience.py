@@ -14,7 +14,8 @@ from itertools import combinations, islice
 from math import comb
 from typing import Final
 
-from scheduler.model import NodeView, Placement, Request
+from scheduler.answer import Placement
+from scheduler.model import NodeView, Request
 from scheduler.seats import Seats, open_seats
 from scheduler.steps import CheckFailures
 from scheduler.world import World, domains_of

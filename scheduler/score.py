@@ -12,10 +12,11 @@ from typing import Final
 import numpy as np
 
 from cumulet.resources import BASE_NAMES
+from scheduler.answer import Candidate, Explanation, ScoreTerm
 from scheduler.columns import Columns
 from scheduler.fleet import Fleet, Seat
 from scheduler.gpu import Found, in_devices
-from scheduler.model import Candidate, Explanation, Request, ScoreTerm
+from scheduler.model import Request
 from scheduler.packing import POTENTIAL, SCORE_BITS, STEP
 from scheduler.policy import Norm
 from scheduler.preference import group_penalty, node_penalty

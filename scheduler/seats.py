@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from scheduler.answer import Placement
 from scheduler.fleet import Fleet, Seat
-from scheduler.model import ModelError, NodeView, Placement, Request, View
+from scheduler.model import ModelError, NodeView, Request, View
 from scheduler.plan import plan
 from scheduler.policy import Policy
 from scheduler.resident import resident_of, without

@@ -20,7 +20,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.model import Placement, Request, View
+from scheduler.answer import Placement
+from scheduler.model import Request, View
 from scheduler.policy import Policy
 from scheduler.seats import Seats, open_seats
 from scheduler.summary import demand_rows, fragmentation, is_open, shares_of

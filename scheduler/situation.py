@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Self
 
+from scheduler.answer import Placement
 from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
-from scheduler.model import NodeView, Placement, Request, Room, View
+from scheduler.model import NodeView, Request, Room, View
 from scheduler.reasons import Reason
 from scheduler.topology import Choice
 

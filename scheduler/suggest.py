@@ -11,10 +11,11 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
+from scheduler.answer import Rejection
 from scheduler.apply import add_nodes
 from scheduler.change import AddNodes, Change
 from scheduler.columns import Columns
-from scheduler.model import Rejection, Request, View
+from scheduler.model import Request, View
 from scheduler.refusal import reject
 from scheduler.relief import FlavorOption, request_changes
 from scheduler.remedy import migration, more_nodes, node_changes, shapes_that_do

@@ -16,8 +16,9 @@ from functools import singledispatch
 from itertools import count, islice
 from typing import Final
 
+from scheduler.answer import Placement, Rejection
 from scheduler.apply import empty_like
-from scheduler.model import NodeView, Placement, Rejection, Request
+from scheduler.model import NodeView, Request
 from scheduler.plan import plan
 from scheduler.resilience import Resilience, check_failures, go_on
 from scheduler.steps import (

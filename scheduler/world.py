@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Final
 
 from cumulet.resources import ZERO, Resources
+from scheduler.answer import Placement
 from scheduler.group import Scope, domain_of
-from scheduler.model import NodeView, Placement, Request, Resident, View
+from scheduler.model import NodeView, Request, Resident, View
 from scheduler.policy import PACK, Policy
 from scheduler.resident import resident_of
 from scheduler.steps import UnknownNameError

@@ -21,8 +21,9 @@ from controller.tables import Stored
 from cumulet.clock import Clock, SystemClock
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources
+from scheduler.answer import Plan
 from scheduler.fleet import Fleet
-from scheduler.model import NodeView, Plan, Request, Resident, View
+from scheduler.model import NodeView, Request, Resident, View
 from scheduler.policy import Policy
 
 # Wall time, since hints are told from when instances were placed. It packs, and decides nothing else.

@@ -20,9 +20,10 @@ from controller.store.protocol import OPS_MAX, Compare, range_unchanged_since, u
 from controller.tables import Stored
 from cumulet.convert import resources_to, timestamp
 from cumulet.v1 import event_pb2, instance_pb2, meta_pb2, placement_pb2, store_pb2
+from scheduler.answer import Placement
 from scheduler.filters import reasons_against
 from scheduler.group import Occupancy
-from scheduler.model import Placement, Request, Room
+from scheduler.model import Request, Room
 from scheduler.topology import NOTHING, Choice
 
 NODE_GUARDS: Final = 2  # the node itself and the range over its placements

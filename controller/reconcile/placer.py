@@ -33,9 +33,10 @@ from controller.tables import Stored
 from controller.transact import Transactor
 from cumulet.clock import Clock
 from cumulet.v1 import instance_pb2
+from scheduler.answer import Placement, Plan
 from scheduler.check import Violation, check_plan
 from scheduler.group import Occupancy
-from scheduler.model import ModelError, Placement, Plan, Request
+from scheduler.model import ModelError, Request
 from scheduler.plan import plan_on
 from scheduler.policy import Policy
 

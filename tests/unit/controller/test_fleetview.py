@@ -20,9 +20,10 @@ from controller.tables import Stored
 from cumulet.convert import resources_from
 from cumulet.resources import Resources
 from cumulet.v1 import meta_pb2, placementgroup_pb2, store_pb2
+from scheduler.answer import Placement, Plan, Rejection
 from scheduler.check import check_plan
 from scheduler.fleet import Fleet
-from scheduler.model import NodeView, Placement, Plan, Rejection, Request
+from scheduler.model import NodeView, Request
 from scheduler.plan import plan_on
 from scheduler.policy import PACK, policy_named
 from tests.unit.controller.cloud import Paper

@@ -20,7 +20,8 @@ from controller.store import keys
 from controller.store.protocol import OPS_MAX
 from controller.tables import Stored
 from cumulet.v1 import instance_pb2, store_pb2
-from scheduler.model import Placement, Request
+from scheduler.answer import Placement
+from scheduler.model import Request
 from scheduler.policy import PACK
 from scheduler.topology import Choice
 from tests.unit.controller.cloud import NOW, Paper

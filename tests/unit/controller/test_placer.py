@@ -22,8 +22,9 @@ from controller.store import keys
 from controller.store.memory import NoFaults
 from controller.store.protocol import OutcomeUnknownError, Put, Txn, TxnResult
 from cumulet.v1 import store_pb2
+from scheduler.answer import Placement, Plan
 from scheduler.fleet import Fleet
-from scheduler.model import ModelError, Placement, Plan, Request
+from scheduler.model import ModelError, Request
 from scheduler.plan import plan_on
 from tests.sim.loop import run_virtual
 from tests.unit.controller.placing import Placing, gang, node, pending, placing

@@ -13,17 +13,7 @@ from hypothesis import strategies as st
 
 from cumulet.resources import Resources
 from scheduler.group import PlacementGroup, Rule, Scope
-from scheduler.model import (
-    Effect,
-    NodeView,
-    Preference,
-    Request,
-    Resident,
-    Room,
-    Taint,
-    Toleration,
-    View,
-)
+from scheduler.model import Effect, NodeView, Preference, Request, Resident, Room, Taint, Toleration, View
 from scheduler.topology import Cell, Device, DeviceRequest
 
 BYTES: Final = 24  # more than one node or request decodes

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.resources import Resources
+from scheduler.answer import Placement, Plan, Rejection
 from scheduler.check import Kind, check_plan
 from scheduler.group import PlacementGroup, Rule, Scope
-from scheduler.model import Gang, Placement, Plan, Rejection, Request, Taint, View
+from scheduler.model import Gang, Request, Taint, View
 from scheduler.plan import plan
 from scheduler.policy import BY_NAME, PACK, Policy
 from scheduler.topology import NOTHING, Cell, Choice, Device, DeviceRequest, DeviceShare

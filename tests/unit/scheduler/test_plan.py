@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.resources import AMOUNT_MAX, QuantityOverflowError, Resources
+from scheduler.answer import Explanation, Rejection
 from scheduler.check import check_plan
 from scheduler.filters import reasons_against
 from scheduler.fleet import Fleet
@@ -19,9 +20,7 @@ from scheduler.model import (
     AllocationRatioError,
     DuplicateNodeError,
     DuplicateRequestError,
-    Explanation,
     NodeView,
-    Rejection,
     Request,
     Room,
     View,

@@ -10,8 +10,9 @@ import pytest
 
 from cext import measure
 from cumulet.resources import Resources
+from scheduler.answer import Placement
 from scheduler.fleet import Fleet
-from scheduler.model import NodeView, Placement, Request, View
+from scheduler.model import NodeView, Request, View
 from scheduler.packing import TICK_S
 from scheduler.policy import BY_NAME
 from scheduler.seats import KeptSeats, ReplannedSeats

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.answer import Placement
 from scheduler.axes import Axes, rank
 from scheduler.check import check_plan
 from scheduler.fleet import Fleet
 from scheduler.group import PlacementGroup, Rule, Scope
-from scheduler.model import Gang, NodeView, Placement, Preference, Request, View
+from scheduler.model import Gang, NodeView, Preference, Request, View
 from scheduler.packing import (
     build_table,
     end_s,

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.resources import Resources
+from scheduler.answer import Rejection
 from scheduler.apply import apply_change
 from scheduler.change import AddLabel, AddNodes, Change, OtherFlavor, Reduce, RelaxDevice, Tolerate, shortfall
 from scheduler.columns import Columns
-from scheduler.model import Gang, Rejection, Request, Resident, View
+from scheduler.model import Gang, Request, Resident, View
 from scheduler.plan import explain, plan
 from scheduler.policy import PACK
 from scheduler.relief import FlavorOption

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.resources import Resources
+from scheduler.answer import Explanation, Placement, Rejection
 from scheduler.axes import Axes, rank
 from scheduler.check import check_plan
 from scheduler.fleet import Fleet
@@ -32,7 +33,7 @@ from scheduler.gpu_reference import (
     loss,
 )
 from scheduler.gpu_workload import Typical, Usage, build_workload, typical_of
-from scheduler.model import Explanation, NodeView, Placement, Rejection, Request, View
+from scheduler.model import NodeView, Request, View
 from scheduler.plan import explain, plan
 from scheduler.policy import BY_NAME, Policy
 from scheduler.preference import group_penalty, node_penalty

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulet.resources import Resources
+from scheduler.answer import Placement
 from scheduler.files import FileError, read_trace, read_world, write_trace, write_world
-from scheduler.model import NodeView, Placement, Request, View
+from scheduler.model import NodeView, Request, View
 from scheduler.pictures import draw_report
 from scheduler.plan import plan
 from scheduler.policy import PACK, policy_named
