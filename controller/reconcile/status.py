@@ -133,7 +133,7 @@ def _build_placed(
     _set(status, RUNNING, truth, word, text, now)
     if observed.address_leased and running:
         address = instance.spec.networks[0].address
-        text = f"the guest took {address} by DHCP"
+        text = f"the guest took {address} by DHCP" if address else "the guest made itself an IPv6 address"
         _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_TRUE, "Leased", text, now)
     elif not running and find_condition(status.conditions, ADDRESS) is not None:
         _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_FALSE, "NotRunning", "the guest does not run", now)
