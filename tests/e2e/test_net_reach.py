@@ -23,7 +23,7 @@ PROBES = 8
 
 async def test_packets_do_what_reach_foretells_and_no_tenant_hears_another() -> None:
     async with open_reach_world(SEED) as world:
-        topologies = Topologies(world, random.Random(SEED), routers=False)
+        topologies = Topologies(world, random.Random(SEED), routers=True)
         await topologies.explore(STEPS, PROBES)
         tally = topologies.tally
         assert not tally.wrong, "\n".join(outcome.describe() for outcome in tally.wrong)
