@@ -11,6 +11,7 @@ from controller.admit import subnet as admit_subnet
 from controller.reconcile.directory import Directory, take_changes
 from controller.reconcile.nodeplan import compile_plan
 from controller.store import keys
+from controller.verify import MISSING, compare_inventory
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
 from cumulet.v1 import agent_pb2, meta_pb2, network_pb2, node_pb2, router_pb2, subnet_pb2
 from tests.unit.controller.cloud import ATTACH, Paper
@@ -146,3 +147,25 @@ def test_a_network_without_a_router_has_none_in_the_plan() -> None:
     assert not plan.routers
     assert [network.router_uid for network in plan.networks] == [""]
     assert isinstance(plan, agent_pb2.NodePlan)
+
+
+def test_verify_wants_a_routers_namespace_in_place_of_its_networks() -> None:
+    paper = two_networks()
+    add_router(paper, "r", "a", "b")
+    paper.add_instance("one", networks=[ATTACH(network="a")])
+    paper.place("one", "n1")
+    plan = compile_plan(paper.state, "n1", "")
+    (planned,), (network,), (router,) = plan.instances, plan.networks, plan.routers
+    things = [(kind, planned.uid) for kind in ("disk", "seed", "domain")]
+    things += [("tap", port.uid) for port in planned.ports]
+    things += [(kind, network.uid) for kind in ("bridge", "tunnel", "veth", "dhcp-server")]
+    things += [(kind, router.uid) for kind in ("router-namespace", "tunnel", "veth")]
+
+    def differences(left: list[tuple[str, str]]) -> list[tuple[int, str, str]]:
+        items = [agent_pb2.InventoryItem(kind=kind, name="x", owner_uid=uid) for kind, uid in left]
+        found = compare_inventory(paper.state, "n1", agent_pb2.Inventory(items=items))
+        return [(one.type, one.kind, one.owner_uid) for one in found]
+
+    assert differences(things) == []
+    lost = [thing for thing in things if thing[0] != "router-namespace"]
+    assert differences(lost) == [(MISSING, "router-namespace", router.uid)]
