@@ -106,17 +106,17 @@ def _resolve(
 
 
 def directory_works(
-    networks: Collection[str], directory: Directory, seen: ObservedNet, made: Collection[str]
+    networks: Networks, directory: Directory, seen: ObservedNet, made: Collection[str]
 ) -> Iterator[Work]:
     """For the networks that are to be here. One that the kernel has no place for yet waits for its making."""
-    for uid in networks:
+    for uid, network in networks.items():
         remotes = directory.find_remotes(uid)
         if remotes is None:
             continue  # nothing was told: what is programmed stays
         if uid in seen.directories and seen.directories[uid] == digest_of_directory(remotes):
             continue
-        key = network_key(uid)
-        needs = (Need(key),) if key in made else ()
+        keys = (router_key(network.router_uid), network_key(uid))
+        needs = tuple(Need(key) for key in keys if key in made)
         if needs or uid in seen.directories:
             yield Work(directory_key(uid), (*needs, EnsureDirectory(uid, remotes)))
 
