@@ -253,7 +253,7 @@ def test_a_router_that_fails_holds_up_its_networks_and_no_others() -> None:
         assert lab.state(uid(1, 1)) == pb.DOMAIN_STATE_PREPARING
         assert set(lab.kernel._networks) == {THERE}
         assert lab.agent is not None
-        assert list(lab.agent.failures) == [router_key(ROUTER)]
+        assert list(lab.agent.failures()) == [router_key(ROUTER)]
         lab.kernel._faults.clear()
         await lab.until(lambda: lab.state(uid(1, 1)) == pb.DOMAIN_STATE_RUNNING)
 
