@@ -86,7 +86,7 @@ class KernelNet:
             group_state,
             lambda: recorded_elements(router_state, underlay),
         )
-        self._groups = KernelGroups(group_state, self._host, self._state.networks)
+        self._groups = KernelGroups(group_state, self._host, self._state.networks, self._state.find_intent)
         self._routers = KernelRouters(router_state, netns_dir, self._host, reader, self._end_servers)
         self._network = KernelNetwork(
             self._state,

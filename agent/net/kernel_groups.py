@@ -22,16 +22,20 @@ from agent.net.security import NOTHING, ProgrammedGroup
 from agent.net.security_flows import Policy
 
 Networks = Callable[[], Iterable[NetworkIntent]]
+FindNetwork = Callable[[str], NetworkIntent | None]  # one of them, by its uid
 _EDITED: Final = "edited"  # a digest that no intent has
 
 
 class KernelGroups:
     """`networks` gives those of this node as they were last programmed, with their ports."""
 
-    def __init__(self, state: GroupState, host: KernelHost, networks: Networks) -> None:
+    def __init__(
+        self, state: GroupState, host: KernelHost, networks: Networks, find_network: FindNetwork
+    ) -> None:
         self._state = state
         self._host = host
         self._networks = networks
+        self._find_network = find_network
 
     def ensure(self, group: GroupIntent) -> None:
         """The record last: whatever stops this, the next look finds another digest."""
@@ -92,9 +96,9 @@ class KernelGroups:
 
     def end_connections_of(self, port: PortIntent) -> None:
         """Those of one port that its groups do not allow."""
-        for network in self._networks():
-            if network.uid == port.network_uid:
-                self._end_in(replace(network, ports=(port,)), self._state.intents())
+        network = self._find_network(port.network_uid)
+        if network is not None:
+            self._end_in(replace(network, ports=(port,)), self._state.intents())
 
     def _end_connections(self, group: GroupIntent, before: GroupIntent | None) -> None:
         groups = {**self._state.intents(), group.uid: group}

@@ -79,7 +79,7 @@ class KernelNetwork:
         if self._ensure_elements(network):
             self._groups.end_connections(network)
         with Netlink() as host:
-            qos.ensure_all_rates(host, network.ports)
+            qos.ensure_all_rates(host, network)
         rules = "" if network.router_uid else self._ensure_namespace(network.uid, program, record).fingerprint
         gateway_is_new = kernel_links.ensure_links(network, self.home(network), self._host.underlay)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)

@@ -24,6 +24,7 @@ VXLAN_PORT: Final = 4789  # Source: RFC 7348, section 5
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
 _IFLA_MTU: Final = 4
+_IFLA_QDISC: Final = 6
 _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_IFALIAS: Final = 20
@@ -90,10 +91,21 @@ class Link:
     bridge_port: BridgePort | None = None
     tunnel: Tunnel | None = None
     filters: bool = False  # of a bridge: its frames pass the inet rules
+    queue: str = ""  # kind of its queue of what leaves
 
 
 def link_dump() -> bytes:
     return _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_EXT_MASK, pack_u32(_EXT_MASK_SKIP_STATS))
+
+
+def links_of_bridge(index: int) -> bytes:
+    """A dump that the kernel filters: a node has thousands of links, a network few."""
+    return link_dump() + attribute(_IFLA_MASTER, pack_u32(index))
+
+
+def links_of_kind(kind: str) -> bytes:
+    """A dump that the kernel filters."""
+    return link_dump() + attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, pack_text(kind)))
 
 
 def link_by_name(name: str) -> bytes:
@@ -196,6 +208,7 @@ def parse_link(payload: bytes) -> Link:
         mtu=parse_u32(found.get(_IFLA_MTU)),
         bridge_port=_parse_bridge_port(info) if _INFO_SLAVE_DATA in info else None,
         tunnel=_parse_tunnel(info.get(_INFO_DATA, b"")) if kind == "vxlan" else None,
+        queue=parse_text(found.get(_IFLA_QDISC, b"")),
         filters=kind == "bridge" and _parse_filters(info.get(_INFO_DATA, b"")),
     )
 

@@ -17,6 +17,8 @@ RTM_GETQDISC: Final = 38
 RTM_NEWTFILTER: Final = 44
 RTM_GETTFILTER: Final = 46
 
+BUCKET: Final = "tbf"  # kind of a queue
+SHAPER: Final = "ifb"  # kind of a link
 ROOT: Final = 0xFFFFFFFF
 _INGRESS_PARENT: Final = 0xFFFFFFF1
 _INGRESS_HANDLE: Final = 0xFFFF0000
@@ -54,7 +56,7 @@ _MATCH_ALL: Final = struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + bytes(
 
 def shaper(name: str) -> bytes:
     """A link that hands back what is sent to it, after its queue."""
-    kind = attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, b"ifb"))
+    kind = attribute(_IFLA_LINKINFO, attribute(_INFO_KIND, pack_text(SHAPER)))
     return struct.pack("=BxHiII", 0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, pack_text(name)) + kind
 
 
@@ -69,7 +71,7 @@ def bucket(link: int, rate_bps: int) -> bytes:
         + attribute(_TBF_RATE64, struct.pack("=Q", rate))
         + attribute(_TBF_BURST, pack_u32(min(burst, 2**32 - 1)))
     )
-    return _header(link, 0, ROOT) + attribute(_KIND, pack_text("tbf")) + attribute(_OPTIONS, options)
+    return _header(link, 0, ROOT) + attribute(_KIND, pack_text(BUCKET)) + attribute(_OPTIONS, options)
 
 
 def root(link: int) -> bytes:
@@ -96,15 +98,11 @@ def filter_dump(link: int) -> bytes:
     return _header(link, 0, _INGRESS_HANDLE)
 
 
-def qdisc_dump() -> bytes:
-    return _header(0, 0, 0)
-
-
 def parse_bucket(payload: bytes) -> tuple[int, int] | None:
     """(link, bits per second) of a bucket at a link's root, else None."""
     _, _, link, _, parent, _ = _HEADER.unpack_from(payload)
     found = attributes(payload, _HEADER.size)
-    if parent != ROOT or parse_text(found.get(_KIND, b"")) != "tbf":
+    if parent != ROOT or parse_text(found.get(_KIND, b"")) != BUCKET:
         return None
     options = attributes(found.get(_OPTIONS, b""), 0)
     rate = _RATE.unpack_from(options[_TBF_PARMS])[5]

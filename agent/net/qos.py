@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from agent.net import kernel_links, names
-from agent.net.driver import PortIntent
+from agent.net.driver import NetworkIntent, PortIntent
 from agent.net.netlink_link import Link
+from agent.net.netlink_qos import BUCKET, SHAPER
 from agent.net.queues import Queues
 from agent.net.rates import Rates, wanted_rates
 from agent.net.rtnetlink import Netlink
@@ -20,16 +21,22 @@ from agent.net.rtnetlink import Netlink
 KIND: Final = "shaper"
 
 
-def ensure_all_rates(host: Netlink, ports: Iterable[PortIntent]) -> None:
-    """Of the ports that have a tap; those without limits cost two listings together."""
-    links = {link.name: link for link in host.links()}
-    with Queues() as queues:
-        buckets = queues.buckets()
-    for port in ports:
-        tap = links.get(names.tap_name(port.uid))
+def ensure_all_rates(host: Netlink, network: NetworkIntent) -> None:
+    """Of the ports whose tap is on the network's bridge; those without limits cost two listings together.
+
+    Of that bridge's links and of shapers alone: a node has thousands of others.
+    """
+    bridge = kernel_links.find_bridge(host, network.uid)
+    if bridge is None:
+        return
+    taps = {link.name: link for link in host.links_of_bridge(bridge.index)}
+    shapers = {link.name for link in host.links_of_kind(SHAPER)}
+    for port in network.ports:
+        tap = taps.get(names.tap_name(port.uid))
         if tap is None or tap.alias != names.alias("tap", port.uid):
             continue
-        if wanted_rates(port) != Rates() or tap.index in buckets or names.shaper_name(port.uid) in links:
+        is_limited = tap.queue == BUCKET or names.shaper_name(port.uid) in shapers
+        if is_limited or wanted_rates(port) != Rates():
             ensure_rates(host, port, tap)
 
 

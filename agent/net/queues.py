@@ -38,11 +38,6 @@ class Queues:
     ) -> None:
         self._socket.close()
 
-    def buckets(self) -> dict[int, int]:
-        """Bits per second by link, of the links whose queue is a bucket."""
-        answers = self._ask(wire.RTM_GETQDISC, netlink_wire.F_DUMP, wire.qdisc_dump())
-        return dict(found for found in map(wire.parse_bucket, answers) if found is not None)
-
     def find_bucket(self, link: int) -> int:
         """Bits per second; 0 for a link with another queue. New kernels answer only who asks for an echo."""
         flags = netlink_wire.F_ACK | netlink_wire.F_ECHO

@@ -63,8 +63,16 @@ class Netlink:
         self._socket.close()
 
     def links(self) -> list[Link]:
-        answers = self._dump(netlink_link.RTM_GETLINK, netlink_link.link_dump())
-        return [netlink_link.parse_link(payload) for payload in answers]
+        return self._links(netlink_link.link_dump())
+
+    def links_of_bridge(self, index: int) -> list[Link]:
+        return self._links(netlink_link.links_of_bridge(index))
+
+    def links_of_kind(self, kind: str) -> list[Link]:
+        return self._links(netlink_link.links_of_kind(kind))
+
+    def _links(self, request: bytes) -> list[Link]:
+        return [netlink_link.parse_link(payload) for payload in self._dump(netlink_link.RTM_GETLINK, request)]
 
     def addresses(self) -> list[Address]:
         found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, netlink_ip.address_dump()))

@@ -88,6 +88,11 @@ class State:
             read = self._read[uid] = (version, _parse_record(_read_json(file)))
         return read[1]
 
+    def find_intent(self, uid: str) -> NetworkIntent | None:
+        """As it was last programmed."""
+        record = self.find_network(uid)
+        return record.intent if record is not None else None
+
     def networks(self) -> list[NetworkIntent]:
         """As they were last programmed."""
         records = map(self.find_network, self.network_uids())
