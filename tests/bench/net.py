@@ -11,10 +11,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import net_node, net_paths, net_ports, net_reach, net_spoof
+from tests.bench import net_failover, net_node, net_paths, net_ports, net_reach, net_spoof
 from tests.bench.report import Suite
 
 QUICK_TOPOLOGIES: Final = 20
+
+QUICK_KILLS: Final = 1  # of each victim
 
 PARTS: Final[Mapping[str, Callable[[Suite, bool], None]]] = {
     "spoof": lambda suite, quick: net_spoof.measure(suite),
@@ -27,6 +29,9 @@ PARTS: Final[Mapping[str, Callable[[Suite, bool], None]]] = {
     "ports": lambda suite, quick: net_ports.measure(suite, net_ports.PORTS[: 2 if quick else None]),
     "reach": lambda suite, quick: net_reach.measure(
         suite, QUICK_TOPOLOGIES if quick else net_reach.TOPOLOGIES
+    ),
+    "failover": lambda suite, quick: net_failover.measure(
+        suite, QUICK_KILLS if quick else net_failover.ROUNDS
     ),
 }
 
