@@ -40,7 +40,7 @@ def resolve_packages(metapackage: str, names: Iterable[str]) -> tuple[str, tuple
 
 def update_lists() -> None:
     """Refreshes apt's package lists. Raises ImageBuildError (it needs root)."""
-    _run(["apt-get", "update", "-q"])
+    run_apt(["apt-get", "update", "-q"])
 
 
 def fetch_packages(packages: Iterable[Package], into: Path) -> dict[str, Path]:
@@ -53,7 +53,7 @@ def fetch_packages(packages: Iterable[Package], into: Path) -> dict[str, Path]:
     if missing:
         names = [f"{package.name}={package.version}" for package in missing]
         # apt's own sandbox user may not write into our cache.
-        _run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names], cwd=into)
+        run_apt(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names], cwd=into)
     for package in missing:
         if not _is_intact(into / package.filename, package):
             raise ImageBuildError(
@@ -79,11 +79,11 @@ def open_package(deb: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _resolve(metapackage: str, names: Iterable[str]) -> tuple[str, tuple[Package, ...]]:
-    kernel = _REAL_KERNEL.search(_run(["apt-cache", "depends", metapackage]))
+    kernel = _REAL_KERNEL.search(run_apt(["apt-cache", "depends", metapackage]))
     if kernel is None:
         raise ImageBuildError(f"package {metapackage}: depends on no kernel", "run `apt-get update`")
     wanted = [kernel.group(1), *sorted(names)]
-    listing = _run(["apt-get", "download", "--print-uris", "-q", *wanted])
+    listing = run_apt(["apt-get", "download", "--print-uris", "-q", *wanted])
     packages = tuple(sorted(parse_uris(listing)))
     lost = set(wanted) - {package.name for package in packages}
     if lost:
@@ -108,7 +108,8 @@ def _is_intact(deb: Path, package: Package) -> bool:
         return hashlib.file_digest(stream, "sha256").hexdigest() == package.sha256
 
 
-def _run(command: list[str], cwd: Path | None = None) -> str:
+def run_apt(command: list[str], cwd: Path | None = None) -> str:
+    """What apt says to a command. Raises ImageBuildError."""
     try:
         done = subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, check=False

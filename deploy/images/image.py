@@ -1,24 +1,19 @@
 """Builds the guest image into a cache, once for each set of inputs.
 
-**Edge**: writes below the cache directory, runs apt, mkfs.ext4, debugfs and qemu-img. A build happens in a
-folder of its own that is renamed when it is complete, so an interrupted one leaves nothing that looks done.
+**Edge**: writes below the cache directory, runs apt, mkfs.ext4, debugfs and qemu-img.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import contents, debian, recipe
+from .cache import describe_files, forget_other_debs, locked, point, publish, run_tool, work_folder
 from .errors import ImageBuildError
 from .tree import Entry, File, render_cpio, render_debugfs
 
@@ -29,10 +24,6 @@ INITRD = "initrd.img"
 DISK = "disk.qcow2"
 MANIFEST = "image.json"
 
-# Unfinished builds of an earlier process; removed under the lock, when no one can be using them.
-_WORK_PREFIX = "building-"
-# mkfs, debugfs and qemu-img each take about a second on a slow machine.
-_TOOL_TIMEOUT_S = 120
 # What a small guest creates over its life; the default would zero 16 MiB of inode tables.
 _INODES = 16384
 # The smallest that ext4 allows with 4 KiB blocks.
@@ -84,7 +75,7 @@ def build_image(
     if found is not None:
         report(f"guest image {found.manifest['version']}: already there")
         return found
-    with _locked(cache):
+    with locked(cache):
         # Another process may have built it while this one waited.
         found = None if refresh else find_image(pointer)
         return found or _build(cache, recipe_digest, pointer, report)
@@ -113,20 +104,18 @@ def _build(cache: Path, recipe_digest: str, pointer: Path, report: Report) -> Bu
         debs_folder.mkdir(exist_ok=True)
         report(f"guest image: fetching {len(packages)} packages")
         debs = debian.fetch_packages(packages, debs_folder)
-        _forget_other_debs(debs_folder, set(debs.values()))
-        with _work_folder(cache) as work:
+        forget_other_debs(debs_folder, set(debs.values()))
+        with work_folder(cache) as work:
             report("guest image: unpacking the kernel and writing the root file system")
             kernel_deb = debs.pop(kernel_name)
             _write_image(work, kernel_deb, debs, packages, digest)
-            if target.exists():
-                shutil.rmtree(target)
-            work.rename(target)
+            publish(work, target)
         found = find_image(target)
         if found is None:
             raise ImageBuildError(f"{target}: not complete after the build", "remove it and build again")
         report(f"guest image {found.manifest['version']}: built in {target}")
         found = BuiltImage(found.folder, found.manifest, was_cached=False)
-    _point(pointer, target)
+    point(pointer, target)
     return found
 
 
@@ -188,23 +177,8 @@ def _run_debugfs(raw: Path, script: Path, built_at_s: int) -> None:
 
 def _run(command: list[str], built_at_s: int) -> str:
     """Runs a tool with its clock set and returns what it wrote to stderr. Raises ImageBuildError."""
-    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
-    environment |= {"SOURCE_DATE_EPOCH": str(built_at_s), "E2FSPROGS_FAKE_TIME": str(built_at_s)}
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=False
-        )
-    except FileNotFoundError as err:
-        raise ImageBuildError(f"{command[0]}: not found", "run deploy/install") from err
-    except subprocess.TimeoutExpired as err:
-        what = f"{command[0]}: no end after {_TOOL_TIMEOUT_S} s"
-        raise ImageBuildError(what, "check disk and load") from err
-    if done.returncode != 0:
-        raise ImageBuildError(
-            f"{command[0]}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}",
-            "check the free space of the cache directory, then build again",
-        )
-    return done.stderr
+    clock = {"SOURCE_DATE_EPOCH": str(built_at_s), "E2FSPROGS_FAKE_TIME": str(built_at_s)}
+    return run_tool(command, clock).stderr
 
 
 def _build_manifest(
@@ -220,63 +194,12 @@ def _build_manifest(
         "min_memory_mib": recipe.MIN_MEMORY_MIB,
         "min_disk_gib": recipe.MIN_DISK_GIB,
         "inputs_sha256": digest,
-        "files": {name: _facts(work / name) for name in (VMLINUZ, INITRD, DISK)},
+        "files": describe_files(work, (VMLINUZ, INITRD, DISK)),
         "packages": [{"name": p.name, "version": p.version, "sha256": p.sha256} for p in packages],
     }
-
-
-def _facts(path: Path) -> dict[str, object]:
-    with path.open("rb") as stream:
-        return {
-            "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-            "size_bytes": path.stat().st_size,
-        }
 
 
 def _read_sources() -> dict[str, bytes]:
     base = Path(__file__).parent
     files = [*base.glob("*.py"), *(path for path in contents.GUEST_FILES.rglob("*") if path.is_file())]
     return {str(path.relative_to(base)): path.read_bytes() for path in files}
-
-
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One build at a time in a cache; the kernel drops the lock with the process."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        stream = (cache / ".lock").open("w")
-    except OSError as err:
-        what = f"cache {cache}: {err.strerror}"
-        raise ImageBuildError(what, "run as root or choose another with --cache") from err
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        for leftover in cache.glob(f"{_WORK_PREFIX}*"):
-            shutil.rmtree(leftover)
-        yield
-
-
-@contextmanager
-def _work_folder(cache: Path) -> Iterator[Path]:
-    work = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=cache))
-    # mkdtemp's 0700 would shut out a QEMU that runs as its own user.
-    work.chmod(0o755)
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _forget_other_debs(folder: Path, kept: Collection[Path]) -> None:
-    """The cache keeps the packages of the last build only; images stay, for disks may lie on them."""
-    for deb in folder.glob("*.deb"):
-        if deb not in kept:
-            deb.unlink()
-
-
-def _point(pointer: Path, target: Path) -> None:
-    """Makes the recipe's link name the image; a rename, so that a reader sees the old one or the new one."""
-    pointer.parent.mkdir(exist_ok=True)
-    fresh = pointer.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(Path("..") / target.name)
-    fresh.rename(pointer)
