@@ -15,7 +15,6 @@ from tests.bench import net_failover, net_node, net_paths, net_ports, net_reach,
 from tests.bench.report import Suite
 
 QUICK_TOPOLOGIES: Final = 20
-
 QUICK_KILLS: Final = 1  # of each victim
 
 PARTS: Final[Mapping[str, Callable[[Suite, bool], None]]] = {

@@ -38,7 +38,7 @@ from tests.unit.agent_net.lab import network_intent, new_uid, open_lab, with_por
 from tests.unit.agent_net.neighbours import all_out, group, in_groups, rule, with_ports
 
 NETWORKS: Final = 1_000
-QUICK_NETWORKS: Final = 30
+QUICK_NETWORKS: Final = 20
 BASELINE_SHARE: Final = 10  # the baseline is this part of it
 PORTS_PER_NETWORK: Final = 10
 REMOTES_PER_NETWORK: Final = 10
