@@ -89,8 +89,7 @@ def test_guests_of_two_nodes_reach_each_other_whatever_is_deleted_in_between(spa
     assert len(before) == 4  # of the bridge, of the tunnel, and two neighbours
     for removal in _removals(span, b):
         done = span.lab.call(span.node(a), removal)
-        assert done.returncode == 0, done.stderr
-    assert not _entries(span, a) & before
+        assert done.returncode == 0, done.stderr  # it was there, and may be back before anybody looks
     wait_until(lambda: before - _entries(span, a))
     assert span.answered(a, address)
     wait_until(lambda: differences(span.lab))
