@@ -56,7 +56,7 @@ class Tenant:
             return list(cloud.get("instance", guest).status.addresses)
 
     def silence(self, guest: str) -> str:
-        """Why nobody can type in a guest; what its log and its phase say may be of the time before it died."""
+        """Why nobody can type in a guest; its log and its phase may be of the time before it died."""
         try:
             self.says(guest, "true")
         except CumuletError as error:
