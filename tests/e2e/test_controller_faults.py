@@ -18,7 +18,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -27,7 +27,7 @@ from controller.store import keys
 from controller.store.etcd import EtcdStore
 from controller.store.lease import TTL_S
 from controller.store.protocol import StoreError
-from cumulet.errors import CumuletError, UnavailableError
+from cumulet.errors import CumuletError, NotFoundError, UnavailableError
 from cumulet.kinds import FLAVOR, IMAGE, INSTANCE, NETWORK, PROJECT, SUBNET, Kind
 from cumulet.v1 import agent_pb2, image_pb2, image_pb2_grpc, instance_pb2, meta_pb2, operation_pb2, store_pb2
 from cumulet.wire_errors import from_rpc_error
@@ -36,6 +36,7 @@ from tests.support.etcd import EtcdServer
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 40.0
+LOOKS_MIN: Final = 20  # at the pace of `_until`: a second in which no leader wrote anything
 TAKEOVER_S = 15.0  # the lease's 10 s and an election
 LOST = 3  # exit code of a controller that has lost its leadership
 CREATES, AT_ONCE = 120, 16
@@ -145,6 +146,15 @@ class Cloud:
         image = sample(IMAGE, "blank")
         image.spec.disk.CopyFrom(stored.file)
         await self.call(address, IMAGE, "CreateImage", image=image)
+        for replica in self.replicas:  # each reads its own State, which follows the store
+            await _until(lambda replica=replica: self.knows_image(replica))  # type: ignore[misc]
+
+    async def knows_image(self, replica: Replica) -> bool:
+        try:
+            await self.call(replica.address, IMAGE, "GetImage", name="blank")
+        except NotFoundError:
+            return False
+        return True
 
 
 @contextmanager
@@ -332,7 +342,7 @@ async def test_a_leader_that_was_frozen_past_its_lease_exits_and_writes_nothing(
         assert successor is follower
         await _until(lambda: _all_placed(cloud, len(made)))  # the node counts as ready for 30 s more
         await session.send(_all_running(epoch, [one.target.uid for one in made]))
-        before = await _written_by_leaders(cloud)
+        before = await _settled(cloud)
         leader.send(signal.SIGCONT)
         async with asyncio.timeout(TTL_S):
             code = await asyncio.to_thread(leader.running.wait)
@@ -351,6 +361,18 @@ def _all_running(epoch: int, uids: list[str]) -> agent_pb2.AgentMessage:
     for uid in uids:
         report.instances.add(uid=uid, epoch=1, boots=1, state=agent_pb2.DOMAIN_STATE_RUNNING)
     return agent_pb2.AgentMessage(report=report)
+
+
+async def _settled(cloud: Cloud) -> list[Any]:
+    """What leaders have written, once the new one has written all that it had to: it stays the same."""
+    seen: list[list[Any]] = []
+
+    async def stays() -> bool:
+        seen.append(await _written_by_leaders(cloud))
+        return len(seen) >= LOOKS_MIN and all(look == seen[-1] for look in seen[-LOOKS_MIN:])
+
+    await _until(stays)
+    return seen[-1]
 
 
 async def _written_by_leaders(cloud: Cloud) -> list[Any]:
