@@ -8,7 +8,7 @@ answers from the plan in force, so it goes on without a controller.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -38,7 +38,7 @@ class Rounds(Protocol):
 class Listening(Protocol):
     """The part of the network driver that is needed here."""
 
-    async def metadata_socket(self, domain_uid: str) -> socket.socket | None: ...
+    async def metadata_sockets(self, domain_uids: Collection[str]) -> dict[str, socket.socket]: ...
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class Metadata:
         self._agent = agent
         self._net = net
         self._sites: dict[str, _Site] = {}
+        self._plan: PlanIntent | None = None  # what the askers are of
         self._askers: dict[str, dict[str, Asker]] = {}  # by domain and address
 
     async def run(self) -> None:
@@ -69,21 +70,18 @@ class Metadata:
 
     async def follow(self, plan: PlanIntent) -> None:
         """Serve exactly the plan's domains."""
-        self._askers = index_askers(plan)
-        for uid in self._sites.keys() - self._askers.keys():
-            await self._stop(uid)
-        for uid in sorted(self._askers):
-            try:
-                listener = await self._net.metadata_socket(uid)
-            except DriverError as err:
-                _log.warning("metadata is not served", domain=uid, reason=err.reason, message=err.message)
-                continue
-            site = self._sites.get(uid)
-            if site is not None and site.listener is not listener:
+        if plan is not self._plan:
+            self._plan, self._askers = plan, index_askers(plan)
+        try:
+            listeners = await self._net.metadata_sockets(self._askers.keys())
+        except DriverError as err:
+            _log.warning("metadata of new domains is not served", reason=err.reason, message=err.message)
+            return
+        for uid, site in list(self._sites.items()):
+            if site.listener is not listeners.get(uid):
                 await self._stop(uid)
-                site = None
-            if listener is not None and site is None:
-                await self._start(uid, listener)
+        for uid in sorted(listeners.keys() - self._sites.keys()):
+            await self._start(uid, listeners[uid])
 
     async def _start(self, uid: str, listener: socket.socket) -> None:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -91,7 +89,13 @@ class Metadata:
 
         runner = web.ServerRunner(web.Server(answer, keepalive_timeout=KEEPALIVE_S, access_log=None))
         await runner.setup()
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        try:
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        except OSError as err:  # the next round gets another socket
+            _log.warning("metadata is not served", domain=uid, message=str(err))
+            await runner.cleanup()
+            listener.close()
+            return
         self._sites[uid] = _Site(listener, runner)
 
     async def _stop(self, uid: str) -> None:

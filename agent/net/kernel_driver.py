@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -87,7 +87,9 @@ class KernelNet:
             lambda: recorded_elements(router_state, underlay),
         )
         self._groups = KernelGroups(group_state, self._host, self._state.networks, self._state.find_intent)
-        self._routers = KernelRouters(router_state, netns_dir, self._host, reader, self._end_servers)
+        self._routers = KernelRouters(
+            router_state, netns_dir, self._host, reader, lambda uid: self._network.stop_servers(uid)
+        )
         self._network = KernelNetwork(
             self._state,
             netns_dir,
@@ -116,7 +118,7 @@ class KernelNet:
 
     async def ensure_network(self, network: NetworkIntent) -> None:
         check_network(network)
-        await self._run(f"network {network.uid}", lambda: self._ensure_network(network))
+        await self._run(f"network {network.uid}", lambda: self._network.ensure(network))
 
     async def ensure_port(self, port: PortIntent) -> None:
         check_port(port)
@@ -128,7 +130,7 @@ class KernelNet:
 
     async def ensure_network_absent(self, uid: str) -> None:
         check_uid("network", uid)
-        await self._run(f"removal of network {uid}", lambda: self._remove_network(uid))
+        await self._run(f"removal of network {uid}", lambda: self._network.ensure_absent(uid))
 
     async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
         check_uid("network", network_uid)
@@ -155,46 +157,27 @@ class KernelNet:
 
     async def ensure_router_absent(self, uid: str) -> None:
         check_uid("router", uid)
-        await self._run(f"removal of router {uid}", lambda: self._remove_router(uid))
+        await self._run(f"removal of router {uid}", lambda: self._routers.ensure_absent(uid))
 
-    async def metadata_socket(self, domain_uid: str) -> socket.socket | None:
-        """Listens at the metadata address in a routing domain's namespace; None while there is none.
+    async def metadata_sockets(self, domain_uids: Collection[str]) -> dict[str, socket.socket]:
+        """What listens at the metadata address in the namespaces of these routing domains, where they are.
 
-        The same socket for as long as its namespace is there and nobody closed it.
+        The same sockets for as long as their namespaces are there and nobody closed them. The caller closes
+        them: a namespace lives as long as a socket in it.
         """
-        check_uid("routing domain", domain_uid)
-        return await self._run(
-            f"metadata of {domain_uid}",
-            lambda: self._listeners.ensure(domain_uid, self._network.namespace(domain_uid)),
-        )
-
-    def _ensure_network(self, network: NetworkIntent) -> None:
-        if network.router_uid:
-            self._listeners.close(network.uid)  # its own namespace goes
-        self._network.ensure(network)
-
-    def _remove_router(self, uid: str) -> None:
-        self._listeners.close(uid)
-        self._routers.ensure_absent(uid)
-
-    def _end_servers(self, router_uid: str) -> None:
-        """Of a router whose namespace lost its name."""
-        self._listeners.close(router_uid)
-        self._network.stop_servers(router_uid)
+        for uid in domain_uids:
+            check_uid("routing domain", uid)
+        namespaces = {uid: self._network.namespace(uid) for uid in domain_uids}
+        return await self._run("metadata sockets", lambda: self._listeners.ensure(namespaces))
 
     def _peers(self) -> frozenset[Element]:
         return self._directory.peers() | self._routers.peers()
-
-    def _remove_network(self, uid: str) -> None:
-        self._listeners.close(uid)  # it would keep the namespace alive
-        self._network.ensure_absent(uid)
 
     async def close(self) -> None:
         """What was begun is finished; networks, taps and DHCP servers stay."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         self._directory.close()
         self._routers.close()
-        self._listeners.close_all()
         home, self._home = self._home, -1
         if home >= 0:
             os.close(home)

@@ -1,12 +1,13 @@
 """The sockets at which the metadata service listens, one in each routing domain's namespace.
 
-**Edge.** Called in the driver's thread. A socket belongs to the namespace that it was made in, and keeps that
-alive: it is closed before its namespace is removed, and made anew when there is a new one of the same name.
+**Edge.** Called in the driver's thread. A socket belongs to the namespace that it was made in and keeps that
+alive; whoever serves it closes it, on the event loop that watches it.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,32 +32,28 @@ class Listeners:
     def __init__(self) -> None:
         self._listeners: dict[str, _Listener] = {}
 
-    def ensure(self, uid: str, namespace: Path) -> socket.socket | None:
-        """The domain's socket; None while it has no namespace."""
+    def ensure(self, namespaces: Mapping[str, Path]) -> dict[str, socket.socket]:
+        """Of exactly these domains, as far as their namespaces are there: the same socket as long as its
+        namespace is the same and nobody closed it."""
+        self._listeners = {
+            uid: listener
+            for uid, path in namespaces.items()
+            if (listener := self._listener(uid, path)) is not None
+        }
+        return {uid: listener.socket for uid, listener in self._listeners.items()}
+
+    def _listener(self, uid: str, namespace: Path) -> _Listener | None:
         if not netns.exists(namespace):
-            self.close(uid)
             return None
         inode = namespace.stat().st_ino
         known = self._listeners.get(uid)
         if known is not None and known.namespace == inode and known.socket.fileno() >= 0:
-            return known.socket
-        self.close(uid)
+            return known
         with netns.inside(namespace), Netlink() as inner:
             loopback = inner.find_link("lo")
             assert loopback is not None  # every namespace has one
             inner.ensure_address(Address(loopback.index, METADATA_ADDRESS, _SINGLE))
-            made = _listen()
-        self._listeners[uid] = _Listener(inode, made)
-        return made
-
-    def close(self, uid: str) -> None:
-        known = self._listeners.pop(uid, None)
-        if known is not None:
-            known.socket.close()
-
-    def close_all(self) -> None:
-        for uid in list(self._listeners):
-            self.close(uid)
+            return _Listener(inode, _listen())
 
 
 def _listen() -> socket.socket:
