@@ -265,10 +265,10 @@ def _resolve_groups(
     violations: Violations,
 ) -> None:
     """Without any it is the default group, which a project of an older cloud gets with its next instance."""
-    if given.security_groups:
-        names = list(given.security_groups)
+    names = list(given.security_groups) or [DEFAULT_GROUP]
+    if given.security_groups or state.find(keys.SECURITY_GROUPS, project, DEFAULT_GROUP) is not None:
         referred += check_groups(state, project, names, "spec.security_groups", violations)
-    spec.security_groups[:] = given.security_groups or [DEFAULT_GROUP]
+    spec.security_groups[:] = names
 
 
 def _check_room(spec: instance_pb2.InstanceSpec, violations: Violations) -> None:

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.rules import parse_rule, render_rule
+from controller.admit import instance as admit_instance
 from controller.admit import port as admit_port
 from controller.admit import project as admit_project
 from controller.admit import securitygroup as admit
 from controller.reconcile.nodeplan import compile_plan
 from controller.store import keys
+from controller.store.protocol import created_at
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
 from cumulet.v1 import meta_pb2, port_pb2, securitygroup_pb2
-from tests.unit.controller.cloud import Paper, project_message
+from tests.unit.controller.cloud import Paper, instance_message, project_message
 
 WHOLE = FieldMask(paths=["spec"])
 
@@ -144,6 +146,15 @@ def test_an_instance_is_in_the_default_group_unless_it_names_others() -> None:
     assert groups == [["default"], ["web"]]
     with pytest.raises(InvalidArgumentError, match="security group 'nope' does not exist"):
         paper.add_instance("bad", security_groups=["nope"])
+
+
+def test_an_instance_rests_on_the_default_group_it_is_put_into() -> None:
+    """Else a deletion in between would leave a port in a group that is not there."""
+    paper = Paper().seed()
+    row = paper.state.find(keys.SECURITY_GROUPS, "p1", "default")
+    assert row is not None
+    change = admit_instance.create(paper.state, paper.context, "p1", instance_message("web"))
+    assert created_at(keys.SECURITY_GROUPS.key("p1", "default"), row.create_revision) in change.compares
 
 
 def test_a_project_of_an_older_cloud_gets_its_default_group_with_the_next_instance() -> None:
