@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
 from controller.places import Places
@@ -25,6 +26,8 @@ _WITH_UID: Final = frozenset(
 )
 
 UNDERLAY_MTU_DEFAULT: Final = 1500  # Ethernet; an agent of an older version does not say
+# What a tunnel adds to a frame: outer IP, UDP, VXLAN and inner Ethernet. Source: RFC 7348, section 5.
+TUNNEL_BYTES: Final = {4: 50, 6: 70}
 
 Parts = tuple[str, ...]
 
@@ -39,10 +42,10 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Underlay:
-    """Where the tunnels to a node end, and the largest packet that comes there."""
+    """Where the tunnels to a node end, and the largest packet that a guest may send through them."""
 
     address: str
-    mtu: int
+    guest_mtu: int
 
 
 _EMPTY: Final[dict[Any, Any]] = {}
@@ -224,7 +227,8 @@ class Tables:
         self._underlays.pop(parts[0], None)
         if after is not None and after.message.underlay_address:
             mtu = after.message.underlay_mtu or UNDERLAY_MTU_DEFAULT
-            self._underlays[parts[0]] = Underlay(after.message.underlay_address, mtu)
+            address = after.message.underlay_address
+            self._underlays[parts[0]] = Underlay(address, mtu - TUNNEL_BYTES[ip_address(address).version])
 
     def _count_member(self, node: str, placement: Stored, by: int) -> None:
         project = placement.message.project

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 from agent.errors import DriverError
@@ -125,7 +126,7 @@ class KernelNetwork:
     def _name_remotes(self, uid: str, remotes: frozenset[RemotePort]) -> None:
         """What DNS says of them; the server reads its files again only when that is something else."""
         files = self._state.files(uid)
-        text = render_names(sorted(remotes))
+        text = render_names(sorted(remotes, key=attrgetter("uid")))
         if read_text(files.remote_names) == text:
             return
         write_text(files.remote_names, text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -37,6 +38,7 @@ PREFIX_MIN: Final = 8  # a larger range is a typing error
 PREFIX_MAX: Final = 29  # network, broadcast, gateway, and five for guests
 DNS_SERVERS_MAX: Final = 3  # what resolvers read (MAXNS in resolv.h)
 DRAWS: Final = 32  # random tries before the range is searched in order
+RANGES_KEPT: Final = 4096  # parsed ones: a plan asks for its subnet's at each port
 MACS: Final = 2**40  # that ports can have: admit/instance.py draws five bytes
 
 # Guests could not tell these from their own, the node's or the world's special addresses.
@@ -80,7 +82,12 @@ class Range:
 
 def range_of(spec: subnet_pb2.SubnetSpec) -> Range:
     """The addresses of a stored subnet."""
-    return Range(ip_network(spec.cidr), ip_address(spec.gateway))
+    return _parse_range(spec.cidr, spec.gateway)
+
+
+@lru_cache(maxsize=RANGES_KEPT)
+def _parse_range(cidr: str, gateway: str) -> Range:
+    return Range(ip_network(cidr), ip_address(gateway))
 
 
 def addresses_of(state: State, port: port_pb2.Port) -> list[str]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Final
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
 from controller.admit.subnet import addresses_of
 from controller.state import State
 from controller.store import keys
-from controller.tables import UNDERLAY_MTU_DEFAULT, Stored
+from controller.tables import TUNNEL_BYTES, UNDERLAY_MTU_DEFAULT, Stored
 from cumulet.protocols import protocol_number
 from cumulet.v1 import (
     agent_pb2,
@@ -27,8 +26,7 @@ from cumulet.v1 import (
     store_pb2,
 )
 
-# What a tunnel adds to a frame: outer IP, UDP, VXLAN and inner Ethernet. Source: RFC 7348, section 5.
-TUNNEL_BYTES: Final = {4: 50, 6: 70}
+GUEST_MTU_DEFAULT: Final = UNDERLAY_MTU_DEFAULT - TUNNEL_BYTES[4]
 
 
 @dataclass(slots=True)
@@ -92,10 +90,7 @@ def plan_version(state: State) -> agent_pb2.PlanVersion:
 
 def guest_mtu(state: State) -> int:
     """What every guest may send in one frame: the same on all nodes, since a guest may go to any."""
-    underlays = state.underlays.values()
-    smallest = min((underlay.mtu for underlay in underlays), default=UNDERLAY_MTU_DEFAULT)
-    versions = {ip_address(underlay.address).version for underlay in underlays} or {4}
-    return smallest - max(TUNNEL_BYTES[version] for version in versions)
+    return min((underlay.guest_mtu for underlay in state.underlays.values()), default=GUEST_MTU_DEFAULT)
 
 
 def _add_instance(
