@@ -16,7 +16,7 @@ from controller.tables import Stored
 from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2
-from scheduler.group import Occupancy, PlacementGroup, Rule, Scope, domain_of
+from scheduler.group import PlacementGroup, Rule, Scope, domain_of
 from scheduler.model import Effect, NodeView, Request, Resident, Taint
 from scheduler.packing import coarse, end_s, lasts_level, later
 from scheduler.topology import NO_CELL, Choice, Device, DeviceRequest, DeviceShare
@@ -52,18 +52,6 @@ def build_groups(state: State) -> dict[str, PlacementGroup]:
     """All placement groups by the scheduler's name."""
     groups = (_group(row.message) for row in state.rows(keys.PLACEMENT_GROUPS).values())
     return {group.name: group for group in groups}
-
-
-def occupancy_of(state: State, request: Request) -> Occupancy:
-    """Where the members of the request's groups are, at the state's revision."""
-    rows = [state.find(keys.PLACEMENT_GROUPS, *name.split("/")) for name in request.groups]
-    groups = [_group(row.message) for row in rows if row is not None]
-    occupancy = Occupancy(groups)
-    for group in groups:
-        for place, count in _places(state, group.name):
-            for _ in range(count):
-                occupancy.enter((group.name,), place)
-    return occupancy
 
 
 def members_by_domain(state: State, message: placementgroup_pb2.PlacementGroup) -> dict[str, int]:

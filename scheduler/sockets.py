@@ -163,14 +163,6 @@ class Sockets:
             found[row] = choose(free, devices, named, vcpu, memory_mib, cells, wants) is not None
         return found
 
-    def largest_part(self, amounts: Ints, roomy: Bools, cells: int) -> Ints:
-        """int64[n_node]: the most that each of `cells` marked cells has of it; -1 if there are none."""
-        marked = np.where(roomy, amounts, -1)
-        if marked.shape[1] < cells:
-            return np.full(len(self._nodes), -1, np.int64)
-        ordered: Ints = np.sort(marked, axis=1)[:, marked.shape[1] - cells]
-        return ordered
-
 
 def _needs(wants: Sequence[DeviceRequest]) -> Iterator[tuple[int, tuple[DeviceRequest, ...]]]:
     """Every set of distinct wants with the number of devices that it wants."""

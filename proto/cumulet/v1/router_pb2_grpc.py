@@ -94,7 +94,7 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRouter(self, request, context):
-        """Refused while floating IPs go through it.
+        """Its networks keep their subnets; packets no longer pass between them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

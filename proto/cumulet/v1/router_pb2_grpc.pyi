@@ -36,7 +36,7 @@ class RouterServiceStub:
     CreateRouter: _grpc.UnaryUnaryMultiCallable[_router_pb2.CreateRouterRequest, _router_pb2.Router]
     UpdateRouter: _grpc.UnaryUnaryMultiCallable[_router_pb2.UpdateRouterRequest, _router_pb2.Router]
     DeleteRouter: _grpc.UnaryUnaryMultiCallable[_router_pb2.DeleteRouterRequest, _router_pb2.DeleteRouterResponse]
-    """Refused while floating IPs go through it."""
+    """Its networks keep their subnets; packets no longer pass between them."""
     WatchRouters: _grpc.UnaryStreamMultiCallable[_router_pb2.WatchRoutersRequest, _router_pb2.RouterChange]
 
 @_typing.type_check_only
@@ -47,7 +47,7 @@ class RouterServiceAsyncStub(RouterServiceStub):
     CreateRouter: _aio.UnaryUnaryMultiCallable[_router_pb2.CreateRouterRequest, _router_pb2.Router]  # type: ignore[assignment]
     UpdateRouter: _aio.UnaryUnaryMultiCallable[_router_pb2.UpdateRouterRequest, _router_pb2.Router]  # type: ignore[assignment]
     DeleteRouter: _aio.UnaryUnaryMultiCallable[_router_pb2.DeleteRouterRequest, _router_pb2.DeleteRouterResponse]  # type: ignore[assignment]
-    """Refused while floating IPs go through it."""
+    """Its networks keep their subnets; packets no longer pass between them."""
     WatchRouters: _aio.UnaryStreamMultiCallable[_router_pb2.WatchRoutersRequest, _router_pb2.RouterChange]  # type: ignore[assignment]
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,7 +85,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.DeleteRouterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.DeleteRouterResponse, _abc.Awaitable[_router_pb2.DeleteRouterResponse]]:
-        """Refused while floating IPs go through it."""
+        """Its networks keep their subnets; packets no longer pass between them."""
 
     @_abc_1.abstractmethod
     def WatchRouters(
