@@ -17,13 +17,14 @@ from typing import Final
 
 ANSWER_S: Final = 0.5  # an answer on one machine takes well below a millisecond
 ASK_AGAIN_S: Final = 0.15
+MESSAGE_BYTES: Final = 4096
 _ECHO_REQUEST: Final = {socket.AF_INET: 8, socket.AF_INET6: 128}
 _ECHO_REPLY: Final = {socket.AF_INET: 0, socket.AF_INET6: 129}
 
 
 @contextlib.contextmanager
-def echoing(ports: Iterable[int], name: str) -> Iterator[None]:
-    """Answer with the name, over TCP and UDP, IPv4 and IPv6."""
+def echoing(ports: Iterable[int], name: str = "") -> Iterator[None]:
+    """Answer each message with the name, without one with itself: over TCP and UDP, IPv4 and IPv6."""
     stop_reader, stop_writer = socket.socketpair()
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         for end in (stop_reader, stop_writer):
@@ -32,7 +33,7 @@ def echoing(ports: Iterable[int], name: str) -> Iterator[None]:
         for port in ports:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                 selector.register(stack.enter_context(_bound(kind, port)), selectors.EVENT_READ, kind)
-        thread = threading.Thread(target=_serve, args=(selector, name.encode()))
+        thread = threading.Thread(target=_serve, args=(selector, stack, name.encode()))
         thread.start()
         try:
             yield
@@ -44,26 +45,41 @@ def echoing(ports: Iterable[int], name: str) -> Iterator[None]:
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6, kind)
     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind(("::", port))
     if kind == socket.SOCK_STREAM:
         made.listen(64)
     return made
 
 
-def _serve(selector: selectors.BaseSelector, name: bytes) -> None:
+def _serve(selector: selectors.BaseSelector, stack: contextlib.ExitStack, name: bytes) -> None:
     while True:
         for key, _ in selector.select():
-            server = key.fileobj
+            one = key.fileobj
             if key.data == "stop":
                 return
-            assert isinstance(server, socket.socket)
+            assert isinstance(one, socket.socket)
             with contextlib.suppress(OSError):  # whoever asked may be gone already
                 if key.data == socket.SOCK_STREAM:
-                    with server.accept()[0] as connection:
-                        connection.sendall(name)
+                    connection = stack.enter_context(one.accept()[0])
+                    selector.register(connection, selectors.EVENT_READ, "connection")
+                elif key.data == socket.SOCK_DGRAM:
+                    data, peer = one.recvfrom(MESSAGE_BYTES)
+                    one.sendto(name or data, peer)
                 else:
-                    _, peer = server.recvfrom(64)
-                    server.sendto(name, peer)
+                    _answer(selector, one, name)
+
+
+def _answer(selector: selectors.BaseSelector, connection: socket.socket, name: bytes) -> None:
+    try:
+        data = connection.recv(MESSAGE_BYTES)
+        if data:
+            connection.sendall(name or data)
+    except OSError:
+        data = b""
+    if not data:
+        selector.unregister(connection)
+        connection.close()
 
 
 def responder(kind: socket.SocketKind, target: str, port: int) -> str:
@@ -73,9 +89,8 @@ def responder(kind: socket.SocketKind, target: str, port: int) -> str:
         asker.settimeout(ANSWER_S)
         try:
             asker.connect((target, port))
-            if kind == socket.SOCK_DGRAM:
-                asker.send(b"who?")
-            return asker.recv(64).decode()
+            asker.send(b"who?")
+            return asker.recv(MESSAGE_BYTES).decode()
         except OSError:
             return ""
 

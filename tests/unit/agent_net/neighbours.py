@@ -18,6 +18,7 @@ from agent.net.driver import GroupIntent, NetworkIntent, PortIntent, RuleIntent
 from agent.net.kernel_driver import KernelNet
 from agent.net.netlink_ip import Address
 from agent.net.rtnetlink import Netlink
+from tests.support import echo
 from tests.unit.agent_net import talk
 from tests.unit.agent_net.lab import Lab, new_uid
 
@@ -54,7 +55,7 @@ class Guest:
         stack = contextlib.ExitStack()
 
         def enter() -> None:
-            stack.enter_context(talk.echoing(ports))
+            stack.enter_context(echo.echoing(ports))
 
         await self.lab.inside(self.namespace, enter)
         try:
