@@ -50,6 +50,7 @@ DEFAULT_STATE_DIR: Final = "/var/lib/cumulet/agent"
 DEFAULT_METRICS_ADDRESS: Final = "127.0.0.1:9477"
 DEFAULT_LIBVIRT_URI: Final = "qemu:///system"
 # At start libvirtd may come up a little later than the agent; it is asked again until it answers.
+_LINK: Final = re.compile(r"[^\s/:]{1,15}")  # IFNAMSIZ, and what the kernel refuses in names
 _DEVICE_NAME: Final = re.compile(
     r"([0-9a-f]{4}:[0-9a-f]{4})=([A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)"
 )
@@ -70,6 +71,7 @@ class Options:
     labels: tuple[tuple[str, str], ...]
     device_names: tuple[tuple[str, str], ...] = ()
     underlay_address: IPAddress | None = None
+    uplinks: tuple[tuple[str, str], ...] = ()
 
 
 class StartError(Exception):
@@ -101,6 +103,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
             labels=_parse_labels(given.label),
             device_names=_parse_device_names(given.device_name),
             underlay_address=_parse_address(given.underlay_address),
+            uplinks=_parse_uplinks(given.uplink),
         )
     except ValueError as err:
         parser.error(str(err))
@@ -127,6 +130,14 @@ def _build_parser() -> argparse.ArgumentParser:
         default="",
         metavar="ADDRESS",
         help="address of this node at which tunnels of networks end; without one no network spans to it",
+    )
+    add(
+        "--uplink",
+        action="append",
+        default=[],
+        metavar="NAME=LINK",
+        help="link of this node to an external network, by the name that the cloud's external networks use, "
+        "as in internet=eth1; it stays as it is. Repeat it",
     )
     add("--state-dir", default=DEFAULT_STATE_DIR, help="images, disks, journal (default: %(default)s)")
     add(
@@ -171,6 +182,21 @@ def _parse_address(text: str) -> IPAddress | None:
         return ip_address(text) if text else None
     except ValueError as err:
         raise ValueError(f"--underlay-address {text!r} must be an address, as in 192.0.2.1") from err
+
+
+def _parse_uplinks(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    links: dict[str, str] = {}
+    for text in given:
+        name, equals, link = text.partition("=")
+        error = name_error(name) if equals else "must be NAME=LINK, as in internet=eth1"
+        if error is None and not _LINK.fullmatch(link):
+            error = f"{link!r} is not a link's name"
+        if error is None and name in links:
+            error = f"{name} is there twice"
+        if error is not None:
+            raise ValueError(f"--uplink {text!r}: {error}")
+        links[name] = link
+    return tuple(sorted(links.items()))
 
 
 def _parse_labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -273,6 +299,7 @@ async def _identify(options: Options, facts: HostFacts, storage: Storage, underl
         address=options.address,
         underlay_address=str(options.underlay_address or ""),
         underlay_mtu=underlay_mtu,
+        uplinks=tuple(name for name, _ in options.uplinks),
         capabilities=facts.capabilities,
         cells=tuple(placement_pb2.NumaCell(vcpu=one.vcpu, memory_mib=one.memory_mib) for one in facts.cells),
         devices=tuple(map(_device, facts.devices)),
@@ -301,7 +328,8 @@ async def run_agent(options: Options) -> None:
     """Compose and run until cancelled. Raises StartError, DriverError."""
     underlay_mtu = find_underlay_mtu(options.underlay_address) if options.underlay_address else 0
     hypervisor = LibvirtHypervisor(options.libvirt_uri, device_names=dict(options.device_names))
-    net = KernelNet(options.state_dir / "net", underlay=options.underlay_address)
+    uplinks = dict(options.uplinks)
+    net = KernelNet(options.state_dir / "net", underlay=options.underlay_address, uplinks=uplinks)
     storage = QemuImgStorage(options.state_dir)
     dialer = GrpcDialer()
     drivers: Drivers | None = None

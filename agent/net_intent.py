@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Final
 from uuid import UUID
 
 from agent.net.driver import (
     GUEST_MTU_DEFAULT,
     AddressPair,
+    FloatingIntent,
+    ForwardIntent,
     IPAddress,
     IPNetwork,
     NetworkIntent,
@@ -32,6 +34,7 @@ GUEST_MTU_MIN: Final = 1280  # RFC 8200, section 5
 GUEST_MTU_MAX: Final = 65_535
 PROTOCOL_MAX: Final = 255
 PORT_MAX: Final = 65_535
+FORWARDED: Final = (6, 17)  # TCP, UDP: IANA's protocol numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,34 @@ def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) 
         cidrs=tuple(sorted(cidrs, key=lambda cidr: (cidr.version, cidr))),
         outbound_nat=router.outbound_nat,
         mtu=min((network.mtu for network in networks), default=GUEST_MTU_DEFAULT),
+        floating=tuple(map(_parse_floating, router.floating_addresses)),
+        announcers=tuple(map(ip_address, router.announcer_vteps)),
     )
     return RouterPlan(
         intent,
         tuple(check_uid("network_uids", uid) for uid in router.network_uids),
         tuple(_parse_route(route) for route in router.routes),
     )
+
+
+def _parse_floating(floating: pb.PlannedFloatingAddress) -> FloatingIntent:
+    return FloatingIntent(
+        address=IPv4Address(floating.address),
+        uplink=floating.uplink,
+        cidr=IPv4Network(floating.cidr),
+        gateway=IPv4Address(floating.gateway) if floating.gateway else None,
+        fixed=IPv4Address(floating.fixed_address) if floating.fixed_address else None,
+        forwards=tuple(map(_parse_forward, floating.forwards)),
+    )
+
+
+def _parse_forward(forward: pb.PlannedForward) -> ForwardIntent:
+    if forward.protocol not in FORWARDED or not 0 < forward.port <= PORT_MAX:
+        raise IntentError(f"forwards: protocol {forward.protocol}, port {forward.port}")
+    if not 0 < forward.target_port <= PORT_MAX:
+        raise IntentError(f"forwards.target_port {forward.target_port} is not in 1..{PORT_MAX}")
+    target = IPv4Address(forward.target_address)
+    return ForwardIntent(forward.protocol, forward.port, target, forward.target_port)
 
 
 def _parse_route(route: pb.PlannedRoute) -> tuple[IPNetwork, IPAddress]:

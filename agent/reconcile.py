@@ -33,6 +33,7 @@ from agent.report import (
     build_instances,
     build_unknown,
     condition,
+    find_announced,
 )
 from cumulet.clock import Clock
 from cumulet.v1 import agent_pb2 as pb
@@ -324,6 +325,7 @@ class Agent:
             build_unknown(look),
             conditions,
             self._clock.now(),
+            find_announced(look),
         )
         await self._announce(snapshot)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Final
 
-from agent.actions import image_key, instance_key, network_key
+from agent.actions import image_key, instance_key, network_key, router_key
 from agent.apply import Failure
 from agent.diff import find_foreign
 from agent.hypervisor.driver import ObservedDomain
@@ -33,7 +34,10 @@ PLAN_ACCEPTED: Final = "PlanAccepted"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one round has to say. `known` false: the host could not be looked at, instances say nothing."""
+    """What one round has to say. `known` false: the host could not be looked at, instances say nothing.
+
+    `announced`: (uplink, address) of the outside; None while it is being changed.
+    """
 
     round: int
     acted_on: pb.PlanVersion
@@ -42,6 +46,7 @@ class Snapshot:
     unknown: Mapping[str, pb.ObservedInstance]
     conditions: tuple[meta_pb2.Condition, ...]
     observed_at: float
+    announced: frozenset[tuple[str, IPv4Address]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,13 @@ def build_unknown(look: Look) -> dict[str, pb.ObservedInstance]:
     return {uid: _bare(look, uid) for uid in foreign}
 
 
+def find_announced(look: Look) -> frozenset[tuple[str, IPv4Address]] | None:
+    """Addresses of the outside that the node answers for; None while a router is being changed."""
+    if any(key.startswith(router_key("")) for key in look.busy):
+        return None
+    return look.observed.net.announced
+
+
 class Reporter:
     """A session's reports: full at first and now and then, else only changes. Mutable: what was told."""
 
@@ -92,13 +104,22 @@ class Reporter:
         else:
             report = _delta_report(self._told, snapshot)
         new = report.full or report.instances or report.unknown or self._conditions != snapshot.conditions
-        if not new and (self._told is None or self._told.acted_on == snapshot.acted_on):
+        if not new and (self._told is None or _says_the_same(self._told, snapshot)):
             return None
         self._told = snapshot if snapshot.known else self._told
         self._conditions = snapshot.conditions
         report.node_conditions.extend(snapshot.conditions)
+        if snapshot.announced is not None:
+            report.announced.SetInParent()
+            for uplink, address in sorted(snapshot.announced):
+                report.announced.addresses.add(uplink=uplink, address=str(address))
         report.observed_at.FromMilliseconds(int(snapshot.observed_at * 1000))
         return report
+
+
+def _says_the_same(told: Snapshot, snapshot: Snapshot) -> bool:
+    """Of what is neither an instance's nor a condition."""
+    return (told.acted_on, told.announced) == (snapshot.acted_on, snapshot.announced)
 
 
 def _full_report(snapshot: Snapshot) -> pb.AgentReport:

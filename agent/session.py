@@ -57,6 +57,7 @@ class NodeIdentity:
     devices: tuple[placement_pb2.Device, ...] = ()
     underlay_address: str = ""
     underlay_mtu: int = 0
+    uplinks: tuple[str, ...] = ()
 
     def hello(self, nonce: str, accepted: pb.PlanVersion) -> pb.AgentMessage:
         return pb.AgentMessage(
@@ -75,6 +76,7 @@ class NodeIdentity:
                 devices=self.devices,
                 underlay_address=self.underlay_address,
                 underlay_mtu=self.underlay_mtu,
+                uplinks=self.uplinks,
             )
         )
 

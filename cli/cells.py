@@ -157,6 +157,11 @@ def _device_request(want: Any) -> str:
     return f"{'|'.join(want.models)}:{amount}"
 
 
+def _forward(forward: Any) -> str:
+    port = f":{forward.target_port}" if forward.target_port else ""
+    return f"{forward.protocol}:{forward.port}={forward.target}{port}"
+
+
 def _rule(rule: Any) -> str:
     from cli.rules import render_rule
 
@@ -173,6 +178,7 @@ _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "DeviceShare": _share,
     "DeviceRequest": _device_request,
     "StaticRoute": lambda route: f"{route.cidr}={route.next_hop}",
+    "PortForward": _forward,
     "SecurityRule": _rule,
     "AddressPair": lambda pair: f"{pair.cidr}@{pair.mac}" if pair.mac else str(pair.cidr),
 }

@@ -26,6 +26,7 @@ _MESSAGES: Final = frozenset(
         Shape.RULES,
         Shape.ADDRESS_PAIRS,
         Shape.ROUTES,
+        Shape.FORWARDS,
     }
 )
 _REPEATED: Final = frozenset({Shape.WORDS}) | _MAPS | _MESSAGES
@@ -141,6 +142,21 @@ def parse_route(text: str) -> dict[str, Any]:
     return {"cidr": cidr, "next_hop": next_hop}
 
 
+def parse_forward(text: str) -> dict[str, Any]:
+    """`tcp:2222=web-1:22`; without the last part the port is the same."""
+    outside, target = parse_pair(text)
+    protocol, _, port = outside.partition(":")
+    name, _, target_port = target.partition(":")
+    if not name:
+        raise ValueError(f"{text!r} does not say to which instance")
+    return {
+        "protocol": protocol,
+        "port": _int32(port),
+        "target": name,
+        "target_port": _int32(target_port or "0"),
+    }
+
+
 def _rule(text: str) -> dict[str, Any]:
     from cli.rules import parse_rule
 
@@ -220,6 +236,7 @@ TYPES: Final[Mapping[Shape, tuple[str, click.ParamType[Any]]]] = {
     Shape.RULES: ("RULE", Parsed("rule", _rule)),
     Shape.ADDRESS_PAIRS: ("CIDR[@MAC]", Parsed("address", parse_address_pair)),
     Shape.ROUTES: ("CIDR=ADDRESS", Parsed("route", parse_route)),
+    Shape.FORWARDS: ("PROTOCOL:PORT=TARGET[:PORT]", Parsed("forward", parse_forward)),
     Shape.RATE: ("RATE", Parsed("rate", _rate)),
     Shape.DEVICES: ("MODEL[,MODEL][:COUNT|:SHARE]", Parsed("device", parse_device)),
 }

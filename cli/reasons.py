@@ -171,4 +171,47 @@ _REQUESTS: Final = {
     "RebootRequested": Meaning("Somebody asked to boot the instance again."),
 }
 
-REASONS: Final[dict[str, Meaning]] = {**_ERRORS, **_PLACEMENT, **_RUNNING, **_NODE, **_DRIVER, **_REQUESTS}
+_FLOATING: Final = {
+    "Announced": Meaning("One node answers for the floating IP's address."),
+    "Moving": Meaning(
+        "The address is to be answered for by another node, as soon as the present one has let it go, or was "
+        "silent for half a minute."
+    ),
+    "Moved": Meaning("The floating IP got another target."),
+    "Unused": Meaning(
+        "The project holds the address; it leads nowhere yet.",
+        ("cumulet floating-ip update NAME --target INSTANCE",),
+    ),
+    "TargetMissing": Meaning(
+        "No instance and no port has this name any more. The address is kept, for when there is one again.",
+        ("cumulet floating-ip update NAME --target INSTANCE",),
+    ),
+    "NoRouter": Meaning(
+        "The target's network is in no router, and routers are what translates addresses.",
+        ("cumulet router list",),
+    ),
+    "NoAddress": Meaning("The target has no IPv4 address that packets could be sent to."),
+    "NotPlaced": Meaning("The target is on no node yet.", ("cumulet ls",)),
+    "NoUplink": Meaning(
+        "The target's node is not attached to the external network: its agent has no --uplink for it.",
+        ("cumulet external-network list -o wide", "cumulet node list -o wide"),
+    ),
+    "UplinkMissing": Meaning(
+        "A node was told to answer for an address on a link that it does not have, or that is down.",
+        ("cumulet external-network list -o wide",),
+    ),
+    "NodeNotReady": Meaning(
+        "The node that answers for the address does not answer its leader; the address may work or not.",
+        ("cumulet node list",),
+    ),
+}
+
+REASONS: Final[dict[str, Meaning]] = {
+    **_ERRORS,
+    **_PLACEMENT,
+    **_RUNNING,
+    **_NODE,
+    **_DRIVER,
+    **_REQUESTS,
+    **_FLOATING,
+}

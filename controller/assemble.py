@@ -9,9 +9,11 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Final
 
+from controller.admit.externalnetwork import pool_of
 from controller.admit.placementgroup import members_of
 from controller.admit.subnet import Range, addresses_of, range_of
-from controller.fleet import allocatable
+from controller.fleet import allocatable, is_ready
+from controller.floating import find_way
 from controller.scheduling import members_by_domain
 from controller.state import State
 from controller.store import keys
@@ -20,6 +22,8 @@ from controller.tables import Parts, Stored
 from cumulet import lifecycle
 from cumulet.convert import resources_from, resources_to
 from cumulet.v1 import (
+    externalnetwork_pb2,
+    floatingip_pb2,
     instance_pb2,
     meta_pb2,
     network_pb2,
@@ -118,6 +122,7 @@ def _fill_project(state: State, parts: Parts, row: Stored, message: project_pb2.
     message.status.used.CopyFrom(resources_to(state.used_by(parts[0])))
     message.status.instances = len(state.rows(keys.INSTANCES, parts[0]))
     message.status.networks = len(state.rows(keys.NETWORKS, parts[0]))
+    message.status.floating_ips = len(state.rows(keys.FLOATING_IPS, parts[0]))
     message.status.devices_milli = state.devices_used_by(parts[0])
 
 
@@ -158,6 +163,36 @@ def _fill_port(state: State, parts: Parts, row: Stored, message: port_pb2.Port) 
     message.status.addresses[:] = addresses_of(state, message)
 
 
+def _fill_external_network(
+    state: State, parts: Parts, row: Stored, message: externalnetwork_pb2.ExternalNetwork
+) -> None:
+    message.status.addresses_total = pool_of(message.spec).size
+    message.status.addresses_used = len(state.addresses_in(message.meta.uid))
+    statuses = state.rows(keys.NODE_STATUS).items()
+    attached = (name for (name,), status in statuses if message.spec.uplink in status.message.uplinks)
+    message.status.nodes[:] = sorted(attached)
+
+
+def _fill_floating_ip(state: State, parts: Parts, row: Stored, message: floatingip_pb2.FloatingIP) -> None:
+    """Active when the node that is to announce it may, and answers."""
+    way, record = find_way(state, row.message), state.find(keys.ANNOUNCEMENTS, message.meta.uid)
+    message.status.node = record.message.node if record is not None else ""
+    if record is not None:
+        message.meta.revision = max(message.meta.revision, record.mod_revision)
+    if not way.node:
+        condition = _condition("Active", False, way.reason, way.text)
+    elif record is None or record.message.node != way.node:
+        where = f"{record.message.node} lets it go" if record is not None else "it was just asked for"
+        condition = _condition("Active", False, "Moving", f"{way.node} announces it next: {where}")
+    elif not is_ready(state, way.node):
+        condition = _condition(
+            "Active", False, "NodeNotReady", f"{way.node} announces it and does not answer"
+        )
+    else:
+        condition = _condition("Active", True, "Announced", f"{way.node} announces it")
+    message.status.conditions.append(condition)
+
+
 _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.INSTANCES: _fill_instance,
     keys.NODES: _fill_node,
@@ -165,6 +200,8 @@ _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.NETWORKS: _fill_network,
     keys.SUBNETS: _fill_subnet,
     keys.PORTS: _fill_port,
+    keys.EXTERNAL_NETWORKS: _fill_external_network,
+    keys.FLOATING_IPS: _fill_floating_ip,
     keys.SECURITY_GROUPS: _fill_security_group,
     keys.PLACEMENT_GROUPS: _fill_placement_group,
 }

@@ -15,6 +15,7 @@ from controller.explain import says_the_same
 from controller.feed import Feed
 from controller.journal import EventLog, Journal
 from controller.metrics import Metrics
+from controller.reconcile.announcer import Announcer
 from controller.reconcile.election import Election, KeeperFactory, Term, epoch_guards
 from controller.reconcile.export import Exporter, ensure_cloud
 from controller.reconcile.fleetview import FleetView
@@ -45,6 +46,7 @@ class Leading:
     sessions: Sessions
     statuses: Statuses
     placer: Placer
+    announcer: Announcer
 
 
 class Controller:
@@ -115,12 +117,14 @@ class Controller:
                 group.create_task(leading.statuses.run())
                 group.create_task(leading.sessions.run())
                 group.create_task(leading.placer.run())
+                group.create_task(leading.announcer.run())
                 exporter = Exporter(self.store, self.state, leading.committer, self._journal, self.clock)
                 group.create_task(exporter.run())
         finally:
             self.leading = None
             stop()
             leading.statuses.queue.close()
+            leading.announcer.queue.close()
             await leading.sessions.close()
 
     def _assemble(self, term: Term) -> Leading:
@@ -128,7 +132,16 @@ class Controller:
             self.store, self.state, self.clock, self.rng, "leader", lambda: epoch_guards(self.state, term)
         )
         statuses: Statuses
-        sessions = Sessions(self.state, committer, self.clock, self.rng, lambda uid: statuses.queue.add(uid))
+        announcer: Announcer
+        sessions = Sessions(
+            self.state,
+            committer,
+            self.clock,
+            self.rng,
+            lambda uid: statuses.queue.add(uid),
+            lambda node: announcer.note_report(node),
+        )
+        announcer = Announcer(self.state, committer, sessions, self.clock, self.rng)
         note_queue = self.metrics.note_status_queue
         statuses = Statuses(self.state, committer, sessions, self.clock, self.rng, note_queue)
 
@@ -144,11 +157,12 @@ class Controller:
             self.store, self.clock, self.rng, "place", lambda: epoch_guards(self.state, term)
         )
         placer = Placer(self.state, transactor, self.clock, self.rng, on_refusal, self.metrics, self.policy)
-        return Leading(term, committer, sessions, statuses, placer)
+        return Leading(term, committer, sessions, statuses, placer, announcer)
 
     def _pass_on(self, leading: Leading, changed: Changed) -> None:
         leading.placer.note_change(changed)
         leading.sessions.note_change(changed)
+        leading.announcer.note_change(changed)
         if changed.table is keys.INSTANCES:
             if changed.after is not None and concerns_status(changed):
                 leading.statuses.queue.add(changed.after.message.meta.uid)

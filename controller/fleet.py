@@ -53,6 +53,13 @@ def allocatable(spec: node_pb2.NodeSpec, capacity: Resources) -> Resources:
     return derive_allocatable(capacity, resources_from(spec.reserved), ratios(spec))
 
 
+def is_ready(state: State, node: str) -> bool:
+    """The node's agent has a session."""
+    row = state.find(keys.NODE_STATUS, node)
+    ready = find_condition(row.message.conditions, READY) if row is not None else None
+    return ready is not None and ready.status == meta_pb2.CONDITION_STATUS_TRUE
+
+
 def build_view(state: State, policy: Policy) -> View:
     """All nodes as they are at the state's revision, with all that the policy looks at."""
     nodes = tuple(node_view(state, row, counts=policy.counts) for row in state.rows(keys.NODES).values())

@@ -75,6 +75,8 @@ class Tables:
         self._operations_of: dict[str, set[Parts]] = {}
         self.places = Places(lambda *name: (row.message for row in self._ports_of.get(name, _EMPTY).values()))
         self._underlays: dict[str, Underlay] = {}
+        self._announced_by: dict[str, dict[str, Stored]] = {}
+        self._announced_as: dict[tuple[str, str], dict[str, Stored]] = {}
 
     def find(self, table: Table, *parts: str) -> Stored | None:
         """The value of a key, or None."""
@@ -161,6 +163,16 @@ class Tables:
     def addresses_in(self, network_uid: str) -> dict[str, str]:
         """Port uid by address."""
         return self._addresses.get(network_uid, _EMPTY)
+
+    def announced_by(self, node: str) -> Mapping[str, Stored]:
+        """AnnouncementRecords of a node by the floating IP's uid. A live view."""
+        found: Mapping[str, Stored] = self._announced_by.get(node, _EMPTY)
+        return found
+
+    def announced_as(self, external_network_uid: str, address: str) -> Mapping[str, Stored]:
+        """AnnouncementRecords of an address by the floating IP's uid. A live view."""
+        found: Mapping[str, Stored] = self._announced_as.get((external_network_uid, address), _EMPTY)
+        return found
 
     def operations_of(self, uid: str) -> Iterator[tuple[Parts, Stored]]:
         """Operations on an object, done or not."""
@@ -274,6 +286,13 @@ class Tables:
     def _index_address(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         _replace_in(self._addresses, parts[0], parts[1], after.message if after else None)
 
+    def _index_announcement(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
+        for row, value in ((before, None), (after, after)):
+            if row is not None:
+                address = row.message.external_network_uid, row.message.address
+                _replace_in(self._announced_by, row.message.node, parts[0], value)
+                _replace_in(self._announced_as, address, parts[0], value)
+
     def _index_operation(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         row = after or before
         if row is None:
@@ -312,5 +331,6 @@ _INDEXES: Final[dict[str, Callable[[Tables, Parts, Stored | None, Stored | None]
     keys.SUBNETS.path: Tables._index_subnet,
     keys.ROUTERS.path: Tables._index_router,
     keys.ADDRESSES.path: Tables._index_address,
+    keys.ANNOUNCEMENTS.path: Tables._index_announcement,
     keys.OPERATIONS.path: Tables._index_operation,
 }

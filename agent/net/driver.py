@@ -125,11 +125,39 @@ class GroupIntent:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardIntent:
+    """Packets of a protocol (IANA's number) to a port go to a port of another address."""
+
+    protocol: int
+    port: int
+    target: IPv4Address
+    target_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class FloatingIntent:
+    """An address of the outside that this node answers for.
+
+    `uplink` is the name of the link to its network, whose range is `cidr`; `gateway` is that network's way to
+    the world, None leaves it to the node's routes. All packets go to `fixed`, which is here, or else to what
+    `forwards` say.
+    """
+
+    address: IPv4Address
+    uplink: str
+    cidr: IPv4Network
+    gateway: IPv4Address | None = None
+    fixed: IPv4Address | None = None
+    forwards: tuple[ForwardIntent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RouterIntent:
     """A router's part on this node.
 
     `vni` is that of the tunnel between its parts, `cidrs` are all its networks' ranges: nothing for them
-    leaves by the uplink. `mtu` is its networks'.
+    leaves by the uplink. `mtu` is its networks'. `announcers` are the nodes that answer for an address which
+    leads to a port here: what came by them goes back by them.
     """
 
     uid: str
@@ -137,6 +165,8 @@ class RouterIntent:
     cidrs: tuple[IPNetwork, ...]
     outbound_nat: bool
     mtu: int = GUEST_MTU_DEFAULT
+    floating: tuple[FloatingIntent, ...] = ()
+    announcers: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +211,8 @@ class ObservedNet:
     heard of. `items`: (kind, host name, owner uid) of every single thing, for `cumulet verify`. `directories`
     (by network; compare with `digest_of_directory`), `groups`, `routers` and `router_directories` (by router;
     compare with `digest_of_router_directory`): the digest of what is programmed; one that is edited or
-    incomplete has another digest than every intent.
+    incomplete has another digest than every intent. `announced`: (uplink, address) of the outside that the
+    node answers for, whoever asked for it.
     """
 
     networks: dict[str, ObservedNetwork]
@@ -192,6 +223,7 @@ class ObservedNet:
     groups: dict[str, str] = field(default_factory=dict)
     routers: dict[str, str] = field(default_factory=dict)
     router_directories: dict[str, str] = field(default_factory=dict)
+    announced: frozenset[tuple[str, IPv4Address]] = frozenset()
 
 
 class Net(Protocol):

@@ -82,6 +82,7 @@ class FakeHost:
     """
 
     auto_lease: bool = False
+    uplinks: set[str] = field(default_factory=set)  # names of links to external networks
     _networks: dict[str, _Network] = field(default_factory=dict)
     _taps: dict[str, _Tap] = field(default_factory=dict)
     _groups: dict[str, GroupIntent] = field(default_factory=dict)
@@ -197,6 +198,12 @@ class FakeNet:
             router_directories={
                 uid: digest_of_router_directory(router.directory) for uid, router in host._routers.items()
             },
+            announced=frozenset(
+                (one.uplink, one.address)
+                for router in host._routers.values()
+                for one in router.intent.floating
+                if one.uplink in host.uplinks
+            ),
         )
         host._take_fault("observe_net", "after")
         return observed
@@ -268,7 +275,10 @@ class FakeNet:
         host._take_fault("ensure_router", "before")
         known = host._routers.get(router.uid)
         directory = known.directory if known is not None else RouterDirectory(())
-        host._routers[router.uid] = _Router(router, True, directory)
+        lost = [f"{one.address} ({one.uplink})" for one in router.floating if one.uplink not in host.uplinks]
+        host._routers[router.uid] = _Router(router, not lost, directory)
+        if lost:
+            raise DriverError("UplinkMissing", f"router {router.uid}: no link for {', '.join(lost)}")
         host._take_fault("ensure_router", "after")
 
     async def ensure_router_directory(self, uid: str, directory: RouterDirectory) -> None:

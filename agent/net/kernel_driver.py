@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,6 +32,7 @@ from agent.net.elements import Element
 from agent.net.group_state import GroupState
 from agent.net.intent_check import check_group, check_network, check_port, check_router, check_uid
 from agent.net.kernel_directory import KernelDirectory
+from agent.net.kernel_external import KernelExternal
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
@@ -49,7 +50,8 @@ T = TypeVar("T")
 class KernelNet:
     """Networks of the namespace that the creating thread is in, or of `host_netns`.
 
-    `underlay` is where tunnels end; without it no network spans.
+    `underlay` is where tunnels end; without it no network spans. `uplinks`: links to external networks by the
+    name that plans use.
 
     Raises DriverError when `state_dir` cannot serve. Two drivers on one machine need namespaces, state
     directories and `netns_dir`s of their own.
@@ -62,6 +64,7 @@ class KernelNet:
         netns_dir: Path = NETNS_DIR,
         host_netns: Path = netns.OWN_NAMESPACE,
         underlay: IPAddress | None = None,
+        uplinks: Mapping[str, str] | None = None,
     ) -> None:
         if not _SAFE_PATH.fullmatch(str(state_dir.absolute())):
             raise DriverError(
@@ -88,7 +91,12 @@ class KernelNet:
         )
         self._groups = KernelGroups(group_state, self._host, self._state.networks, self._state.find_intent)
         self._routers = KernelRouters(
-            router_state, netns_dir, self._host, reader, lambda uid: self._network.stop_servers(uid)
+            router_state,
+            netns_dir,
+            self._host,
+            reader,
+            lambda uid: self._network.stop_servers(uid),
+            KernelExternal(uplinks or {}),
         )
         self._network = KernelNetwork(
             self._state,

@@ -8,7 +8,7 @@ network is ensured again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from agent.net import addressing, guard_rules, names, ports, ruleset
@@ -16,6 +16,7 @@ from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_p
 from agent.net.directory import EntryMirror, Spot, render_digest
 from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork, PortIntent
 from agent.net.elements import Element
+from agent.net.kernel_external import ExternalView
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.rates import Rates, wanted_rates
@@ -73,6 +74,7 @@ class HostView:
     zones: Mapping[str, int]  # of networks
     groups: Mapping[str, str]  # digests
     rates: Mapping[str, Rates]  # of taps
+    external: ExternalView = field(default_factory=ExternalView)
 
 
 def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
@@ -91,6 +93,7 @@ def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
         directories=dict(_directories(host, networks)),
         groups={uid: digest if host.is_sound else "" for uid, digest in host.groups.items()},
         items=tuple(sorted({*_host_items(host), *_network_items(networks)})),
+        announced=host.external.announced(),
     )
 
 

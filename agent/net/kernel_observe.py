@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from agent.net import dnsmasq, names, netns, qos, router_judge, sysctl
+from agent.net import dnsmasq, external, names, netns, qos, router_judge, sysctl
 from agent.net.addressing import ROUTER_UPLINK
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, ObservedNet
 from agent.net.kernel_directory import KernelDirectory
+from agent.net.kernel_external import ExternalView
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
@@ -26,6 +27,7 @@ from agent.net.program import build_program
 from agent.net.rates import Rates, wanted_rates
 from agent.net.router_judge import RouterView
 from agent.net.router_program import router_digest
+from agent.net.router_state import RouterRecord
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader, Tables
 from agent.net.ruleset import NAMESPACE_TABLES
@@ -62,6 +64,7 @@ def observe(
         zones=host.zones.known,
         groups=groups.digests(tables),
         rates=_rates(links, views),
+        external=_external(routers),
     )
     observed = judge(host_view, views)
     return replace(
@@ -134,7 +137,27 @@ def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces) -> Router
         routes=frozenset(mirror.routes if mirror else ()),
         hash=mirror.hash if mirror else 0,
         vteps=mirror.vteps() if mirror else frozenset(),
+        returns=record is None or mirror is None or _returns(namespaces.path(uid), record, mirror.tunnel),
     )
+
+
+def _external(routers: KernelRouters) -> ExternalView:
+    records = map(routers.record, routers.uids())
+    floating = (one for record in records if record is not None for one in record.intent.floating)
+    with Netlink() as host:
+        return routers.external.view(host, floating)
+
+
+def _returns(path: Path, record: RouterRecord, tunnel: int) -> bool:
+    """The ways back by those who answer for addresses of the outside are there, and no other ones."""
+    announcers = record.intent.announcers
+    if not announcers:
+        return True
+    with netns.inside(path), Netlink() as inner:
+        tables = {vtep: inner.table_routes(external.mark_of_node(vtep)) for vtep in announcers}
+        return inner.rules() == external.return_rules(announcers) and all(
+            external.return_route(vtep, tunnel) in routes for vtep, routes in tables.items()
+        )
 
 
 def _joins(path: Path) -> bool:

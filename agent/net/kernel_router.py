@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agent.errors import DriverError
 from agent.net import (
+    conntrack,
+    external,
     guard_rules,
     kernel_links,
     names,
@@ -22,18 +25,22 @@ from agent.net import (
     sysctl,
 )
 from agent.net.addressing import ROUTER_TUNNEL_LINK, router_uplink_pair
+from agent.net.conntrack_wire import Connection
 from agent.net.driver import IPAddress, RouterDirectory, RouterIntent, digest_of
 from agent.net.elements import Element
 from agent.net.intent_check import check_router_directory, check_static_routes
+from agent.net.kernel_external import KernelExternal
 from agent.net.kernel_host import KernelHost
 from agent.net.netlink_link import Link
-from agent.net.netlink_route import RouterRoute
+from agent.net.netlink_route import RouterRoute, router_route
 from agent.net.router_entries import RouterEntry, RouterSpot, hash_of, key_of
 from agent.net.router_mirror import RouterMirror
 from agent.net.router_state import RouterRecord, RouterState
-from agent.net.rtnetlink import Netlink
+from agent.net.rtnetlink import EntryChange, Netlink
 from agent.net.rules_reader import RulesReader
 from agent.net.ruleset import NAMESPACE_TABLES
+
+_NO_ZONE: Final = 0  # of connections in a router's namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,10 @@ class KernelRouters:
         host: KernelHost,
         reader: RulesReader,
         stop_servers: Callable[[str], None],
+        external: KernelExternal,
     ) -> None:
         self._state = state
+        self.external = external
         self._netns_dir = netns_dir
         self._host = host
         self._reader = reader
@@ -78,6 +87,7 @@ class KernelRouters:
         uid = router.uid
         record = self._state.find(uid)
         self._state.begin(uid)
+        self.external.release(uid, (one.address for one in router.floating))
         self._host.ensure()
         self._host.ensure_elements(
             uid,
@@ -90,12 +100,17 @@ class KernelRouters:
         assert mirror is not None  # its namespace was made above
         wanted = router_program.own_routes(router, way_out.index)
         mirror.change(mirror.routes - wanted, wanted - mirror.routes)
+        self._ensure_returns(router, mirror.tunnel)
+        if record is not None:
+            self._end_translated(record.intent, router)
         self._state.write(
             RouterRecord(router, digest_of(router), router_program.router_digest(router), rules)
         )
+        self.external.ensure(router)  # last: a lost uplink must not keep networks out of the router
 
     def ensure_absent(self, uid: str) -> None:
         self._state.begin(uid)
+        self.external.release(uid)
         self._close(uid)
         path = self.namespace(uid)
         if netns.exists(path):
@@ -215,6 +230,34 @@ class KernelRouters:
         with netns.inside(self.namespace(router.uid)):
             sysctl.make_ipv6_gateway(ROUTER_TUNNEL_LINK)
         kernel_links.set_up(inner, tunnel)
+
+    def _ensure_returns(self, router: RouterIntent, tunnel: int) -> None:
+        """Ways back to the nodes that answer for an address which leads to a port here."""
+        wanted = external.return_rules(router.announcers)
+        with netns.inside(self.namespace(router.uid)), Netlink() as inner:
+            for vtep in router.announcers:
+                table, route = external.mark_of_node(vtep), external.return_route(vtep, tunnel)
+                if route not in inner.table_routes(table):
+                    inner.change_routes([EntryChange(True, router_route(route, table))])
+            present = inner.rules()
+            inner.change_rules(present - wanted, wanted - present)
+
+    def _end_translated(self, before: RouterIntent, after: RouterIntent) -> None:
+        """Connections by an address that leads elsewhere now, or nowhere."""
+        changed = set(before.floating) - set(after.floating)
+        if not changed:
+            return
+        addresses = {one.address for one in changed}
+        senders = {one.fixed for one in changed}
+
+        def is_over(connection: Connection) -> bool:
+            if connection.destination in addresses:
+                return True
+            inside = any(connection.destination in cidr for cidr in after.cidrs)
+            return connection.source in senders and not inside
+
+        with netns.inside(self.namespace(after.uid)):
+            conntrack.end_connections(_NO_ZONE, is_over)
 
     def _ensure_peers(self, uid: str, vni: int, vteps: frozenset[IPAddress]) -> None:
         peers = guard_rules.peer_elements(uid, vni, vteps)

@@ -24,6 +24,7 @@ AF_BRIDGE: Final = 7
 FAMILIES: Final = (AF_BRIDGE, AF_INET, AF_INET6)
 _NTF_SELF: Final = 0x02
 _NTF_MASTER: Final = 0x04
+_NTF_PROXY: Final = 0x08
 _NTF_STICKY: Final = 0x40
 _NUD_REACHABLE: Final = 0x02
 _NUD_NOARP: Final = 0x40
@@ -34,6 +35,8 @@ _STATIC: Final = _NUD_NOARP | _NUD_REACHABLE
 _NDA_DST: Final = 1
 _NDA_LLADDR: Final = 2
 _NDA_MASTER: Final = 9
+_NDA_PROTOCOL: Final = 12
+_PROTOCOL: Final = 199  # ours (see netlink_ip.py)
 
 _NEIGHBOUR: Final = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _IP_PACKED_MAX: Final = 16
@@ -65,6 +68,13 @@ class Neighbour(NamedTuple):
     permanent: bool
 
 
+class Proxy(NamedTuple):
+    """The node answers ARP for `address` on a link, while a route leads it elsewhere."""
+
+    link: int
+    address: IPv4Address
+
+
 Entry = PortEntry | TunnelEntry | Neighbour
 
 
@@ -93,6 +103,24 @@ def neighbour(link: int, address: IPAddress, mac: str) -> bytes:
     family = AF_INET if address.version == 4 else AF_INET6
     head = _NEIGHBOUR.pack(family, link, _NUD_PERMANENT, 0, 0)
     return head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, pack_mac(mac))
+
+
+def proxy(value: Proxy) -> bytes:
+    head = _NEIGHBOUR.pack(AF_INET, value.link, 0, _NTF_PROXY, 0)
+    return head + attribute(_NDA_DST, value.address.packed) + attribute(_NDA_PROTOCOL, bytes([_PROTOCOL]))
+
+
+def proxy_dump() -> bytes:
+    return _NEIGHBOUR.pack(AF_INET, 0, 0, _NTF_PROXY, 0)
+
+
+def parse_proxy(payload: bytes) -> Proxy | None:
+    """None for one that is not ours."""
+    _, link, _, _, _ = _NEIGHBOUR.unpack_from(payload)
+    found = attributes(payload, _NEIGHBOUR.size)
+    if found.get(_NDA_PROTOCOL) != bytes([_PROTOCOL]):
+        return None
+    return Proxy(link, IPv4Address(found[_NDA_DST]))
 
 
 def payload_of(entry: Entry) -> bytes:

@@ -28,6 +28,8 @@ _BY_KERNEL: Final = 2
 _AF_INET: Final = 2
 _AF_INET6: Final = 10
 _TABLE_MAIN: Final = 254
+_TABLE_COMPAT: Final = 252  # what the kernel puts where a larger number does not fit
+_TABLE_BYTE_MAX: Final = 255  # tables above are named by an attribute alone
 _UNICAST: Final = 1
 _UNREACHABLE: Final = 7
 _SCOPE_UNIVERSE: Final = 0
@@ -38,6 +40,7 @@ _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
 _RTA_PRIORITY: Final = 6
+_RTA_TABLE: Final = 15
 _RTA_VIA: Final = 18
 
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
@@ -60,20 +63,23 @@ def route_of(
     return RouterRoute(cidr.network_address, cidr.prefixlen, link, next_hop, protocol=protocol)
 
 
-def routes_dump(ip_version: int) -> bytes:
+def routes_dump(ip_version: int, table: int = _TABLE_MAIN) -> bytes:
     """Of everybody: a route that is not ours has no place in a router."""
     family = _AF_INET if ip_version == 4 else _AF_INET6
-    return _ROUTE.pack(family, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0)
+    head = _ROUTE.pack(family, 0, 0, 0, _table_byte(table), 0, 0, 0, 0)
+    return head + attribute(_RTA_TABLE, pack_u32(table))
 
 
-def router_route(value: RouterRoute) -> bytes:
+def router_route(value: RouterRoute, table: int = _TABLE_MAIN) -> bytes:
     family = _AF_INET if value.destination.version == 4 else _AF_INET6
     kind = _UNICAST if value.link else _UNREACHABLE
     scope = _SCOPE_UNIVERSE if value.next_hop is not None or not value.link else _SCOPE_LINK
     flags = _ON_LINK if value.next_hop is not None and family == _AF_INET else 0
     payload = _ROUTE.pack(
-        family, value.prefix_length, 0, 0, _TABLE_MAIN, value.protocol, scope, kind, flags
+        family, value.prefix_length, 0, 0, _table_byte(table), value.protocol, scope, kind, flags
     ) + attribute(_RTA_DST, value.destination.packed)
+    if table != _TABLE_MAIN:
+        payload += attribute(_RTA_TABLE, pack_u32(table))
     if value.next_hop is not None and value.next_hop.version != value.destination.version:
         payload += attribute(_RTA_VIA, struct.pack("=H", _AF_INET6) + value.next_hop.packed)
     elif value.next_hop is not None:
@@ -83,12 +89,14 @@ def router_route(value: RouterRoute) -> bytes:
     return payload + (attribute(_RTA_PRIORITY, pack_u32(value.metric)) if value.metric else b"")
 
 
-def parse_router_route(payload: bytes) -> RouterRoute | None:
+def parse_router_route(payload: bytes, table: int = _TABLE_MAIN) -> RouterRoute | None:
     """None for what the kernel made of an address, or of another table."""
-    family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(payload)
-    if table != _TABLE_MAIN or protocol == _BY_KERNEL or family not in (_AF_INET, _AF_INET6):
+    family, length, _, _, its_table, protocol, _, kind, _ = _ROUTE.unpack_from(payload)
+    if its_table != _table_byte(table) or protocol == _BY_KERNEL or family not in (_AF_INET, _AF_INET6):
         return None
     found = attributes(payload, _ROUTE.size)
+    if table > _TABLE_BYTE_MAX and parse_u32(found.get(_RTA_TABLE)) != table:
+        return None
     parse = IPv4Address if family == _AF_INET else IPv6Address
     packed = found.get(_RTA_DST)
     metric = parse_u32(found.get(_RTA_PRIORITY))
@@ -100,6 +108,10 @@ def parse_router_route(payload: bytes) -> RouterRoute | None:
         0 if family == _AF_INET6 and metric == _METRIC_IPV6 else metric,
         protocol,
     )
+
+
+def _table_byte(table: int) -> int:
+    return table if table <= _TABLE_BYTE_MAX else _TABLE_COMPAT
 
 
 def _parse_next_hop(found: dict[int, bytes]) -> IPAddress | None:

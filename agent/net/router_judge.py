@@ -12,6 +12,7 @@ from agent.net import addressing, guard_rules, names, router_entries
 from agent.net.addressing import ROUTER_TUNNEL_LINK, router_uplink_pair
 from agent.net.directory import render_digest
 from agent.net.driver import IPAddress, RouterIntent
+from agent.net.kernel_external import external_fits
 from agent.net.kernel_judge import HostView, Item, NamespaceView, uplink_fits
 from agent.net.netlink_route import RouterRoute
 from agent.net.router_program import own_routes, router_elements, wanted_tunnel
@@ -23,6 +24,7 @@ class RouterView:
     """What there is of one router. `program` is the digest of what its record's intent compiles to.
 
     `routes` are its own and foreign ones; `hash` is that of what leads to other nodes, which are `vteps`.
+    `returns` says that the ways back by those who answer for addresses of the outside are there.
     """
 
     uid: str
@@ -33,6 +35,7 @@ class RouterView:
     routes: frozenset[RouterRoute]
     hash: int
     vteps: frozenset[IPAddress]
+    returns: bool = True
 
 
 def router_digests(host: HostView, routers: tuple[RouterView, ...]) -> dict[str, str]:
@@ -74,7 +77,14 @@ def _is_complete(host: HostView, router: RouterView) -> bool:
         and router_elements(record.intent, host.underlay) <= host.tables.elements
         and _links_fit(host, namespace, record.intent)
         and _routes_fit(namespace, router)
+        and router.returns
+        and _external_fits(host, record.intent)
     )
+
+
+def _external_fits(host: HostView, router: RouterIntent) -> bool:
+    uplink = host.links.links[names.uplink_name(router.uid)]
+    return external_fits(host.external, host.links.routes, router, uplink.index)
 
 
 def _links_fit(host: HostView, namespace: NamespaceView, router: RouterIntent) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent.net import addressing, guard_rules, ruleset
+from agent.net import addressing, external, guard_rules, ruleset
 from agent.net.driver import IPAddress, RouterIntent
 from agent.net.elements import Element, Json
 from agent.net.netlink_link import Tunnel
@@ -20,9 +20,9 @@ _WAY_OUT_METRIC: Final = 1000  # a static default route, of metric 0, comes firs
 
 
 def router_elements(router: RouterIntent, underlay: IPAddress | None) -> frozenset[Element]:
-    """Its uplink, and where its tunnel ends here."""
+    """Its uplink, where its tunnel ends here, and its addresses of the outside."""
     end = guard_rules.tunnel_end(router.uid, router.vni, underlay)
-    return ruleset.uplink_elements(router.uid) | end
+    return ruleset.uplink_elements(router.uid) | end | external.floating_elements(router)
 
 
 def wanted_tunnel(router: RouterIntent, underlay: IPAddress | None) -> Tunnel | None:
@@ -38,7 +38,7 @@ def own_routes(router: RouterIntent, way_out: int) -> set[RouterRoute]:
 
 
 def router_rules(router: RouterIntent) -> list[Json]:
-    return ruleset.namespace_rules(outbound_nat=router.outbound_nat, joins=True)
+    return ruleset.namespace_rules(outbound_nat=router.outbound_nat, router=router)
 
 
 def router_digest(router: RouterIntent) -> str:

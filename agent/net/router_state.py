@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
-from agent.net.driver import RouterIntent, digest_of
+from agent.net.driver import FloatingIntent, ForwardIntent, RouterIntent, digest_of
 from agent.net.state import read_text, write_text
 
 
@@ -61,6 +62,8 @@ class RouterState:
             "cidrs": list(map(str, intent.cidrs)),
             "outbound_nat": intent.outbound_nat,
             "mtu": intent.mtu,
+            "floating": list(map(_floating_json, intent.floating)),
+            "announcers": list(map(str, intent.announcers)),
             "program": record.program,
             "rules": record.rules,
         }
@@ -85,7 +88,34 @@ def _parse(text: str) -> RouterRecord | None:
             cidrs=tuple(map(ip_network, raw["cidrs"])),
             outbound_nat=raw["outbound_nat"],
             mtu=raw["mtu"],
+            floating=tuple(map(_parse_floating, raw["floating"])),
+            announcers=tuple(map(ip_address, raw["announcers"])),
         )
         return RouterRecord(intent, digest_of(intent), raw["program"], raw["rules"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _floating_json(one: FloatingIntent) -> dict[str, Any]:
+    return {
+        "address": str(one.address),
+        "uplink": one.uplink,
+        "cidr": str(one.cidr),
+        "gateway": None if one.gateway is None else str(one.gateway),
+        "fixed": None if one.fixed is None else str(one.fixed),
+        "forwards": [[way.protocol, way.port, str(way.target), way.target_port] for way in one.forwards],
+    }
+
+
+def _parse_floating(raw: dict[str, Any]) -> FloatingIntent:
+    return FloatingIntent(
+        address=IPv4Address(raw["address"]),
+        uplink=raw["uplink"],
+        cidr=IPv4Network(raw["cidr"]),
+        gateway=None if raw["gateway"] is None else IPv4Address(raw["gateway"]),
+        fixed=None if raw["fixed"] is None else IPv4Address(raw["fixed"]),
+        forwards=tuple(
+            ForwardIntent(protocol, port, IPv4Address(target), target_port)
+            for protocol, port, target, target_port in raw["forwards"]
+        ),
+    )

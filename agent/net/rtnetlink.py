@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from agent.net import netlink_ip, netlink_link, netlink_neighbour, netlink_route
+from agent.net import netlink_ip, netlink_link, netlink_neighbour, netlink_route, netlink_rule
 from agent.net import netlink_wire as wire
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
-from agent.net.netlink_neighbour import Entry
+from agent.net.netlink_neighbour import Entry, Proxy
 from agent.net.netlink_route import RouterRoute
+from agent.net.netlink_rule import PolicyRule
 
 _NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
@@ -151,6 +152,34 @@ class Netlink:
                 route = netlink_route.parse_router_route(payload)
                 if route is not None:
                     yield route
+
+    def table_routes(self, table: int) -> frozenset[RouterRoute]:
+        """Of IPv4, in a table of ours; empty where there is no such table."""
+        found: set[RouterRoute | None] = set()
+        with _tolerating(errno.ENOENT):
+            for payload in self._dump(netlink_route.RTM_GETROUTE, netlink_route.routes_dump(4, table)):
+                found.add(netlink_route.parse_router_route(payload, table))
+        return frozenset(route for route in found if route is not None)
+
+    def proxies(self) -> frozenset[Proxy]:
+        """Ours only."""
+        dump = self._dump(netlink_neighbour.RTM_GETNEIGH, netlink_neighbour.proxy_dump())
+        return frozenset(one for one in map(netlink_neighbour.parse_proxy, dump) if one is not None)
+
+    def rules(self) -> frozenset[PolicyRule]:
+        """Ours only."""
+        dump = self._dump(netlink_rule.RTM_GETRULE, netlink_rule.rule_dump())
+        return frozenset(one for one in map(netlink_rule.parse_rule, dump) if one is not None)
+
+    def change_rules(self, gone: Iterable[PolicyRule], come: Iterable[PolicyRule]) -> None:
+        """What is gone already is no error."""
+        for rule in come:
+            with _tolerating(errno.EEXIST):
+                flags = wire.F_CREATE | wire.F_EXCL
+                self._do(netlink_rule.RTM_NEWRULE, flags, netlink_rule.rule(rule))
+        for rule in gone:
+            with _tolerating(errno.ENOENT):
+                self._do(netlink_rule.RTM_DELRULE, 0, netlink_rule.rule(rule))
 
     def change_entries(self, changes: Sequence[EntryChange]) -> None:
         """Forwarding entries and neighbours; see `_change`."""

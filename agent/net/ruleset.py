@@ -15,7 +15,7 @@ import functools
 from collections.abc import Iterable, Mapping, Set
 from typing import Final
 
-from agent.net import guard_rules, guest_rules, names, security
+from agent.net import floating_rules, guard_rules, guest_rules, names, security
 from agent.net import rule_words as words
 from agent.net.addressing import (
     METADATA_ADDRESS,
@@ -25,11 +25,11 @@ from agent.net.addressing import (
     UPLINK_RANGE,
     gateway_addresses,
 )
-from agent.net.driver import NetworkIntent, PortIntent
+from agent.net.driver import NetworkIntent, PortIntent, RouterIntent
 from agent.net.elements import GUARD_TABLE, TABLE, Element, Json, add_elements
 from agent.net.fingerprint import fingerprint
 from agent.net.group_listing import is_changing
-from agent.net.rule_words import ACCEPT, COUNTER, DROP
+from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME
 from agent.net.senders import sender_keys
 
 HOST_FAMILIES: Final = ("inet", "bridge")
@@ -135,6 +135,7 @@ def _host_inet() -> list[Json]:
         *words.table("inet"),
         words.named_set("inet", "bridges", "ifname"),
         words.named_set("inet", "uplinks", "ifname"),
+        words.named_set("inet", "floating", ["ifname", "ipv4_addr"]),
         *guest_rules.inet_rules(),
         words.base_chain("inet", "input", "filter", "input", _BEFORE_FIREWALLS),
         words.rule("inet", "input", words.iifname("@bridges"), *DROP),
@@ -152,12 +153,18 @@ def _host_forward() -> list[list[Json]]:
     return [
         [words.iifname("@bridges"), *DROP],  # not bridged: a frame to the bridge's own MAC is no way out
         [words.oifname("@bridges"), *DROP],
+        [words.iifname("@uplinks"), words.match("==", {"meta": {"key": "nfproto"}}, "ipv6"), *DROP],
+        [words.iifname("@uplinks"), words.ct_state("invalid"), *DROP],  # NAT skips invalid packets
+        [
+            words.iifname("@uplinks"),
+            words.match("!=", words.payload("ip", "saddr"), _UPLINK_PREFIX),
+            words.match("!=", _concat(IIFNAME, words.payload("ip", "saddr")), "@floating"),
+            *DROP,
+        ],
+        [words.match("==", _concat(_OIFNAME, words.payload("ip", "daddr")), "@floating"), *ACCEPT],
         [words.iifname("@uplinks"), words.oifname("@uplinks"), *DROP],  # another network
         [words.oifname("@uplinks"), words.ct_state("established", "related"), *ACCEPT],
         [words.oifname("@uplinks"), *DROP],
-        [words.iifname("@uplinks"), words.match("==", {"meta": {"key": "nfproto"}}, "ipv6"), *DROP],
-        [words.iifname("@uplinks"), words.ct_state("invalid"), *DROP],  # NAT skips invalid packets
-        [words.iifname("@uplinks"), words.match("!=", words.payload("ip", "saddr"), _UPLINK_PREFIX), *DROP],
         # The node's own cloud answers on link-local addresses, credentials among the answers.
         [words.iifname("@uplinks"), words.match("==", words.payload("ip", "daddr"), link_local), *DROP],
         [words.iifname("@uplinks"), *ACCEPT],
@@ -165,25 +172,31 @@ def _host_forward() -> list[list[Json]]:
 
 
 def _host_masquerade() -> list[Json]:
-    return [words.iifname("@uplinks"), words.oifname("@uplinks", "!="), COUNTER, {"masquerade": None}]
+    """What does not leave from an address of the outside."""
+    inside = words.match("==", words.payload("ip", "saddr"), _UPLINK_PREFIX)
+    return [words.iifname("@uplinks"), inside, COUNTER, {"masquerade": None}]
+
+
+def _concat(*parts: Json) -> Json:
+    return {"concat": list(parts)}
 
 
 # -- the namespace of a routing domain --------------------------------------------------------------------
 
 
-def namespace_rules(*, outbound_nat: bool, joins: bool = False) -> list[Json]:
-    """Replaces the namespace's table. A router `joins` its networks' subnets, on this node and on others.
+def namespace_rules(*, outbound_nat: bool, router: RouterIntent | None = None) -> list[Json]:
+    """Replaces the namespace's table. A router joins its networks' subnets, on this node and on others.
 
     A network's own gateway leads to the outside, with `outbound_nat`, and to nothing else: it stays on its
     node, so guests of other subnets would be reached on this node only.
     """
-    # First, so that connections of the time before the way out was closed end too.
-    closed = [[words.oifname(UPLINK_LINK), *DROP], [words.iifname(UPLINK_LINK), *DROP]]
+    floating = router.floating if router is not None else ()
     forward = [
-        *([] if outbound_nat else closed),
+        *([] if outbound_nat else floating_rules.closed_rules(floating)),
         [words.ct_state("invalid"), *DROP],
         [words.ct_state("established", "related"), *ACCEPT],
-        *(_joined() if joins else []),
+        *(_joined() if router is not None else []),
+        *floating_rules.forward_rules(floating, _GATEWAYS),
         *([[words.iifname(_GATEWAYS), words.oifname(UPLINK_LINK), *ACCEPT]] if outbound_nat else []),
         list(DROP),
     ]
@@ -194,9 +207,20 @@ def namespace_rules(*, outbound_nat: bool, joins: bool = False) -> list[Json]:
         *(words.rule("inet", "input", *statements) for statements in _gateway_input()),
         words.base_chain("inet", "forward", "filter", "forward", 0, policy="drop"),
         *(words.rule("inet", "forward", *statements) for statements in forward),
+        *(
+            floating_rules.return_rules(router.announcers, router.cidrs, _GATEWAYS)
+            if router is not None
+            else []
+        ),
+        *floating_rules.destination_rules(floating),
         words.base_chain("inet", "postrouting", "nat", "postrouting", _SOURCE_NAT),
+        *(words.rule("inet", "postrouting", *one) for one in floating_rules.source_rules(floating)),
         words.rule("inet", "postrouting", *masquerade),
     ]
+
+
+def _returns(router: RouterIntent) -> list[Json]:
+    return floating_rules.return_rules(router.announcers, router.cidrs, _GATEWAYS)
 
 
 def _joined() -> list[list[Json]]:
@@ -250,6 +274,7 @@ def count_rules(batch_or_listing: Iterable[Json]) -> int:
     return sum(rule is not None and rule["table"] == TABLE for rule in found)
 
 
+_OIFNAME: Final[Json] = {"meta": {"key": "oifname"}}
 _IS_IPV6: Final[Json] = words.match("==", {"meta": {"key": "nfproto"}}, "ipv6")
 _UPLINK_PREFIX: Final[Json] = {
     "prefix": {"addr": str(UPLINK_RANGE.network_address), "len": UPLINK_RANGE.prefixlen}

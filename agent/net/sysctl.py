@@ -56,6 +56,11 @@ def silence_bridge(name: str) -> None:
         _write(f"ipv6/conf/{name}/disable_ipv6", "0")
 
 
+def answer_at_once(name: str) -> None:
+    """Of addresses that are not the node's own; the kernel would wait up to 0.8 s for somebody better."""
+    _write(f"ipv4/neigh/{name}/proxy_delay", "0")
+
+
 def disable_ipv6(scope: str) -> None:
     """`scope` is a link, "all" or "default"."""
     if _has_ipv6():  # a kernel without IPv6 has nothing to disable

@@ -49,6 +49,8 @@ NOUNS: Final = {
     keys.PORTS: "port",
     keys.PLACEMENT_GROUPS: "placement-group",
     keys.ROUTERS: "router",
+    keys.EXTERNAL_NETWORKS: "external-network",
+    keys.FLOATING_IPS: "floating-ip",
     keys.SECURITY_GROUPS: "security-group",
     keys.INSTANCES: "instance",
     keys.OPERATIONS: "operation",

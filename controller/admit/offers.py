@@ -15,7 +15,7 @@ from controller.admit.common import Violations
 from controller.admit.requirements import MODEL
 from controller.state import State
 from controller.store import keys
-from cumulet.names import label_error
+from cumulet.names import label_error, name_error
 from cumulet.resources import MEMORY_MIB_MAX, VCPU_MAX
 from cumulet.v1 import agent_pb2, node_pb2, placement_pb2
 from scheduler.topology import NODE_CELLS_MAX, NODE_DEVICES_MAX
@@ -27,6 +27,7 @@ COST_MILLI_MAX: Final = 10**12  # room for any currency
 CAPABILITIES_MAX: Final = 128  # a host reports about twenty
 UNDERLAY_MTU_MIN: Final = 1350  # guests need 1280 for IPv6 (RFC 8200, section 5), tunnels up to 70
 UNDERLAY_MTU_MAX: Final = 65_535
+UPLINKS_MAX: Final = 16  # a machine rarely has more ports
 WORD_MAX: Final = 128  # of a capability, an address or a product's name
 
 
@@ -82,6 +83,10 @@ def check_hello(hello: agent_pb2.AgentHello) -> None:
     _check_cells(hello, violations)
     _check_devices(hello, violations)
     _check_underlay(hello, violations)
+    if len(hello.uplinks) > UPLINKS_MAX:
+        violations.add("uplinks", f"{len(hello.uplinks)} uplinks, at most {UPLINKS_MAX}")
+    for index, name in enumerate(hello.uplinks):
+        violations.add(f"uplinks[{index}]", name_error(name))
     violations.raise_any(f"the agent of {hello.node!r} was not accepted")
 
 

@@ -15,6 +15,7 @@ from controller.admit.securitygroup import DEFAULT_GROUP, put_default
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
+from controller.store.keys import Table
 from controller.store.protocol import range_absent, range_unchanged_since, unchanged
 from cumulet.errors import FailedPreconditionError, QuotaExceededError
 from cumulet.resources import Resources
@@ -23,8 +24,10 @@ from cumulet.v1 import project_pb2
 MUTABLE = ("meta.labels", "spec")
 INSTANCES_DEFAULT: Final = 1_000  # more than a first trial needs, few enough to notice a runaway script
 NETWORKS_DEFAULT: Final = 100
+FLOATING_IPS_DEFAULT: Final = 50  # OpenStack's default
 OWNED: Final = (
     keys.INSTANCES,
+    keys.FLOATING_IPS,
     keys.PLACEMENT_GROUPS,
     keys.ROUTERS,
     keys.PORTS,
@@ -114,11 +117,21 @@ def charge_instance(
 
 def charge_network(change: Change, state: State, project: str) -> None:
     """Guard a new network by the project's quota. Raises QuotaExceededError."""
+    _charge_one(change, state, project, keys.NETWORKS, "networks", NETWORKS_DEFAULT)
+
+
+def charge_floating_ip(change: Change, state: State, project: str) -> None:
+    """Guard a new floating IP by the project's quota. Raises QuotaExceededError."""
+    _charge_one(change, state, project, keys.FLOATING_IPS, "floating_ips", FLOATING_IPS_DEFAULT)
+
+
+def _charge_one(change: Change, state: State, project: str, table: Table, field: str, default: int) -> None:
+    """One more object of a table, as many as the quota's field allows."""
     quota = common.get_live_row(state, keys.PROJECTS, project).message.spec.quota
-    limit = quota.networks if quota.HasField("networks") else NETWORKS_DEFAULT
-    count = len(state.rows(keys.NETWORKS, project))
-    _refuse_over(project, [f"networks: {count} of {limit} are used"] if count + 1 > limit else [])
-    change.compares.append(range_unchanged_since(keys.NETWORKS.prefix(project), state.revision))
+    limit = getattr(quota, field) if quota.HasField(field) else default
+    count = len(state.rows(table, project))
+    _refuse_over(project, [f"{field}: {count} of {limit} are used"] if count + 1 > limit else [])
+    change.compares.append(range_unchanged_since(table.prefix(project), state.revision))
     _guard_quota(change, state, project)
 
 
@@ -139,6 +152,6 @@ def _check(spec: project_pb2.ProjectSpec, violations: Violations) -> None:
     common.check_description(spec.description, violations)
     common.check_security_level(spec.security_level, violations)
     common.check_resources(spec.quota.resources, "spec.quota.resources", violations)
-    for name in ("instances", "networks", "devices_milli"):
+    for name in ("instances", "networks", "floating_ips", "devices_milli"):
         if getattr(spec.quota, name) < 0:
             violations.add(f"spec.quota.{name}", "must not be negative")

@@ -23,7 +23,9 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from controller.admit import (
+    externalnetwork,
     flavor,
+    floatingip,
     image,
     instance,
     keypair,
@@ -59,7 +61,9 @@ from cumulet.errors import CumuletError, InternalError, UnavailableError
 from cumulet.v1 import (
     agent_pb2,
     event_pb2,
+    externalnetwork_pb2,
     flavor_pb2,
+    floatingip_pb2,
     image_pb2,
     instance_pb2,
     keypair_pb2,
@@ -84,7 +88,9 @@ STREAMS_MAX: Final = 2_000  # per connection; an agent needs one and its console
 PROTO_FILES: Final = (
     agent_pb2,
     event_pb2,
+    externalnetwork_pb2,
     flavor_pb2,
+    floatingip_pb2,
     image_pb2,
     instance_pb2,
     keypair_pb2,
@@ -147,6 +153,20 @@ def standard_rules(files: FileStore, fleet: FleetView) -> tuple[Rules, ...]:
         Rules(kinds.SUBNET, keys.SUBNETS, subnet.create, subnet.update, _by_etag(subnet.delete)),
         Rules(kinds.PORT, keys.PORTS, update=port.update),
         Rules(kinds.ROUTER, keys.ROUTERS, router.create, router.update, _by_etag(router.delete)),
+        Rules(
+            kinds.EXTERNAL_NETWORK,
+            keys.EXTERNAL_NETWORKS,
+            externalnetwork.create,
+            externalnetwork.update,
+            _by_etag(externalnetwork.delete),
+        ),
+        Rules(
+            kinds.FLOATING_IP,
+            keys.FLOATING_IPS,
+            floatingip.create,
+            floatingip.update,
+            _by_etag(floatingip.delete),
+        ),
         Rules(
             kinds.SECURITY_GROUP,
             keys.SECURITY_GROUPS,

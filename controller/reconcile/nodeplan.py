@@ -12,6 +12,7 @@ from typing import Final
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
 from controller.admit.subnet import addresses_of
+from controller.floating import announcers_of, floating_on
 from controller.state import State
 from controller.store import keys
 from controller.tables import TUNNEL_BYTES, UNDERLAY_MTU_DEFAULT, Stored
@@ -67,10 +68,14 @@ def compile_plan(
         if elsewhere is not None and elsewhere.message.node != node:
             plan.tombstones.add(uid=stray.uid, epoch=elsewhere.message.epoch - 1)
     mtu = guest_mtu(state)
+    floating = _floating_by_router(state, node)
     for uid in sorted(needs.networks):
         _add_network(plan, state, needs.networks[uid], mtu, needs)
     for uid in sorted(needs.routers):
-        _add_router(plan, state, needs.routers[uid], needs)
+        planned = _add_router(plan, state, needs.routers[uid], needs)
+        planned.floating_addresses.extend(floating.get(uid, ()))
+        vteps = (state.underlays.get(name) for name in announcers_of(state, needs.routers[uid], node))
+        planned.announcer_vteps.extend(sorted(one.address for one in vteps if one is not None))
     for uid in sorted(needs.groups):
         _add_group(plan, state, needs.groups[uid])
     return plan
@@ -171,7 +176,9 @@ def _add_network(
         )
 
 
-def _add_router(plan: agent_pb2.NodePlan, state: State, router: router_pb2.Router, needs: _Needs) -> None:
+def _add_router(
+    plan: agent_pb2.NodePlan, state: State, router: router_pb2.Router, needs: _Needs
+) -> agent_pb2.PlannedRouter:
     planned = plan.routers.add(
         uid=router.meta.uid, vni=router.status.vni, outbound_nat=router.spec.outbound_nat
     )
@@ -186,6 +193,34 @@ def _add_router(plan: agent_pb2.NodePlan, state: State, router: router_pb2.Route
         if uid not in needs.networks:
             subnets = state.subnets_of(router.meta.project, name)
             planned.cidrs_elsewhere.extend(row.message.spec.cidr for row in subnets)
+    return planned
+
+
+def _floating_by_router(state: State, node: str) -> dict[str, list[agent_pb2.PlannedFloatingAddress]]:
+    """What the node announces, by the router's uid."""
+    found: dict[str, list[agent_pb2.PlannedFloatingAddress]] = {}
+    for uid, floating, way in floating_on(state, node):
+        network = state.find(keys.EXTERNAL_NETWORKS, floating.spec.external_network)
+        if network is None or way.router is None:
+            continue
+        spec = network.message.spec
+        planned = agent_pb2.PlannedFloatingAddress(
+            uid=uid,
+            address=floating.spec.address,
+            uplink=spec.uplink,
+            cidr=spec.cidr,
+            gateway=spec.gateway,
+            fixed_address=way.fixed_address,
+        )
+        for forward in way.forwards:
+            planned.forwards.add(
+                protocol=protocol_number(forward.protocol, 4) or 0,
+                port=forward.port,
+                target_address=forward.address,
+                target_port=forward.target_port,
+            )
+        found.setdefault(way.router.meta.uid, []).append(planned)
+    return found
 
 
 def _add_group(plan: agent_pb2.NodePlan, state: State, group: securitygroup_pb2.SecurityGroup) -> None:

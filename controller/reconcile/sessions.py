@@ -22,6 +22,7 @@ from controller.admit.common import Context
 from controller.admit.offers import check_hello
 from controller.commit import Change, Committer
 from controller.fleet import READY
+from controller.floating import find_way
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
@@ -34,7 +35,7 @@ from cumulet.convert import find_condition, timestamp
 from cumulet.errors import CumuletError, UnavailableError
 from cumulet.link import ControllerEnd, LinkClosedError
 from cumulet.names import new_uid
-from cumulet.v1 import agent_pb2, meta_pb2, node_pb2, store_pb2
+from cumulet.v1 import agent_pb2, floatingip_pb2, meta_pb2, node_pb2, store_pb2
 
 HEARTBEAT_S: Final = 5
 SILENCE_S: Final = 30.0  # six heartbeats: a lost packet or a busy node is not a death
@@ -58,6 +59,7 @@ class Session:
     reports: dict[str, agent_pb2.ObservedInstance] = field(default_factory=dict)
     strays: dict[str, agent_pb2.ObservedInstance] = field(default_factory=dict)
     acted_on: agent_pb2.PlanVersion = field(default_factory=agent_pb2.PlanVersion)
+    announced: frozenset[tuple[str, str]] | None = None  # (uplink, address); None: it did not say
     outbox: list[agent_pb2.ControllerMessage] = field(default_factory=list)
     plan_due: bool = True
     directory: Directory = field(default_factory=Directory)
@@ -88,12 +90,14 @@ class Sessions:
         clock: Clock,
         rng: random.Random,
         on_facts: Callable[[str], None],
+        on_report: Callable[[str], None] = lambda node: None,
     ) -> None:
         self._state = state
         self._committer = committer
         self._clock = clock
         self._rng = rng
         self._on_facts = on_facts  # called with the uid of every instance with news
+        self._on_report = on_report  # called with every node that reported
         self._sessions: dict[str, Session] = {}
         self._told: Told[Session] = Told()
         self._last_heard: dict[str, float] = {}
@@ -108,6 +112,24 @@ class Sessions:
             return Facts(alive, 0, None)
         current = session.acted_on.leader_epoch == self._state.epoch
         return Facts(alive, session.acted_on.revision if current else 0, session.reports.get(uid))
+
+    def has_let_go(self, node: str, uplink: str, address: str, told: int) -> bool:
+        """The node acted on a plan of this revision or later and does not answer for the address any more.
+
+        Or it is silent, or gone: its agent lets go with its next plan.
+        """
+        facts = self.facts(node, "")
+        if not facts.node_alive or self._state.find(keys.NODES, node) is None:
+            return True
+        session = self._sessions.get(node)
+        announced = session.announced if session is not None else None
+        return facts.acted_revision >= told and announced is not None and (uplink, address) not in announced
+
+    def want_plan(self, node: str) -> None:
+        """Have a node's plan sent again, of the present revision."""
+        session = self._sessions.get(node)
+        if session is not None:
+            session.want_plan()
 
     def live_nodes(self) -> list[str]:
         return sorted(self._sessions)
@@ -247,6 +269,8 @@ class Sessions:
         if report.acted_on != session.acted_on:
             session.acted_on.CopyFrom(report.acted_on)
             news |= self._awaiting_removal(session.node)
+        session.announced = _announced(report)
+        self._on_report(session.node)
         for uid in sorted(news):  # not in a set's order, so that a simulation repeats
             self._on_facts(uid)
 
@@ -260,9 +284,7 @@ class Sessions:
     def note_change(self, changed: Changed) -> None:
         """Have the plans compiled anew that a change concerns."""
         for node in sorted(_concerned_nodes(self._state, changed)):
-            session = self._sessions.get(node)
-            if session is not None:
-                session.want_plan()
+            self.want_plan(node)
         for port in changed_ports(self._state, changed):
             for session in sorted(self._told.about(port), key=lambda session: session.node):
                 session.directory.note(port)
@@ -367,6 +389,12 @@ class Sessions:
             )
 
 
+def _announced(report: agent_pb2.AgentReport) -> frozenset[tuple[str, str]] | None:
+    if not report.HasField("announced"):
+        return None
+    return frozenset((one.uplink, one.address) for one in report.announced.addresses)
+
+
 def _is_buried(tombstone: Stored, facts: Facts) -> bool:
     seen = facts.observed
     return seen is None or seen.state == agent_pb2.DOMAIN_STATE_ABSENT or seen.epoch > tombstone.message.epoch
@@ -392,7 +420,7 @@ def _ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node
     status.agent_version, status.address = hello.agent_version, hello.address
     status.underlay_address, status.underlay_mtu = hello.underlay_address, hello.underlay_mtu
     status.virt_type, status.boot_id = hello.virt_type, hello.boot_id
-    for name in ("capabilities", "numa_cells", "devices"):
+    for name in ("capabilities", "numa_cells", "devices", "uplinks"):
         status.ClearField(name)
         getattr(status, name).extend(getattr(hello, name))
     _set_condition(
@@ -451,7 +479,29 @@ def _concerned_nodes(state: State, changed: Changed) -> set[str]:
         return {node for name in names for node in state.places.of_network(parts[0], name)}
     if table is keys.SECURITY_GROUPS:
         return set(state.places.of_group(*parts))
+    return _announcing(state, changed)
+
+
+def _announcing(state: State, changed: Changed) -> set[str]:
+    """Nodes that announce a floating IP, or that its connections go to."""
+    rows = [one.message for one in (changed.before, changed.after) if one is not None]
+    if changed.table is keys.EXTERNAL_NETWORKS:
+        records = state.rows(keys.ANNOUNCEMENTS).values()
+        uid = rows[0].meta.uid
+        return {one.message.node for one in records if one.message.external_network_uid == uid}
+    if changed.table is keys.ANNOUNCEMENTS:
+        found = state.find(keys.FLOATING_IPS, rows[0].project, rows[0].name)
+        nodes = {one.node for one in rows}
+        return nodes if found is None else nodes | _forwarded_to(state, found.message)
+    if changed.table is keys.FLOATING_IPS:
+        record = state.find(keys.ANNOUNCEMENTS, rows[0].meta.uid)
+        nodes = {node for one in rows for node in _forwarded_to(state, one)}
+        return nodes if record is None else nodes | {record.message.node}
     return set()
+
+
+def _forwarded_to(state: State, floating: floatingip_pb2.FloatingIP) -> set[str]:
+    return {forward.node for forward in find_way(state, floating).forwards}
 
 
 def _nodes_near(state: State, project: str, network: str) -> set[str]:

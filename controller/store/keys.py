@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cumulet.v1 import (
+    externalnetwork_pb2,
     flavor_pb2,
+    floatingip_pb2,
     image_pb2,
     instance_pb2,
     keypair_pb2,
@@ -85,6 +87,12 @@ PLACEMENT_GROUPS: Final = Table(
 ROUTERS: Final = Table(
     "routers", ("project", "name"), router_pb2.Router, API, "meta, spec and the assigned VNI"
 )
+EXTERNAL_NETWORKS: Final = Table(
+    "external-networks", ("name",), externalnetwork_pb2.ExternalNetwork, API, "meta and spec"
+)
+FLOATING_IPS: Final = Table(
+    "floating-ips", ("project", "name"), floatingip_pb2.FloatingIP, API, "meta and spec"
+)
 SECURITY_GROUPS: Final = Table(
     "security-groups", ("project", "name"), securitygroup_pb2.SecurityGroup, API, "meta and spec"
 )
@@ -97,7 +105,11 @@ OPERATIONS: Final = Table(
     "work that goes on after the reply",
 )
 ADDRESSES: Final = Table(
-    "addresses", ("network_uid", "address"), None, API, "uid of the port that holds an address"
+    "addresses",
+    ("network_uid", "address"),
+    None,
+    API,
+    "uid of the port, or in an external network of the floating IP, that holds an address",
 )
 MACS: Final = Table("macs", ("network_uid", "mac"), None, API, "uid of the port that holds a MAC")
 VNIS: Final = Table("vnis", ("vni",), None, API, "uid of the network or router that holds a VNI")
@@ -124,6 +136,13 @@ INSTANCE_STATUS: Final = Table(
 )
 NODE_STATUS: Final = Table(
     "status/nodes", ("name",), node_pb2.NodeStatus, "leader: status", "last transition of a node"
+)
+ANNOUNCEMENTS: Final = Table(
+    "status/floating-ips",
+    ("uid",),
+    store_pb2.AnnouncementRecord,
+    "leader: announcer",
+    "the one node that may announce a floating IP",
 )
 SESSIONS: Final = Table(
     "sessions", ("node",), store_pb2.SessionRecord, "leader: sessions", "nonce of the agent's session"
@@ -166,6 +185,8 @@ TABLES: Final = (
     PORTS,
     PLACEMENT_GROUPS,
     ROUTERS,
+    EXTERNAL_NETWORKS,
+    FLOATING_IPS,
     SECURITY_GROUPS,
     INSTANCES,
     OPERATIONS,
@@ -176,6 +197,7 @@ TABLES: Final = (
     TOMBSTONES,
     INSTANCE_STATUS,
     NODE_STATUS,
+    ANNOUNCEMENTS,
     SESSIONS,
     REQUESTS,
     COMMITS,

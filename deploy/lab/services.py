@@ -10,7 +10,7 @@ from typing import Final
 from deploy.lab import echo
 from deploy.lab.hypervisor_config import LIBVIRTD_OPTIONS
 from deploy.lab.layout import LabLayout, Machine, Role
-from deploy.lab.wiring import outside_addresses
+from deploy.lab.wiring import UPLINK, outside_addresses
 from deploy.local.services import (
     Service,
     agent_service,
@@ -19,6 +19,7 @@ from deploy.local.services import (
     hypervisor_services,
 )
 
+EXTERNAL_NETWORK: Final = "internet"  # what the agents call their way to the outside
 ECHO_PORT: Final = 7  # RFC 862's number; what is sent back is not the request but who has sent it
 
 
@@ -47,4 +48,5 @@ def _agent(lab: LabLayout, machine: Machine, python: str) -> Service:
     assert machine.underlay is not None  # by construction of LabLayout.nodes
     address = str(machine.underlay.ip)
     options = ("--address", address, "--underlay-address", address, "--label", f"node={machine.name}")
-    return agent_service(machine.layout, python, lab.api_address, *options)
+    uplink = ("--uplink", f"{EXTERNAL_NETWORK}={UPLINK}")
+    return agent_service(machine.layout, python, lab.api_address, *options, *uplink)

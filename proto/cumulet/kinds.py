@@ -47,6 +47,7 @@ class Shape(StrEnum):
     RULES = "rules"  # DIRECTION PROTOCOL[:PORTS] [REMOTE], may be repeated
     ADDRESS_PAIRS = "address-pairs"  # CIDR[@MAC], may be repeated
     ROUTES = "routes"  # CIDR=ADDRESS, may be repeated
+    FORWARDS = "forwards"  # PROTOCOL:PORT=TARGET[:PORT], may be repeated
     RATE = "rate"  # 10Mbit; the field is in bits per second
     DEVICES = "devices"  # MODEL[,MODEL][:COUNT|:SHARE], may be repeated
 
@@ -203,6 +204,7 @@ PROJECT: Final = _kind(
         _SECURITY_LEVEL,
         Flag("quota-instances", "spec.quota.instances", "Instances that it may hold.", Shape.COUNT),
         Flag("quota-networks", "spec.quota.networks", "Networks that it may hold.", Shape.COUNT),
+        Flag("quota-floating-ips", "spec.quota.floating_ips", "Floating IPs that it may hold.", Shape.COUNT),
         *_amounts("quota-", "spec.quota.resources", "over all its instances"),
         Flag(
             "quota-devices",
@@ -230,6 +232,7 @@ NODE: Final = _kind(
     Column("CELLS", "status.numa_cells", wide_only=True),
     Column("DEVICES", "status.devices", wide_only=True),
     Column("OFFERS", "status.capabilities", wide_only=True),
+    Column("UPLINKS", "status.uplinks", wide_only=True),
     verbs=_ALL - {"create"},
     flags=(
         *_amounts("reserved-", "spec.reserved", "kept back for the host"),
@@ -450,6 +453,65 @@ ROUTER: Final = _kind(
     ),
     example="--network web --network db --outbound-nat",
 )
+EXTERNAL_NETWORK: Final = _kind(
+    "ExternalNetwork",
+    "external-network",
+    False,
+    Column("UPLINK", "spec.uplink"),
+    Column("CIDR", "spec.cidr"),
+    Column("GATEWAY", "spec.gateway"),
+    Column("USED", "status.addresses_used/status.addresses_total"),
+    Column("NODES", "status.nodes", wide_only=True),
+    flags=(
+        Flag(
+            "uplink",
+            "spec.uplink",
+            "What agents call their link to it: their --uplink NAME=LINK.",
+            required=True,
+            fixed=True,
+        ),
+        Flag("cidr", "spec.cidr", "Its range, as in 203.0.113.0/24.", required=True, fixed=True),
+        Flag("gateway", "spec.gateway", "Its way to the world; without one the nodes' own routes are used."),
+        Flag(
+            "range",
+            "spec.ranges",
+            "What floating IPs are taken from, as 203.0.113.64-203.0.113.127. May be repeated.",
+            Shape.WORDS,
+        ),
+        _DESCRIPTION,
+    ),
+    example="--uplink internet --cidr 203.0.113.0/24 --gateway 203.0.113.1",
+)
+FLOATING_IP: Final = _kind(
+    "FloatingIP",
+    "floating-ip",
+    True,
+    Column("ADDRESS", "spec.address"),
+    Column("TARGET", "spec.target"),
+    Column("FORWARDS", "spec.forwards"),
+    Column("ACTIVE", "status.conditions[Active]"),
+    Column("NODE", "status.node"),
+    Column("EXTERNAL_NETWORK", "spec.external_network", wide_only=True),
+    flags=(
+        Flag(
+            "external-network",
+            "spec.external_network",
+            "Whose address it is: see `cumulet external-network list`.",
+            required=True,
+            fixed=True,
+        ),
+        Flag("address", "spec.address", "A wish; one that is free by default.", fixed=True),
+        Flag("target", "spec.target", 'Instance, or port, that gets all packets; "" for none.'),
+        Flag(
+            "forward",
+            "spec.forwards",
+            "In place of a target: one port, as tcp:2222=web-1:22 or udp:53=dns. May be repeated.",
+            Shape.FORWARDS,
+        ),
+        _DESCRIPTION,
+    ),
+    example="--external-network internet --target web-1",
+)
 SECURITY_GROUP: Final = _kind(
     "SecurityGroup",
     "security-group",
@@ -536,6 +598,8 @@ KINDS: Final = (
     NETWORK,
     SUBNET,
     ROUTER,
+    EXTERNAL_NETWORK,
+    FLOATING_IP,
     PORT,
     OPERATION,
 )

@@ -10,6 +10,8 @@ import pytest
 from agent.errors import DriverError
 from agent.net import names
 from agent.net.driver import (
+    FloatingIntent,
+    ForwardIntent,
     IPAddress,
     NetworkIntent,
     RemotePort,
@@ -19,7 +21,7 @@ from agent.net.driver import (
     digest_of,
 )
 from agent.net.router_entries import digest_of_router_directory
-from tests.support.net import World
+from tests.support.net import UPLINK, World
 from tests.unit.agent_net.lab import network_intent, new_uid, with_port
 
 NOBODY = RouterDirectory(())
@@ -227,3 +229,37 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(world: World) -> No
     with pytest.raises(DriverError, match="uid"):
         await world.net.ensure_router(replace(router, uid="../../etc"))
     assert await world.net.observe_net() == before
+
+
+async def test_a_router_answers_for_its_addresses_of_the_outside(world: World) -> None:
+    router, cidr = router_intent(), IPv4Network("198.51.100.0/24")
+    target = FloatingIntent(IPv4Address("198.51.100.7"), UPLINK, cidr, fixed=IPv4Address("10.7.0.5"))
+    forward = ForwardIntent(6, 22, IPv4Address("10.8.0.9"), 2222)
+    forwards = FloatingIntent(
+        IPv4Address("198.51.100.8"), UPLINK, cidr, IPv4Address("198.51.100.1"), forwards=(forward,)
+    )
+    for floating in ((target,), (target, forwards), (forwards,), (replace(target, address=cidr[9]),), ()):
+        changed = replace(router, floating=floating, announcers=(IPv4Address("203.0.113.100"),))
+        for net in (world.net, world.restart()):
+            await net.ensure_router(changed)
+            seen = await net.observe_net()
+            assert seen.routers == {router.uid: digest_of(changed)}
+            assert seen.announced == {(UPLINK, one.address) for one in floating}
+    await world.net.ensure_router(replace(router, floating=(target,)))
+    await world.net.ensure_router_absent(router.uid)
+    assert (await world.net.observe_net()).announced == frozenset()
+
+
+async def test_an_uplink_that_the_node_does_not_have(world: World) -> None:
+    """It is named, and everything else of the router is there."""
+    cidr, network = IPv4Network("198.51.100.0/24"), in_router(router_intent())
+    addresses = tuple(FloatingIntent(cidr[number], name, cidr) for number, name in ((7, UPLINK), (8, "moon")))
+    router = replace(router_intent(), uid=network.router_uid, floating=addresses)
+    with pytest.raises(DriverError, match=r"198\.51\.100\.8 \(moon\)") as refused:
+        await world.net.ensure_router(router)
+    assert (refused.value.reason, refused.value.permanent) == ("UplinkMissing", False)
+    await world.net.ensure_network(network)
+    seen = await world.net.observe_net()
+    assert seen.routers == {router.uid: ""}
+    assert seen.announced == {(UPLINK, cidr[7])}
+    assert seen.networks[network.uid].complete

@@ -13,6 +13,8 @@ from agent.net.driver import Net
 from agent.net.fake import FakeHost, FakeNet
 from tests.unit.agent_net.lab import open_lab
 
+UPLINK = "outside"  # a link to an external network, as plans call it
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -24,13 +26,14 @@ class World:
 
 @asynccontextmanager
 async def fake_world() -> AsyncIterator[World]:
-    host = FakeHost()
+    host = FakeHost(uplinks={UPLINK})
     yield World(FakeNet(host), lambda: FakeNet(host))
 
 
 @asynccontextmanager
 async def kernel_world() -> AsyncIterator[World]:
     async with open_lab() as lab:
+        lab.uplinks[UPLINK] = "eth0"
         drivers: list[Net] = []
 
         def restart() -> Net:

@@ -443,6 +443,8 @@ class PlannedRouter(_message.Message):
     OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
     NETWORK_UIDS_FIELD_NUMBER: _builtins.int
     CIDRS_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    FLOATING_ADDRESSES_FIELD_NUMBER: _builtins.int
+    ANNOUNCER_VTEPS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     """Of the tunnel between the router's parts."""
@@ -457,6 +459,14 @@ class PlannedRouter(_message.Message):
     def cidrs_elsewhere(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ranges of its networks without a port here: nothing leaves the cloud for an address that no port has."""
 
+    @_builtins.property
+    def floating_addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedFloatingAddress]:
+        """Addresses of the outside that this node announces."""
+
+    @_builtins.property
+    def announcer_vteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that announce some of the router's: replies to what came by them go back by them."""
+
     def __init__(
         self,
         *,
@@ -466,14 +476,88 @@ class PlannedRouter(_message.Message):
         outbound_nat: _builtins.bool = ...,
         network_uids: _abc.Iterable[_builtins.str] | None = ...,
         cidrs_elsewhere: _abc.Iterable[_builtins.str] | None = ...,
+        floating_addresses: _abc.Iterable[Global___PlannedFloatingAddress] | None = ...,
+        announcer_vteps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidrs_elsewhere", b"cidrs_elsewhere", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedRouter: _TypeAlias = PlannedRouter  # noqa: Y015
+
+@_typing.final
+class PlannedFloatingAddress(_message.Message):
+    """An address of an external network, and where packets to it go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    UPLINK_FIELD_NUMBER: _builtins.int
+    CIDR_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    FIXED_ADDRESS_FIELD_NUMBER: _builtins.int
+    FORWARDS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    address: _builtins.str
+    uplink: _builtins.str
+    """The link to the external network, by the agent's name for it."""
+    cidr: _builtins.str
+    """The external network's range and its way to the world; an empty gateway leaves that to the node's routes."""
+    gateway: _builtins.str
+    fixed_address: _builtins.str
+    """All packets go to this address of a port here; empty: to what `forwards` say."""
+    @_builtins.property
+    def forwards(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedForward]: ...
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        address: _builtins.str = ...,
+        uplink: _builtins.str = ...,
+        cidr: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        fixed_address: _builtins.str = ...,
+        forwards: _abc.Iterable[Global___PlannedForward] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cidr", b"cidr", "fixed_address", b"fixed_address", "forwards", b"forwards", "gateway", b"gateway", "uid", b"uid", "uplink", b"uplink"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedFloatingAddress: _TypeAlias = PlannedFloatingAddress  # noqa: Y015
+
+@_typing.final
+class PlannedForward(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    TARGET_ADDRESS_FIELD_NUMBER: _builtins.int
+    TARGET_PORT_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    """IANA's number of TCP or UDP."""
+    port: _builtins.int
+    target_address: _builtins.str
+    target_port: _builtins.int
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        port: _builtins.int = ...,
+        target_address: _builtins.str = ...,
+        target_port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "protocol", b"protocol", "target_address", b"target_address", "target_port", b"target_port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedForward: _TypeAlias = PlannedForward  # noqa: Y015
 
 @_typing.final
 class PlannedRoute(_message.Message):
@@ -586,6 +670,7 @@ class AgentHello(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     UNDERLAY_ADDRESS_FIELD_NUMBER: _builtins.int
     UNDERLAY_MTU_FIELD_NUMBER: _builtins.int
+    UPLINKS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     session_nonce: _builtins.str
     """Fresh for every session."""
@@ -613,6 +698,10 @@ class AgentHello(_message.Message):
     def numa_cells(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.NumaCell]: ...
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Device]: ...
+    @_builtins.property
+    def uplinks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of its links to external networks."""
+
     def __init__(
         self,
         *,
@@ -630,10 +719,11 @@ class AgentHello(_message.Message):
         devices: _abc.Iterable[_placement_pb2.Device] | None = ...,
         underlay_address: _builtins.str = ...,
         underlay_mtu: _builtins.int = ...,
+        uplinks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "devices", b"devices", "labels", b"labels", "node", b"node", "numa_cells", b"numa_cells", "session_nonce", b"session_nonce", "underlay_address", b"underlay_address", "underlay_mtu", b"underlay_mtu", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "address", b"address", "agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "devices", b"devices", "labels", b"labels", "node", b"node", "numa_cells", b"numa_cells", "session_nonce", b"session_nonce", "underlay_address", b"underlay_address", "underlay_mtu", b"underlay_mtu", "uplinks", b"uplinks", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,6 +789,7 @@ class AgentReport(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     NODE_CONDITIONS_FIELD_NUMBER: _builtins.int
     OBSERVED_AT_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_FIELD_NUMBER: _builtins.int
     full: _builtins.bool
     """True: instances that are not listed are not here."""
     @_builtins.property
@@ -715,6 +806,10 @@ class AgentReport(_message.Message):
     def node_conditions(self) -> _containers.RepeatedCompositeFieldContainer[_meta_pb2.Condition]: ...
     @_builtins.property
     def observed_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def announced(self) -> Global___Announced:
+        """Absent: it is not known, since something is being changed."""
+
     def __init__(
         self,
         *,
@@ -724,14 +819,59 @@ class AgentReport(_message.Message):
         unknown: _abc.Iterable[Global___ObservedInstance] | None = ...,
         node_conditions: _abc.Iterable[_meta_pb2.Condition] | None = ...,
         observed_at: _timestamp_pb2.Timestamp | None = ...,
+        announced: Global___Announced | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acted_on", b"acted_on", "observed_at", b"observed_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acted_on", b"acted_on", "announced", b"announced", "observed_at", b"observed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acted_on", b"acted_on", "full", b"full", "instances", b"instances", "node_conditions", b"node_conditions", "observed_at", b"observed_at", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acted_on", b"acted_on", "announced", b"announced", "full", b"full", "instances", b"instances", "node_conditions", b"node_conditions", "observed_at", b"observed_at", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentReport: _TypeAlias = AgentReport  # noqa: Y015
+
+@_typing.final
+class Announced(_message.Message):
+    """Addresses of the outside that the node answers for, whoever asked for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnnouncedAddress]: ...
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[Global___AnnouncedAddress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Announced: _TypeAlias = Announced  # noqa: Y015
+
+@_typing.final
+class AnnouncedAddress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLINK_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    uplink: _builtins.str
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        uplink: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "uplink", b"uplink"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnouncedAddress: _TypeAlias = AnnouncedAddress  # noqa: Y015
 
 @_typing.final
 class Inventory(_message.Message):

@@ -27,7 +27,7 @@ from cumulet.v1 import placement_pb2 as cumulet_dot_v1_dot_placement__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63umulet/v1/node.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a google/protobuf/field_mask.proto\"r\n\x04Node\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.NodeSpec\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.cumulet.v1.NodeStatus\"\xec\x02\n\x08NodeSpec\x12\x10\n\x08\x63ordoned\x18\x01 \x01(\x08\x12\x15\n\rcordon_reason\x18\x02 \x01(\t\x12\'\n\x08reserved\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x43\n\x10\x61llocation_ratio\x18\x04 \x03(\x0b\x32).cumulet.v1.NodeSpec.AllocationRatioEntry\x12\x16\n\x0esecurity_level\x18\x05 \x01(\x05\x12!\n\x06taints\x18\x06 \x03(\x0b\x32\x11.cumulet.v1.Taint\x12\x1a\n\x12\x64\x65\x64icated_projects\x18\x07 \x03(\t\x12\x12\n\nidle_watts\x18\x08 \x01(\x03\x12\x12\n\nfull_watts\x18\t \x01(\x03\x12\x12\n\ncost_milli\x18\n \x01(\x03\x1a\x36\n\x14\x41llocationRatioEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc0\x03\n\nNodeStatus\x12)\n\nconditions\x18\x01 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12\'\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12*\n\x0b\x61llocatable\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12(\n\tallocated\x18\x04 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x11\n\tinstances\x18\x05 \x01(\x03\x12\x15\n\ragent_version\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\'\n\tvirt_type\x18\x08 \x01(\x0e\x32\x14.cumulet.v1.VirtType\x12\x0f\n\x07\x62oot_id\x18\t \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12(\n\nnuma_cells\x18\x0b \x03(\x0b\x32\x14.cumulet.v1.NumaCell\x12#\n\x07\x64\x65vices\x18\x0c \x03(\x0b\x32\x12.cumulet.v1.Device\x12\x18\n\x10underlay_address\x18\r \x01(\t\x12\x14\n\x0cunderlay_mtu\x18\x0e \x01(\r\"E\n\x11\x43ordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"7\n\x13UncordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"K\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"_\n\x11ListNodesResponse\x12\x1f\n\x05nodes\x18\x01 \x03(\x0b\x32\x10.cumulet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8f\x01\n\x11UpdateNodeRequest\x12\x1e\n\x04node\x18\x02 \x01(\x0b\x32\x10.cumulet.v1.Node\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"i\n\x11\x44\x65leteNodeRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12\r\n\x05\x66orce\x18\x06 \x01(\x08\"\x14\n\x12\x44\x65leteNodeResponse\"<\n\x11WatchNodesRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"d\n\nNodeChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1e\n\x04node\x18\x03 \x01(\x0b\x32\x10.cumulet.v1.Node*K\n\x08VirtType\x12\x19\n\x15VIRT_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rVIRT_TYPE_KVM\x10\x01\x12\x11\n\rVIRT_TYPE_TCG\x10\x02\x32\xe5\x03\n\x0bNodeService\x12\x37\n\x07GetNode\x12\x1a.cumulet.v1.GetNodeRequest\x1a\x10.cumulet.v1.Node\x12H\n\tListNodes\x12\x1c.cumulet.v1.ListNodesRequest\x1a\x1d.cumulet.v1.ListNodesResponse\x12=\n\nUpdateNode\x12\x1d.cumulet.v1.UpdateNodeRequest\x1a\x10.cumulet.v1.Node\x12K\n\nDeleteNode\x12\x1d.cumulet.v1.DeleteNodeRequest\x1a\x1e.cumulet.v1.DeleteNodeResponse\x12\x45\n\nWatchNodes\x12\x1d.cumulet.v1.WatchNodesRequest\x1a\x16.cumulet.v1.NodeChange0\x01\x12=\n\nCordonNode\x12\x1d.cumulet.v1.CordonNodeRequest\x1a\x10.cumulet.v1.Node\x12\x41\n\x0cUncordonNode\x12\x1f.cumulet.v1.UncordonNodeRequest\x1a\x10.cumulet.v1.Nodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63umulet/v1/node.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a google/protobuf/field_mask.proto\"r\n\x04Node\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.cumulet.v1.NodeSpec\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.cumulet.v1.NodeStatus\"\xec\x02\n\x08NodeSpec\x12\x10\n\x08\x63ordoned\x18\x01 \x01(\x08\x12\x15\n\rcordon_reason\x18\x02 \x01(\t\x12\'\n\x08reserved\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x43\n\x10\x61llocation_ratio\x18\x04 \x03(\x0b\x32).cumulet.v1.NodeSpec.AllocationRatioEntry\x12\x16\n\x0esecurity_level\x18\x05 \x01(\x05\x12!\n\x06taints\x18\x06 \x03(\x0b\x32\x11.cumulet.v1.Taint\x12\x1a\n\x12\x64\x65\x64icated_projects\x18\x07 \x03(\t\x12\x12\n\nidle_watts\x18\x08 \x01(\x03\x12\x12\n\nfull_watts\x18\t \x01(\x03\x12\x12\n\ncost_milli\x18\n \x01(\x03\x1a\x36\n\x14\x41llocationRatioEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xd1\x03\n\nNodeStatus\x12)\n\nconditions\x18\x01 \x03(\x0b\x32\x15.cumulet.v1.Condition\x12\'\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12*\n\x0b\x61llocatable\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12(\n\tallocated\x18\x04 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x11\n\tinstances\x18\x05 \x01(\x03\x12\x15\n\ragent_version\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\'\n\tvirt_type\x18\x08 \x01(\x0e\x32\x14.cumulet.v1.VirtType\x12\x0f\n\x07\x62oot_id\x18\t \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\n \x03(\t\x12(\n\nnuma_cells\x18\x0b \x03(\x0b\x32\x14.cumulet.v1.NumaCell\x12#\n\x07\x64\x65vices\x18\x0c \x03(\x0b\x32\x12.cumulet.v1.Device\x12\x18\n\x10underlay_address\x18\r \x01(\t\x12\x14\n\x0cunderlay_mtu\x18\x0e \x01(\r\x12\x0f\n\x07uplinks\x18\x0f \x03(\t\"E\n\x11\x43ordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"7\n\x13UncordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"K\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"_\n\x11ListNodesResponse\x12\x1f\n\x05nodes\x18\x01 \x03(\x0b\x32\x10.cumulet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8f\x01\n\x11UpdateNodeRequest\x12\x1e\n\x04node\x18\x02 \x01(\x0b\x32\x10.cumulet.v1.Node\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"i\n\x11\x44\x65leteNodeRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12\r\n\x05\x66orce\x18\x06 \x01(\x08\"\x14\n\x12\x44\x65leteNodeResponse\"<\n\x11WatchNodesRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"d\n\nNodeChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x1e\n\x04node\x18\x03 \x01(\x0b\x32\x10.cumulet.v1.Node*K\n\x08VirtType\x12\x19\n\x15VIRT_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rVIRT_TYPE_KVM\x10\x01\x12\x11\n\rVIRT_TYPE_TCG\x10\x02\x32\xe5\x03\n\x0bNodeService\x12\x37\n\x07GetNode\x12\x1a.cumulet.v1.GetNodeRequest\x1a\x10.cumulet.v1.Node\x12H\n\tListNodes\x12\x1c.cumulet.v1.ListNodesRequest\x1a\x1d.cumulet.v1.ListNodesResponse\x12=\n\nUpdateNode\x12\x1d.cumulet.v1.UpdateNodeRequest\x1a\x10.cumulet.v1.Node\x12K\n\nDeleteNode\x12\x1d.cumulet.v1.DeleteNodeRequest\x1a\x1e.cumulet.v1.DeleteNodeResponse\x12\x45\n\nWatchNodes\x12\x1d.cumulet.v1.WatchNodesRequest\x1a\x16.cumulet.v1.NodeChange0\x01\x12=\n\nCordonNode\x12\x1d.cumulet.v1.CordonNodeRequest\x1a\x10.cumulet.v1.Node\x12\x41\n\x0cUncordonNode\x12\x1f.cumulet.v1.UncordonNodeRequest\x1a\x10.cumulet.v1.Nodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODESPEC_ALLOCATIONRATIOENTRY']._loaded_options = None
   _globals['_NODESPEC_ALLOCATIONRATIOENTRY']._serialized_options = b'8\001'
-  _globals['_VIRTTYPE']._serialized_start=1829
-  _globals['_VIRTTYPE']._serialized_end=1904
+  _globals['_VIRTTYPE']._serialized_start=1846
+  _globals['_VIRTTYPE']._serialized_end=1921
   _globals['_NODE']._serialized_start=122
   _globals['_NODE']._serialized_end=236
   _globals['_NODESPEC']._serialized_start=239
@@ -45,27 +45,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODESPEC_ALLOCATIONRATIOENTRY']._serialized_start=549
   _globals['_NODESPEC_ALLOCATIONRATIOENTRY']._serialized_end=603
   _globals['_NODESTATUS']._serialized_start=606
-  _globals['_NODESTATUS']._serialized_end=1054
-  _globals['_CORDONNODEREQUEST']._serialized_start=1056
-  _globals['_CORDONNODEREQUEST']._serialized_end=1125
-  _globals['_UNCORDONNODEREQUEST']._serialized_start=1127
-  _globals['_UNCORDONNODEREQUEST']._serialized_end=1182
-  _globals['_GETNODEREQUEST']._serialized_start=1184
-  _globals['_GETNODEREQUEST']._serialized_end=1214
-  _globals['_LISTNODESREQUEST']._serialized_start=1216
-  _globals['_LISTNODESREQUEST']._serialized_end=1291
-  _globals['_LISTNODESRESPONSE']._serialized_start=1293
-  _globals['_LISTNODESRESPONSE']._serialized_end=1388
-  _globals['_UPDATENODEREQUEST']._serialized_start=1391
-  _globals['_UPDATENODEREQUEST']._serialized_end=1534
-  _globals['_DELETENODEREQUEST']._serialized_start=1536
-  _globals['_DELETENODEREQUEST']._serialized_end=1641
-  _globals['_DELETENODERESPONSE']._serialized_start=1643
-  _globals['_DELETENODERESPONSE']._serialized_end=1663
-  _globals['_WATCHNODESREQUEST']._serialized_start=1665
-  _globals['_WATCHNODESREQUEST']._serialized_end=1725
-  _globals['_NODECHANGE']._serialized_start=1727
-  _globals['_NODECHANGE']._serialized_end=1827
-  _globals['_NODESERVICE']._serialized_start=1907
-  _globals['_NODESERVICE']._serialized_end=2392
+  _globals['_NODESTATUS']._serialized_end=1071
+  _globals['_CORDONNODEREQUEST']._serialized_start=1073
+  _globals['_CORDONNODEREQUEST']._serialized_end=1142
+  _globals['_UNCORDONNODEREQUEST']._serialized_start=1144
+  _globals['_UNCORDONNODEREQUEST']._serialized_end=1199
+  _globals['_GETNODEREQUEST']._serialized_start=1201
+  _globals['_GETNODEREQUEST']._serialized_end=1231
+  _globals['_LISTNODESREQUEST']._serialized_start=1233
+  _globals['_LISTNODESREQUEST']._serialized_end=1308
+  _globals['_LISTNODESRESPONSE']._serialized_start=1310
+  _globals['_LISTNODESRESPONSE']._serialized_end=1405
+  _globals['_UPDATENODEREQUEST']._serialized_start=1408
+  _globals['_UPDATENODEREQUEST']._serialized_end=1551
+  _globals['_DELETENODEREQUEST']._serialized_start=1553
+  _globals['_DELETENODEREQUEST']._serialized_end=1658
+  _globals['_DELETENODERESPONSE']._serialized_start=1660
+  _globals['_DELETENODERESPONSE']._serialized_end=1680
+  _globals['_WATCHNODESREQUEST']._serialized_start=1682
+  _globals['_WATCHNODESREQUEST']._serialized_end=1742
+  _globals['_NODECHANGE']._serialized_start=1744
+  _globals['_NODECHANGE']._serialized_end=1844
+  _globals['_NODESERVICE']._serialized_start=1924
+  _globals['_NODESERVICE']._serialized_end=2409
 # @@protoc_insertion_point(module_scope)

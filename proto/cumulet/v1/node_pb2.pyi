@@ -171,6 +171,7 @@ class NodeStatus(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     UNDERLAY_ADDRESS_FIELD_NUMBER: _builtins.int
     UNDERLAY_MTU_FIELD_NUMBER: _builtins.int
+    UPLINKS_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     agent_version: _builtins.str
     address: _builtins.str
@@ -205,6 +206,10 @@ class NodeStatus(_message.Message):
     def numa_cells(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.NumaCell]: ...
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Device]: ...
+    @_builtins.property
+    def uplinks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its agent calls its links to external networks."""
+
     def __init__(
         self,
         *,
@@ -222,10 +227,11 @@ class NodeStatus(_message.Message):
         devices: _abc.Iterable[_placement_pb2.Device] | None = ...,
         underlay_address: _builtins.str = ...,
         underlay_mtu: _builtins.int = ...,
+        uplinks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "allocated", b"allocated", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "allocated", b"allocated", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "instances", b"instances", "numa_cells", b"numa_cells", "underlay_address", b"underlay_address", "underlay_mtu", b"underlay_mtu", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "allocatable", b"allocatable", "allocated", b"allocated", "boot_id", b"boot_id", "capabilities", b"capabilities", "capacity", b"capacity", "conditions", b"conditions", "devices", b"devices", "instances", b"instances", "numa_cells", b"numa_cells", "underlay_address", b"underlay_address", "underlay_mtu", b"underlay_mtu", "uplinks", b"uplinks", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

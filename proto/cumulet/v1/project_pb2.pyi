@@ -87,10 +87,12 @@ class Quota(_message.Message):
     NETWORKS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     DEVICES_MILLI_FIELD_NUMBER: _builtins.int
+    FLOATING_IPS_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     networks: _builtins.int
     devices_milli: _builtins.int
     """Thousandths of devices, of whatever model, summed over instances."""
+    floating_ips: _builtins.int
     @_builtins.property
     def resources(self) -> _meta_pb2.Resources:
         """Sums over instances, running or not."""
@@ -102,19 +104,24 @@ class Quota(_message.Message):
         networks: _builtins.int | None = ...,
         resources: _meta_pb2.Resources | None = ...,
         devices_milli: _builtins.int | None = ...,
+        floating_ips: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_floating_ips", b"_floating_ips", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_floating_ips", b"_floating_ips", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__devices_milli: _TypeAlias = _typing.Literal["devices_milli"]  # noqa: Y015
     _WhichOneofArgType__devices_milli: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli"]  # noqa: Y015
+    _WhichOneofReturnType__floating_ips: _TypeAlias = _typing.Literal["floating_ips"]  # noqa: Y015
+    _WhichOneofArgType__floating_ips: _TypeAlias = _typing.Literal["_floating_ips", b"_floating_ips"]  # noqa: Y015
     _WhichOneofReturnType__instances: _TypeAlias = _typing.Literal["instances"]  # noqa: Y015
     _WhichOneofArgType__instances: _TypeAlias = _typing.Literal["_instances", b"_instances"]  # noqa: Y015
     _WhichOneofReturnType__networks: _TypeAlias = _typing.Literal["networks"]  # noqa: Y015
     _WhichOneofArgType__networks: _TypeAlias = _typing.Literal["_networks", b"_networks"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__devices_milli) -> _WhichOneofReturnType__devices_milli | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__floating_ips) -> _WhichOneofReturnType__floating_ips | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__instances) -> _WhichOneofReturnType__instances | None: ...
     @_typing.overload
@@ -130,10 +137,12 @@ class ProjectStatus(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     DEVICES_MILLI_FIELD_NUMBER: _builtins.int
+    FLOATING_IPS_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     networks: _builtins.int
     devices_milli: _builtins.int
     """Thousandths of devices, summed over the project's instances."""
+    floating_ips: _builtins.int
     @_builtins.property
     def used(self) -> _meta_pb2.Resources:
         """Sums over the project's instances, derived from them at the reply's revision."""
@@ -145,10 +154,11 @@ class ProjectStatus(_message.Message):
         instances: _builtins.int = ...,
         networks: _builtins.int = ...,
         devices_milli: _builtins.int = ...,
+        floating_ips: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices_milli", b"devices_milli", "instances", b"instances", "networks", b"networks", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices_milli", b"devices_milli", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

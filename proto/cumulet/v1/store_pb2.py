@@ -28,7 +28,7 @@ from cumulet.v1 import placement_pb2 as cumulet_dot_v1_dot_placement__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/store.proto\x12\ncumulet.v1\x1a\x16\x63umulet/v1/event.proto\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n\x0fPlacementRecord\x12\x14\n\x0cinstance_uid\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12(\n\tresources\x18\x06 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12-\n\tplaced_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nnuma_cells\x18\x08 \x03(\x05\x12(\n\x07\x64\x65vices\x18\t \x03(\x0b\x32\x17.cumulet.v1.DeviceShare\x12\x0e\n\x06groups\x18\n \x03(\t\x12\x31\n\x0ewanted_devices\x18\x0b \x03(\x0b\x32\x19.cumulet.v1.DeviceRequest\"O\n\rRequestRecord\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x11\n\toperation\x18\x04 \x01(\t\"c\n\rSessionRecord\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x0cLeaderRecord\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"-\n\x0bJournalHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"6\n\x0b\x43loudRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x1a\n\x12restore_generation\x18\x02 \x01(\x03\"/\n\nEventBatch\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.cumulet.v1.Eventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/store.proto\x12\ncumulet.v1\x1a\x16\x63umulet/v1/event.proto\x1a\x15\x63umulet/v1/meta.proto\x1a\x1a\x63umulet/v1/placement.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n\x0fPlacementRecord\x12\x14\n\x0cinstance_uid\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12(\n\tresources\x18\x06 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12-\n\tplaced_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nnuma_cells\x18\x08 \x03(\x05\x12(\n\x07\x64\x65vices\x18\t \x03(\x0b\x32\x17.cumulet.v1.DeviceShare\x12\x0e\n\x06groups\x18\n \x03(\t\x12\x31\n\x0ewanted_devices\x18\x0b \x03(\x0b\x32\x19.cumulet.v1.DeviceRequest\"O\n\rRequestRecord\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x11\n\toperation\x18\x04 \x01(\t\"p\n\x12\x41nnouncementRecord\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x1c\n\x14\x65xternal_network_uid\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"c\n\rSessionRecord\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x0cLeaderRecord\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"-\n\x0bJournalHead\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"6\n\x0b\x43loudRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x1a\n\x12restore_generation\x18\x02 \x01(\x03\"/\n\nEventBatch\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.cumulet.v1.Eventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +39,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEMENTRECORD']._serialized_end=464
   _globals['_REQUESTRECORD']._serialized_start=466
   _globals['_REQUESTRECORD']._serialized_end=545
-  _globals['_SESSIONRECORD']._serialized_start=547
-  _globals['_SESSIONRECORD']._serialized_end=646
-  _globals['_LEADERRECORD']._serialized_start=648
-  _globals['_LEADERRECORD']._serialized_end=691
-  _globals['_JOURNALHEAD']._serialized_start=693
-  _globals['_JOURNALHEAD']._serialized_end=738
-  _globals['_CLOUDRECORD']._serialized_start=740
-  _globals['_CLOUDRECORD']._serialized_end=794
-  _globals['_EVENTBATCH']._serialized_start=796
-  _globals['_EVENTBATCH']._serialized_end=843
+  _globals['_ANNOUNCEMENTRECORD']._serialized_start=547
+  _globals['_ANNOUNCEMENTRECORD']._serialized_end=659
+  _globals['_SESSIONRECORD']._serialized_start=661
+  _globals['_SESSIONRECORD']._serialized_end=760
+  _globals['_LEADERRECORD']._serialized_start=762
+  _globals['_LEADERRECORD']._serialized_end=805
+  _globals['_JOURNALHEAD']._serialized_start=807
+  _globals['_JOURNALHEAD']._serialized_end=852
+  _globals['_CLOUDRECORD']._serialized_start=854
+  _globals['_CLOUDRECORD']._serialized_end=908
+  _globals['_EVENTBATCH']._serialized_start=910
+  _globals['_EVENTBATCH']._serialized_end=957
 # @@protoc_insertion_point(module_scope)

@@ -120,6 +120,40 @@ class RequestRecord(_message.Message):
 Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
 
 @_typing.final
+class AnnouncementRecord(_message.Message):
+    """Which node announces a floating IP, from before it is told so until it says that it no longer does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    EXTERNAL_NETWORK_UID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    external_network_uid: _builtins.str
+    address: _builtins.str
+    project: _builtins.str
+    name: _builtins.str
+    """Of the floating IP."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        external_network_uid: _builtins.str = ...,
+        address: _builtins.str = ...,
+        project: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "external_network_uid", b"external_network_uid", "name", b"name", "node", b"node", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnouncementRecord: _TypeAlias = AnnouncementRecord  # noqa: Y015
+
+@_typing.final
 class SessionRecord(_message.Message):
     """An agent's session."""
 

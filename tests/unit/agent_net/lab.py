@@ -90,12 +90,19 @@ class Lab:
         self.state_dir = directory / "state"
         self.host = self.netns_dir / "host"
         self.outside = self.netns_dir / "outside"
+        self.uplinks: dict[str, str] = {}  # links to external networks, by the name that plans use
         self._script = directory / "dhcp-script"
 
     def driver(self, underlay: IPAddress | None = None, *, spans: bool = True) -> KernelNet:
         """Its tunnels end at the node's address, or at another one; or there are none."""
         end = (underlay or self.underlay) if spans else None
-        return KernelNet(self.state_dir, netns_dir=self.netns_dir, host_netns=self.host, underlay=end)
+        return KernelNet(
+            self.state_dir,
+            netns_dir=self.netns_dir,
+            host_netns=self.host,
+            underlay=end,
+            uplinks=self.uplinks,
+        )
 
     async def inside(self, namespace: Path, work: Callable[[], T]) -> T:
         """Run a function in a thread that is in this namespace."""

@@ -193,10 +193,11 @@ def is_echoed(client: socket.socket) -> bool:
         return False
 
 
-def who_am_i(target: str, port: int) -> str:
+def who_am_i(target: str, port: int, source: str = "") -> str:
     """The source address under which a `listening` peer sees this caller; empty when unreachable."""
     with socket.socket() as client:
         client.settimeout(_ANSWER_WAIT_S)
+        client.bind((source, 0))
         try:
             client.connect((target, port))
             return client.recv(64).decode()

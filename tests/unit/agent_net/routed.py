@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.net import names, nft
 from agent.net.driver import (
+    FloatingIntent,
     IPAddress,
     NetworkIntent,
     PortIntent,
@@ -39,7 +40,10 @@ RED, BLUE = ("10.7.0.0/24", "2001:db8:7::/64"), ("10.8.0.0/24", "2001:db8:8::/64
 
 @dataclass(slots=True)
 class Site:
-    """`placed` says which port is where, `static` which routes each node has. `apply` makes it so."""
+    """`placed` says which port is where, `static` which routes each node has. `apply` makes it so.
+
+    `floating` and `announcers`: what a node's part of the router has to do with the outside.
+    """
 
     cloud: Cloud
     router: RouterIntent
@@ -47,7 +51,14 @@ class Site:
     blue: NetworkIntent
     placed: list[tuple[Node, PortIntent]] = field(default_factory=list)
     static: dict[IPAddress, tuple[RouteIntent, ...]] = field(default_factory=dict)
+    floating: dict[IPAddress, tuple[FloatingIntent, ...]] = field(default_factory=dict)
+    announcers: dict[IPAddress, tuple[IPAddress, ...]] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)  # by host name
+
+    def router_on(self, node: Node) -> RouterIntent:
+        """The router's part on a node."""
+        floating, announcers = self.floating.get(node.address, ()), self.announcers.get(node.address, ())
+        return replace(self.router, floating=floating, announcers=announcers)
 
     def at(self, hostname: str) -> tuple[Node, PortIntent]:
         return next((node, port) for node, port in self.placed if port.hostname == hostname)
@@ -83,7 +94,7 @@ class Site:
         networks = self.networks_on(node)
         joins = any(network.router_uid for network in networks)
         if joins:
-            await node.net.ensure_router(self.router)
+            await node.net.ensure_router(self.router_on(node))
         for network in networks:
             await node.net.ensure_network(network)
             await node.net.ensure_directory(network.uid, self.remotes(node, network))
@@ -101,7 +112,10 @@ class Site:
             complete = {uid: one.complete for uid, one in seen.networks.items()}
             assert complete == {network.uid: True for network in networks}
             joins = any(network.router_uid for network in networks)
-            assert seen.routers == ({self.router.uid: digest_of(self.router)} if joins else {})
+            assert seen.routers == ({self.router.uid: digest_of(self.router_on(node))} if joins else {})
+            assert {address for _, address in seen.announced} == {
+                one.address for one in self.floating.get(node.address, ())
+            }
             wanted = {self.router.uid: digest_of_router_directory(self.directory(node))} if joins else {}
             assert seen.router_directories == wanted
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 
 from agent.net import names, netns
@@ -27,6 +27,12 @@ from tests.unit.agent_net.lab import Lab, configure, join
 
 _STRANGER = 250  # number of the underlay's own namespace among its addresses
 _UNDERLAY_BRIDGE = "under0"
+WORLD = "world"  # the name that plans use of it
+WORLD_LINK = "ext0"  # of each node
+WORLD_CIDR = IPv4Network("198.51.100.0/24")
+WORLD_GATEWAY = IPv4Address("198.51.100.1")
+FAR_HOST = IPv4Address("192.88.99.7")  # behind the gateway
+_WORLD_BRIDGE = "world0"
 
 
 @dataclass(slots=True)
@@ -47,11 +53,15 @@ class Node:
 
 @dataclass(slots=True)
 class Cloud:
-    """`stranger`: the address of the underlay's own namespace, which is no node."""
+    """`stranger`: the address of the underlay's own namespace, which is no node.
+
+    `world`: the outside that all nodes are attached to, by links without addresses.
+    """
 
     nodes: list[Node]
     underlay: Path
     stranger: IPAddress
+    world: Path
 
     async def spread(self, network: NetworkIntent, *placed: tuple[Node, PortIntent]) -> None:
         """The network with these ports on these nodes, as the controller would tell every node of it."""
@@ -108,24 +118,27 @@ def tunneled(frames: Iterable[bytes]) -> Iterator[Tunneled]:
 @asynccontextmanager
 async def open_cloud(count: int = 2, *, subnet: str = "192.0.2.0") -> AsyncIterator[Cloud]:
     directory = Path(tempfile.mkdtemp(prefix="agent-span-"))
-    underlay = directory / "netns" / "underlay"
+    underlay, world = directory / "netns" / "underlay", directory / "netns" / "world"
     base = ip_address(subnet)
     nodes: list[Node] = []
     try:
         await asyncio.to_thread(_build_underlay, underlay, base + _STRANGER)
+        await asyncio.to_thread(_build_world, world)
         for number in range(1, count + 1):
             address = base + number
             lab = Lab(directory / f"node{number}", underlay=address)
             lab.directory.mkdir()
             await asyncio.to_thread(lab.build)
             await asyncio.to_thread(_join_underlay, underlay, lab, number)
+            await asyncio.to_thread(_join_world, world, lab, number)
             nodes.append(Node(lab, lab.driver(), address))
-        yield Cloud(nodes, underlay, base + _STRANGER)
+        yield Cloud(nodes, underlay, base + _STRANGER, world)
     finally:
         for node in nodes:
             await node.net.close()
             await asyncio.to_thread(node.lab.demolish)
-        await asyncio.to_thread(netns.remove, underlay)
+        for namespace in (underlay, world):
+            await asyncio.to_thread(netns.remove, namespace)
         await asyncio.to_thread(netns.remove_directory, underlay.parent)
         shutil.rmtree(directory)
 
@@ -139,15 +152,32 @@ def _build_underlay(underlay: Path, stranger: IPAddress) -> None:
 
 
 def _join_underlay(underlay: Path, lab: Lab, number: int) -> None:
-    name = f"node{number}"
-    join(underlay, name, lab.host, "eth1", f"02:00:00:00:fe:{number:02x}")
-    with netns.inside(underlay), Netlink() as netlink:
-        bridge, port = netlink.find_link(_UNDERLAY_BRIDGE), netlink.find_link(name)
+    _plug(underlay, _UNDERLAY_BRIDGE, lab, f"node{number}", "eth1", f"02:00:00:00:fe:{number:02x}")
+    configure(lab.host, "eth1", lab.underlay)
+
+
+def _build_world(world: Path) -> None:
+    netns.create(world)
+    with netns.inside(world), Netlink() as netlink:
+        netlink.add_bridge(_WORLD_BRIDGE, "02:00:00:00:ff:02")
+    configure(world, _WORLD_BRIDGE, WORLD_GATEWAY)
+    configure(world, "lo", FAR_HOST)
+
+
+def _join_world(world: Path, lab: Lab, number: int) -> None:
+    _plug(world, _WORLD_BRIDGE, lab, f"node{number}", WORLD_LINK, f"02:00:00:00:fd:{number:02x}")
+    lab.uplinks[WORLD] = WORLD_LINK
+
+
+def _plug(switch: Path, bridge_name: str, lab: Lab, name: str, link_name: str, mac: str) -> None:
+    """A pair of links from the node to a bridge."""
+    join(switch, name, lab.host, link_name, mac)
+    with netns.inside(switch), Netlink() as netlink:
+        bridge, port = netlink.find_link(bridge_name), netlink.find_link(name)
         assert bridge is not None
         assert port is not None
         netlink.change_link(bridge.index, up=True)
         netlink.change_link(port.index, master=bridge.index)
-    configure(lab.host, "eth1", lab.underlay)
 
 
 def tunnel_of(network: NetworkIntent) -> str:

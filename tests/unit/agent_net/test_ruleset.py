@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,31 @@ import pytest
 from hypothesis import given
 
 from agent.net import names, ruleset
-from agent.net.driver import NetworkIntent
+from agent.net.driver import FloatingIntent, ForwardIntent, NetworkIntent, RouterIntent
 from agent.net.elements import Json, add_elements, parse_elements, remove_elements
 from agent.net.guest_rules import mark_of
 from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, elements_of, networks
 
+ROUTER = RouterIntent("router-1", 7, (IPv4Network("10.0.0.0/24"),), outbound_nat=True)
+FLOATING = replace(
+    ROUTER,
+    outbound_nat=False,
+    floating=(
+        FloatingIntent(
+            IPv4Address("203.0.113.70"),
+            "internet",
+            IPv4Network("203.0.113.0/24"),
+            fixed=IPv4Address("10.0.0.5"),
+        ),
+        FloatingIntent(
+            IPv4Address("203.0.113.71"),
+            "internet",
+            IPv4Network("203.0.113.0/24"),
+            forwards=(ForwardIntent(6, 2222, IPv4Address("10.0.0.6"), 22),),
+        ),
+    ),
+    announcers=(IPv4Address("192.0.2.12"),),
+)
 ASKED = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -27,7 +48,8 @@ GOLDENS = Path(__file__).parent / "goldens"
         ("host_rules.json", ruleset.host_rules(elements_of(NETWORK))),
         ("host_rules_absent.json", ruleset.host_rules_absent()),
         ("namespace_rules.json", ruleset.namespace_rules(outbound_nat=True)),
-        ("router_rules.json", ruleset.namespace_rules(outbound_nat=True, joins=True)),
+        ("router_rules.json", ruleset.namespace_rules(outbound_nat=True, router=ROUTER)),
+        ("floating_rules.json", ruleset.namespace_rules(outbound_nat=False, router=FLOATING)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
         ("remove_elements.json", remove_elements(ruleset.port_elements(DB, 2))),
     ],

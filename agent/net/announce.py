@@ -1,0 +1,43 @@
+"""Says to everybody on a link that an address is here now (RFC 5227, section 3).
+
+**Edge**: one packet socket. Without it the outside sends to the node that had the address before, for as long
+as it remembers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from typing import Final
+
+from agent.net.netlink_link import Link
+from agent.net.netlink_wire import pack_mac
+
+_ETHERTYPE_ARP: Final = 0x0806
+_EVERYBODY: Final = b"\xff" * 6
+_REQUEST: Final = 1
+_REPLY: Final = 2  # some hosts believe the one, some the other
+_ARP: Final = struct.Struct("!HHBBH6s4s6s4s")  # Source: RFC 826
+_ETHERNET: Final = 1
+_IPV4: Final = 0x0800
+
+
+def announce(link: Link, addresses: Iterable[IPv4Address]) -> None:
+    """Of the calling thread's namespace. Raises OSError, as of a link that is down."""
+    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    with contextlib.closing(opened) as speaker:
+        speaker.bind((link.name, 0))
+        for address in addresses:
+            for operation in (_REQUEST, _REPLY):
+                speaker.send(announcement(link.mac, address, operation))
+
+
+def announcement(mac: str, address: IPv4Address, operation: int) -> bytes:
+    """An Ethernet frame. **Pure.**"""
+    sender, packed = pack_mac(mac), address.packed
+    target = bytes(6) if operation == _REQUEST else sender
+    body = _ARP.pack(_ETHERNET, _IPV4, 6, 4, operation, sender, packed, target, packed)
+    return _EVERYBODY + sender + struct.pack("!H", _ETHERTYPE_ARP) + body

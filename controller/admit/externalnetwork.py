@@ -1,0 +1,240 @@
+"""Admission of external networks: their ranges, and the addresses that floating IPs take from them.
+
+**Pure.**
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from controller.admit import common
+from controller.admit.common import Context, Violations
+from controller.admit.subnet import DRAWS, RESERVED
+from controller.commit import Change
+from controller.state import State
+from controller.store import keys
+from controller.store.protocol import range_absent, range_unchanged_since
+from controller.tables import Stored
+from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
+from cumulet.names import name_error
+from cumulet.v1 import externalnetwork_pb2
+
+MUTABLE = ("meta.labels", "spec.description", "spec.gateway", "spec.ranges")
+RANGES_MAX: Final = 64
+PREFIX_MIN: Final = 8
+PREFIX_MAX: Final = 30  # gateway, node, and something to give away
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Addresses to give away: (first, last) of each range, rising, without the gateway."""
+
+    cidr: IPv4Network
+    gateway: IPv4Address | None
+    ranges: tuple[tuple[IPv4Address, IPv4Address], ...]
+
+    @property
+    def size(self) -> int:
+        inside = self.gateway is not None and any(low <= self.gateway <= high for low, high in self.ranges)
+        return sum(int(high) - int(low) + 1 for low, high in self.ranges) - inside
+
+    def holds(self, address: IPv4Address) -> bool:
+        return address != self.gateway and any(low <= address <= high for low, high in self.ranges)
+
+    def __iter__(self) -> Iterator[IPv4Address]:
+        for low, high in self.ranges:
+            yield from (IPv4Address(number) for number in range(int(low), int(high) + 1))
+
+
+def pool_of(spec: externalnetwork_pb2.ExternalNetworkSpec) -> Pool:
+    """Of a stored external network."""
+    return _parse_pool(spec, Violations())
+
+
+def create(
+    state: State, context: Context, project: str, given: externalnetwork_pb2.ExternalNetwork
+) -> Change:
+    violations = Violations()
+    meta = common.new_meta(given.meta, "", context, violations)
+    spec = externalnetwork_pb2.ExternalNetworkSpec()
+    spec.CopyFrom(given.spec)
+    _check(state, meta.name, spec, violations)
+    violations.raise_any(f"external network {given.meta.name!r} was not created")
+    made = externalnetwork_pb2.ExternalNetwork(meta=meta, spec=spec)
+    change = common.put_new(state, keys.EXTERNAL_NETWORKS, (meta.name,), made)
+    change.compares.append(range_unchanged_since(keys.EXTERNAL_NETWORKS.prefix(), state.revision))
+    text = f"external network {meta.name} ({spec.cidr}) was created"
+    change.events.append(common.event(context, "external-network", meta, "Created", text))
+    return change
+
+
+def update(
+    state: State,
+    context: Context,
+    parts: tuple[str, ...],
+    given: externalnetwork_pb2.ExternalNetwork,
+    mask: FieldMask,
+) -> Change:
+    row, merged = common.updated(state, keys.EXTERNAL_NETWORKS, parts, given, mask, MUTABLE)
+    violations = Violations()
+    _check(state, parts[0], merged.spec, violations)
+    violations.raise_any(f"external network {parts[0]} was not changed")
+    pool, taken = pool_of(merged.spec), state.addresses_in(row.message.meta.uid)
+    lost = sorted(text for text in taken if not pool.holds(IPv4Address(text)))
+    if lost:
+        text = f"{', '.join(lost[:8])} would be outside, and floating IPs have them"
+        violations.add("spec.ranges", text)
+    violations.raise_any(f"external network {parts[0]} was not changed")
+    change = common.put_changed(keys.EXTERNAL_NETWORKS, parts, row, merged)
+    change.compares += [
+        range_unchanged_since(keys.EXTERNAL_NETWORKS.prefix(), state.revision),
+        range_unchanged_since(keys.ADDRESSES.prefix(row.message.meta.uid), state.revision),
+    ]
+    return change
+
+
+def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) -> Change:
+    row = common.get_row(state, keys.EXTERNAL_NETWORKS, *parts)
+    common.check_etag(keys.EXTERNAL_NETWORKS, parts, row, etag)
+    taken = state.addresses_in(row.message.meta.uid)
+    if taken:
+        raise FailedPreconditionError(
+            f"external network {parts[0]} has {len(taken)} floating IP(s), such as {min(taken)}: delete them",
+            hints=["cumulet floating-ip list --all-projects"],
+        )
+    change = common.remove(keys.EXTERNAL_NETWORKS, parts, row)
+    change.compares.append(range_absent(keys.ADDRESSES.prefix(row.message.meta.uid)))
+    meta = row.message.meta
+    text = f"external network {meta.name} was deleted"
+    change.events.append(common.event(context, "external-network", meta, "Deleted", text))
+    return change
+
+
+def choose_floating_address(
+    context: Context, network: Stored, taken: Collection[str], wish: str
+) -> IPv4Address:
+    """The wish, or a free one. Raises InvalidArgumentError, FailedPreconditionError when none is free.
+
+    Random draws, so that concurrent controllers rarely choose the same.
+    """
+    name, pool = network.message.meta.name, pool_of(network.message.spec)
+    if wish:
+        return _wished(name, pool, taken, wish)
+    everything = pool.size
+    if len(taken) < everything:
+        spread = [int(high) - int(low) + 1 for low, high in pool.ranges]
+        for _ in range(DRAWS):
+            (low, high) = context.rng.choices(pool.ranges, spread)[0]
+            drawn = IPv4Address(context.rng.randint(int(low), int(high)))
+            if str(drawn) not in taken and pool.holds(drawn):
+                return drawn
+        for address in pool:
+            if str(address) not in taken and pool.holds(address):
+                return address
+    raise FailedPreconditionError(
+        f"all {everything} addresses of external network {name} are taken: delete a floating IP that nobody "
+        "needs, or have its ranges extended",
+        hints=[f"cumulet external-network show {name}", "cumulet floating-ip list"],
+    )
+
+
+def _wished(name: str, pool: Pool, taken: Collection[str], wish: str) -> IPv4Address:
+    try:
+        address = IPv4Address(wish)
+    except AddressValueError:
+        raise _refuse_address(f"{wish!r} is not an IPv4 address") from None
+    if not pool.holds(address):
+        ranges = ", ".join(f"{low}-{high}" for low, high in pool.ranges)
+        raise _refuse_address(f"{address} is not one that external network {name} gives away: {ranges}")
+    if wish in taken:
+        raise _refuse_address(f"{address} is taken: choose another or none")
+    return address
+
+
+def _refuse_address(text: str) -> InvalidArgumentError:
+    return InvalidArgumentError.of("the address was refused", [FieldViolation("spec.address", text)])
+
+
+def _check(
+    state: State, own_name: str, spec: externalnetwork_pb2.ExternalNetworkSpec, violations: Violations
+) -> None:
+    common.check_description(spec.description, violations)
+    violations.add("spec.uplink", name_error(spec.uplink))
+    pool = _parse_pool(spec, violations)
+    if violations.found:
+        return
+    spec.cidr = str(pool.cidr)
+    if not pool.size:
+        violations.add("spec.ranges", "there is no address to give away")
+    for parts, row in state.rows(keys.EXTERNAL_NETWORKS).items():
+        other = row.message
+        if parts[0] == own_name or other.spec.uplink != spec.uplink:
+            continue
+        for low, high in pool.ranges:
+            if any(low <= last and first <= high for first, last in pool_of(other.spec).ranges):
+                text = f"{low}-{high} overlaps what external network {parts[0]} gives away on the same uplink"
+                violations.add("spec.ranges", text)
+
+
+def _parse_pool(spec: externalnetwork_pb2.ExternalNetworkSpec, violations: Violations) -> Pool:
+    cidr = _parse_cidr(spec.cidr, violations)
+    gateway: IPv4Address | None = None
+    if spec.gateway:
+        try:
+            gateway = IPv4Address(spec.gateway)
+            if gateway not in cidr:
+                violations.add("spec.gateway", f"{gateway} is not in {cidr}")
+        except AddressValueError:
+            violations.add("spec.gateway", f"{spec.gateway!r} is not an IPv4 address")
+    if len(spec.ranges) > RANGES_MAX:
+        violations.add("spec.ranges", f"{len(spec.ranges)} ranges, at most {RANGES_MAX}")
+    ranges = [
+        found
+        for index, text in enumerate(spec.ranges)
+        if (found := _parse_range(text, f"spec.ranges[{index}]", cidr, violations))
+    ]
+    ranges.sort()
+    for (_, last), (first, high) in itertools.pairwise(ranges):
+        if first <= last:
+            violations.add("spec.ranges", f"{first}-{high} overlaps the range that ends with {last}")
+    whole = (cidr.network_address + 1, cidr.broadcast_address - 1)
+    return Pool(cidr, gateway, tuple(ranges) if spec.ranges else (whole,))
+
+
+def _parse_cidr(text: str, violations: Violations) -> IPv4Network:
+    try:
+        cidr = IPv4Network(text)
+    except ValueError as error:
+        violations.add("spec.cidr", f"{text!r} is not an IPv4 range such as 203.0.113.0/24 ({error})")
+        return IPv4Network("0.0.0.0/30")
+    if not PREFIX_MIN <= cidr.prefixlen <= PREFIX_MAX:
+        violations.add("spec.cidr", f"/{cidr.prefixlen} must be between /{PREFIX_MIN} and /{PREFIX_MAX}")
+    for reserved in RESERVED:
+        if isinstance(reserved, IPv4Network) and cidr.overlaps(reserved):
+            violations.add("spec.cidr", f"{cidr} overlaps {reserved}, which is reserved")
+    return cidr
+
+
+def _parse_range(
+    text: str, field: str, cidr: IPv4Network, violations: Violations
+) -> tuple[IPv4Address, IPv4Address] | None:
+    first, dash, last = text.partition("-")
+    try:
+        low = IPv4Address(first.strip())
+        high = IPv4Address(last.strip()) if dash else low
+    except AddressValueError as error:
+        violations.add(field, f"{text!r} is not a range such as {cidr[1]}-{cidr[2]} ({error})")
+        return None
+    if high < low:
+        violations.add(field, f"{text} ends before it begins")
+    elif not (cidr.network_address < low and high < cidr.broadcast_address):
+        violations.add(field, f"{text} is not within the host addresses of {cidr}")
+    else:
+        return low, high
+    return None

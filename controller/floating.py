@@ -1,0 +1,192 @@
+"""Where floating IPs lead and which node is to announce them, from the State alone.
+
+**Pure.** One with a target is announced by the node that the target is on; one with forwards by a node of one
+of their targets that answers. Which node does announce it is a record (`reconcile/announcer.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from controller.fleet import is_ready
+from controller.state import State
+from controller.store import keys
+from controller.tables import Stored
+from cumulet.v1 import floatingip_pb2, port_pb2, router_pb2
+
+UNUSED: Final = "Unused"
+TARGET_MISSING: Final = "TargetMissing"
+NO_ROUTER: Final = "NoRouter"
+NO_ADDRESS: Final = "NoAddress"
+NOT_PLACED: Final = "NotPlaced"
+NO_UPLINK: Final = "NoUplink"
+
+
+class Forward(NamedTuple):
+    """Packets to `port` go to `target_port` of `address`, on `node`."""
+
+    protocol: str
+    port: int
+    target: port_pb2.Port
+    address: str
+    target_port: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a floating IP is to be announced, and where its packets go; without a node `reason` says why."""
+
+    node: str = ""
+    reason: str = ""
+    text: str = ""
+    router: router_pb2.Router | None = None
+    fixed_address: str = ""
+    forwards: tuple[Forward, ...] = ()
+
+
+def find_way(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
+    """The way of a floating IP at the State's revision."""
+    if floating.spec.target:
+        return _way_to_target(state, floating)
+    if floating.spec.forwards:
+        return _way_of_forwards(state, floating)
+    return Way(reason=UNUSED, text="it has neither a target nor forwards")
+
+
+def find_target(state: State, project: str, word: str) -> port_pb2.Port | None:
+    """An instance's first port, or a port, by name."""
+    instance = state.find(keys.INSTANCES, project, word)
+    if instance is not None and instance.message.spec.networks:
+        found = state.find_uid(instance.message.spec.networks[0].port_uid)
+        if found is not None:
+            port: port_pb2.Port = found[2].message
+            return port
+    row = state.find(keys.PORTS, project, word)
+    return row.message if row is not None else None
+
+
+def ipv4_of(port: port_pb2.Port) -> str:
+    """The first IPv4 address of a port, empty for none."""
+    held = (fixed.address for fixed in port.spec.addresses)
+    return next((text for text in held if ip_address(text).version == 4), "")
+
+
+def floating_on(state: State, node: str) -> Iterator[tuple[str, floatingip_pb2.FloatingIP, Way]]:
+    """(uid, floating IP, way) of those that a node may announce, and is to."""
+    for uid, record in sorted(state.announced_by(node).items()):
+        row = state.find(keys.FLOATING_IPS, record.message.project, record.message.name)
+        if row is None or row.message.meta.uid != uid:
+            continue
+        way = find_way(state, row.message)
+        if way.node == node:
+            yield uid, row.message, way
+
+
+def announcers_of(state: State, router: router_pb2.Router, node: str) -> set[str]:
+    """Other nodes by which connections to ports of this node may come: of floating IPs with forwards."""
+    found = set()
+    for row in state.rows(keys.FLOATING_IPS, router.meta.project).values():
+        if row.message.spec.forwards:
+            record = state.find(keys.ANNOUNCEMENTS, row.message.meta.uid)
+            way = find_way(state, row.message) if record is not None else None
+            if record is not None and way is not None and way.router is not None:
+                is_of_router = way.router.meta.uid == router.meta.uid
+                if is_of_router and any(forward.node == node for forward in way.forwards):
+                    found.add(record.message.node)
+    return found - {node}
+
+
+def _way_to_target(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
+    word = floating.spec.target
+    port = find_target(state, floating.meta.project, word)
+    if port is None:
+        return Way(reason=TARGET_MISSING, text=f"there is no instance and no port {word}")
+    router = state.router_of(port.meta.project, port.spec.network)
+    if router is None:
+        return Way(reason=NO_ROUTER, text=f"network {port.spec.network} of {word} has no router")
+    fixed = ipv4_of(port)
+    if not fixed:
+        return Way(reason=NO_ADDRESS, text=f"{word} has no IPv4 address")
+    node = state.places.node_of(port)
+    if node is None:
+        return Way(reason=NOT_PLACED, text=f"{word} is on no node")
+    if not _has_uplink(state, floating, node):
+        return Way(reason=NO_UPLINK, text=_no_uplink(state, floating, f"node {node} of {word} has"))
+    return Way(node=node, router=router.message, fixed_address=fixed)
+
+
+def _way_of_forwards(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
+    """What leads nowhere is left out. The first target's node announces, if it answers and can."""
+    found, router, problem = [], None, Way()
+    for forward in floating.spec.forwards:
+        step = _find_forward(state, floating.meta.project, forward)
+        if isinstance(step, Way):
+            problem = problem if problem.reason else step
+            continue
+        its_router = state.router_of(floating.meta.project, step.target.spec.network)
+        if its_router is not None and router in (None, its_router.message):
+            router = its_router.message
+            found.append(step)
+    if not found or router is None:
+        return problem if problem.reason else Way(reason=NO_ROUTER, text="its targets have no router")
+    candidates = _announcers(state, floating, router, found)
+    if not candidates:
+        told = _no_uplink(state, floating, "no node of its router has")
+        return Way(reason=NO_UPLINK, text=told)
+    node = next((name for name in candidates if is_ready(state, name)), candidates[0])
+    return Way(node=node, router=router, forwards=tuple(found))
+
+
+def _announcers(
+    state: State, floating: floatingip_pb2.FloatingIP, router: router_pb2.Router, found: list[Forward]
+) -> list[str]:
+    """Nodes that could: the present one, those of the targets, others that have a part of the router."""
+    record = state.find(keys.ANNOUNCEMENTS, floating.meta.uid)
+    present = [record.message.node] if record is not None else []
+    parts = _nodes_of(state, router)
+    nodes = dict.fromkeys([*present, *(forward.node for forward in found), *sorted(parts)])
+    return [node for node in nodes if node in parts and _has_uplink(state, floating, node)]
+
+
+def _find_forward(state: State, project: str, forward: floatingip_pb2.PortForward) -> Forward | Way:
+    word = forward.target
+    port = find_target(state, project, word)
+    if port is None:
+        return Way(reason=TARGET_MISSING, text=f"there is no instance and no port {word}")
+    address, node = ipv4_of(port), state.places.node_of(port)
+    if not address:
+        return Way(reason=NO_ADDRESS, text=f"{word} has no IPv4 address")
+    if node is None:
+        return Way(reason=NOT_PLACED, text=f"{word} is on no node")
+    if state.router_of(project, port.spec.network) is None:
+        return Way(reason=NO_ROUTER, text=f"network {port.spec.network} of {word} has no router")
+    target_port = forward.target_port or forward.port
+    return Forward(forward.protocol, forward.port, port, address, target_port, node)
+
+
+def _nodes_of(state: State, router: router_pb2.Router) -> set[str]:
+    """Those that have a part of the router."""
+    project = router.meta.project
+    return {node for name in router.spec.networks for node in state.places.of_network(project, name)}
+
+
+def _has_uplink(state: State, floating: floatingip_pb2.FloatingIP, node: str) -> bool:
+    network = _external(state, floating)
+    status = state.find(keys.NODE_STATUS, node)
+    return (
+        network is not None and status is not None and network.message.spec.uplink in status.message.uplinks
+    )
+
+
+def _no_uplink(state: State, floating: floatingip_pb2.FloatingIP, who: str) -> str:
+    network = _external(state, floating)
+    name = network.message.spec.uplink if network is not None else floating.spec.external_network
+    return f"{who} no link to {name} (its agent's --uplink {name}=LINK)"
+
+
+def _external(state: State, floating: floatingip_pb2.FloatingIP) -> Stored | None:
+    return state.find(keys.EXTERNAL_NETWORKS, floating.spec.external_network)
