@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
 from typing import Final, Literal
 
 from agent.net.driver import NetworkIntent, PortIntent, RuleIntent
@@ -87,6 +88,20 @@ class PlanIntent:
     @property
     def refused(self) -> frozenset[str]:
         return frozenset(refusal.uid for refusal in self.refusals)
+
+
+External = tuple[str, IPv4Address]  # uplink and address of the outside
+
+
+def without_address(plan: PlanIntent, external: External) -> PlanIntent:
+    """The plan, but for an address of the outside that the node is to answer for."""
+    routers = {
+        uid: replace(router, intent=replace(router.intent, floating=kept))
+        for uid, router in plan.routers.items()
+        if (kept := tuple(one for one in router.intent.floating if (one.uplink, one.address) != external))
+        != router.intent.floating
+    }
+    return replace(plan, routers={**plan.routers, **routers})
 
 
 NOTHING: Final = PlanIntent({}, {}, {}, ())

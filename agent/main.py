@@ -25,6 +25,7 @@ from typing import Final
 
 import structlog
 
+from agent.conflicts import Conflicts
 from agent.drivers import Drivers
 from agent.errors import DriverError, DriverUnavailableError
 from agent.hypervisor.driver import DeviceClass, HostDevice, HostFacts, Hypervisor
@@ -361,6 +362,7 @@ async def _serve(
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
             group.create_task(Metadata(agent, net).run())
+            group.create_task(Conflicts(agent, net, clock).run())
             group.create_task(uplink.run())
 
 

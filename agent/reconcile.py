@@ -21,7 +21,7 @@ from agent.diff import diff
 from agent.directory import Directory
 from agent.drivers import Drivers, FileSource
 from agent.errors import DriverError
-from agent.intent import NOTHING, PlanIntent, Refusal, parse_plan
+from agent.intent import NOTHING, External, PlanIntent, Refusal, parse_plan, without_address
 from agent.journal import Journal, JournalError, is_newer, order_of
 from agent.memory import Memory, remember_action, remember_look
 from agent.observed import Observed
@@ -130,6 +130,21 @@ class Agent:
         """A session is open, and its plan is in force."""
         session, plan = self._session, self._accepted
         return session is not None and plan is not None and plan.session_nonce == session.nonce
+
+    @property
+    def announced(self) -> frozenset[External]:
+        """(uplink, address) of the outside that the plan in force has this node answer for."""
+        routers = self._intent.routers.values()
+        return frozenset((one.uplink, one.address) for router in routers for one in router.intent.floating)
+
+    def has_live_session(self) -> bool:
+        """The leader answered not long ago, and its plan is in force."""
+        return self._session is not None and self.in_session and self._session.is_alive()
+
+    def yield_address(self, external: External) -> None:
+        """Answer for an address of the outside no more, until a plan of another session has it."""
+        self._intent = without_address(self._intent, external)
+        self._wake.set()
 
     # For the session
 
@@ -295,8 +310,7 @@ class Agent:
 
     def _may_start(self, start: StartDomain) -> bool:
         """The fence: the newest plan of a live session still asks for exactly this start."""
-        session = self._session
-        if session is None or not self.in_session or not session.is_alive():
+        if not self.has_live_session():
             return False
         newest = self._intent if self._offered is None else self._offered.intent
         asked = newest.instances.get(start.instance.uid)

@@ -23,6 +23,7 @@ NO_ROUTER: Final = "NoRouter"
 NO_ADDRESS: Final = "NoAddress"
 NOT_PLACED: Final = "NotPlaced"
 NO_UPLINK: Final = "NoUplink"
+HEIRS: Final = 3  # of the nodes without a target: each costs every target's node a rule
 
 
 class Forward(NamedTuple):
@@ -38,7 +39,10 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Where a floating IP is to be announced, and where its packets go; without a node `reason` says why."""
+    """Where a floating IP is to be announced, and where its packets go; without a node `reason` says why.
+
+    `candidates`: nodes that may announce one with forwards, the most likely ones first.
+    """
 
     node: str = ""
     reason: str = ""
@@ -46,14 +50,15 @@ class Way:
     router: router_pb2.Router | None = None
     fixed_address: str = ""
     forwards: tuple[Forward, ...] = ()
+    candidates: tuple[str, ...] = ()
 
 
-def find_way(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
-    """The way of a floating IP at the State's revision."""
+def find_way(state: State, floating: floatingip_pb2.FloatingIP, silent: str = "") -> Way:
+    """The way of a floating IP at the State's revision. Where another node can have it, not `silent`."""
     if floating.spec.target:
         return _way_to_target(state, floating)
     if floating.spec.forwards:
-        return _way_of_forwards(state, floating)
+        return _way_of_forwards(state, floating, silent)
     return Way(reason=UNUSED, text="it has neither a target nor forwards")
 
 
@@ -87,16 +92,18 @@ def floating_on(state: State, node: str) -> Iterator[tuple[str, floatingip_pb2.F
 
 
 def announcers_of(state: State, router: router_pb2.Router, node: str) -> set[str]:
-    """Other nodes by which connections to ports of this node may come: of floating IPs with forwards."""
-    found = set()
+    """Other nodes by which connections to ports of this node may come: of floating IPs with forwards.
+
+    Those that may take an address over are told before they do: the node may not hear of it then.
+    """
+    found: set[str] = set()
     for row in state.rows(keys.FLOATING_IPS, router.meta.project).values():
         if row.message.spec.forwards:
-            record = state.find(keys.ANNOUNCEMENTS, row.message.meta.uid)
-            way = find_way(state, row.message) if record is not None else None
-            if record is not None and way is not None and way.router is not None:
-                is_of_router = way.router.meta.uid == router.meta.uid
-                if is_of_router and any(forward.node == node for forward in way.forwards):
-                    found.add(record.message.node)
+            way = find_way(state, row.message)
+            is_of_router = way.router is not None and way.router.meta.uid == router.meta.uid
+            targets = {forward.node for forward in way.forwards}
+            if is_of_router and node in targets:
+                found |= targets.intersection(way.candidates) | set(way.candidates[:HEIRS])
     return found - {node}
 
 
@@ -119,7 +126,7 @@ def _way_to_target(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
     return Way(node=node, router=router.message, fixed_address=fixed)
 
 
-def _way_of_forwards(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
+def _way_of_forwards(state: State, floating: floatingip_pb2.FloatingIP, silent: str) -> Way:
     """What leads nowhere is left out. The first target's node announces, if it answers and can."""
     found, router, problem = [], None, Way()
     for forward in floating.spec.forwards:
@@ -137,8 +144,9 @@ def _way_of_forwards(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
     if not candidates:
         told = _no_uplink(state, floating, "no node of its router has")
         return Way(reason=NO_UPLINK, text=told)
-    node = next((name for name in candidates if is_ready(state, name)), candidates[0])
-    return Way(node=node, router=router, forwards=tuple(found))
+    able = (name for name in candidates if name != silent and is_ready(state, name))
+    node = next(able, candidates[0])
+    return Way(node=node, router=router, forwards=tuple(found), candidates=tuple(candidates))
 
 
 def _announcers(

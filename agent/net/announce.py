@@ -1,4 +1,4 @@
-"""Says to everybody on a link that an address is here now (RFC 5227, section 3).
+"""Says to everybody on a link that an address is here now, and understands others (RFC 5227, section 3).
 
 **Edge**: one packet socket. Without it the outside sends to the node that had the address before, for as long
 as it remembers.
@@ -16,7 +16,8 @@ from typing import Final
 from agent.net.netlink_link import Link
 from agent.net.netlink_wire import pack_mac
 
-_ETHERTYPE_ARP: Final = 0x0806
+ETHERTYPE_ARP: Final = 0x0806
+_HEADER_BYTES: Final = 14
 _EVERYBODY: Final = b"\xff" * 6
 _REQUEST: Final = 1
 _REPLY: Final = 2  # some hosts believe the one, some the other
@@ -40,4 +41,14 @@ def announcement(mac: str, address: IPv4Address, operation: int) -> bytes:
     sender, packed = pack_mac(mac), address.packed
     target = bytes(6) if operation == _REQUEST else sender
     body = _ARP.pack(_ETHERNET, _IPV4, 6, 4, operation, sender, packed, target, packed)
-    return _EVERYBODY + sender + struct.pack("!H", _ETHERTYPE_ARP) + body
+    return _EVERYBODY + sender + struct.pack("!H", ETHERTYPE_ARP) + body
+
+
+def parse_announcement(frame: bytes) -> tuple[str, IPv4Address] | None:
+    """(MAC, address) of who announces itself; None for any other frame. **Pure.**"""
+    if len(frame) < _HEADER_BYTES + _ARP.size or frame[12:14] != struct.pack("!H", ETHERTYPE_ARP):
+        return None
+    _, protocol, _, _, _, mac, sender, _, target = _ARP.unpack_from(frame, _HEADER_BYTES)
+    if protocol != _IPV4 or sender != target:
+        return None
+    return mac.hex(":"), IPv4Address(sender)

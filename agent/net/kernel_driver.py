@@ -13,11 +13,13 @@ import socket
 import subprocess
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, netns
+from agent.net.arp_ears import Ear, Ears
 from agent.net.driver import (
     GroupIntent,
     IPAddress,
@@ -109,6 +111,7 @@ class KernelNet:
         )
         self._reader = reader
         self._listeners = Listeners()
+        self._ears = Ears(uplinks or {})
 
     async def observe_net(self) -> ObservedNet:
         return await self._run(
@@ -177,6 +180,17 @@ class KernelNet:
             check_uid("routing domain", uid)
         namespaces = {uid: self._network.namespace(uid) for uid in domain_uids}
         return await self._run("metadata sockets", lambda: self._listeners.ensure(namespaces))
+
+    async def arp_ears(self, uplinks: Collection[str]) -> dict[str, Ear]:
+        """What hears announcements on these links to external networks, as far as they are there.
+
+        The same for as long as the links are and nobody closed them. The caller closes them.
+        """
+        return await self._run("ears for ARP", lambda: self._ears.ensure(uplinks))
+
+    async def announce(self, uplink: str, address: IPv4Address) -> None:
+        """Say once more that this node has the address."""
+        await self._run(f"announcing {address}", lambda: self._routers.external.announce(uplink, address))
 
     def _peers(self) -> frozenset[Element]:
         return self._directory.peers() | self._routers.peers()

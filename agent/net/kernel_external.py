@@ -84,6 +84,13 @@ class KernelExternal:
                 "agent's --uplink NAME=LINK and `ip link`",
             )
 
+    def announce(self, uplink: str, address: IPv4Address) -> None:
+        """Once; a link that is not there hears nothing."""
+        with Netlink() as host:
+            link = host.find_link(self.uplinks.get(uplink, ""))
+        if link is not None and link.up:
+            announce(link, [address])
+
     def view(self, host: Netlink, floating: Iterable[FloatingIntent]) -> ExternalView:
         """`floating`: all that is wanted here."""
         wanted = tuple(floating)

@@ -1,15 +1,15 @@
 """Which node announces each floating IP: one at a time, and the next one when the last has let go.
 
 **Edge**: commits. A node is told of an address while the record names it; it is not told any more as soon as
-the address is to be elsewhere. The record changes hands when the node has acted on a plan without it, or is
-silent: its agent drops what it holds with its next plan.
+the address is to be elsewhere. The record changes hands when the node has acted on a plan without it and says
+that it does not answer for it; or is silent, so that its agent has no session and lets go of an address as
+soon as another node announces it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
 from functools import partial
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from controller.admit import common
 from controller.admit.common import Context
 from controller.commit import Change, Committer
 from controller.floating import find_way
+from controller.reconcile.concern import all_floating, floating_concerned
 from controller.reconcile.queue import Queue
 from controller.state import Changed, State
 from controller.store import keys
@@ -37,6 +38,9 @@ log = structlog.get_logger(__name__)
 
 class Sessions(Protocol):
     """What this module asks of the sessions (sessions.py)."""
+
+    def is_silent(self, node: str) -> bool:
+        """Its agent has no session any more."""
 
     def has_let_go(self, node: str, uplink: str, address: str, told: int) -> bool:
         """The node does not answer for an address any more, after a plan of revision `told`."""
@@ -69,12 +73,15 @@ class Announcer:
 
     def note_change(self, changed: Changed) -> None:
         """Queue what a change concerns."""
-        for uid in concerned(self._state, changed):
+        for uid in floating_concerned(self._state, changed):
             self.queue.add(uid)
 
     def note_report(self, node: str) -> None:
-        """A node has said what it answers for."""
-        for uid in sorted(self._waiting.pop(node, ())):
+        """A node has said what it answers for, or has been silent."""
+        waiting = self._waiting.pop(node, set())
+        if self._sessions.is_silent(node):
+            waiting |= self._state.announced_by(node).keys()
+        for uid in sorted(waiting):
             self.queue.add(uid)
 
     async def _settle(self, uid: str) -> None:
@@ -90,7 +97,7 @@ class Announcer:
         """The record as it is to be; None when it is, or when its node has not let go yet."""
         record = state.find(keys.ANNOUNCEMENTS, uid)
         floating = _find(state, uid)
-        wanted = find_way(state, floating).node if floating is not None else ""
+        wanted = self._find_node(state, floating, record) if floating is not None else ""
         if record is None:
             self._leaving.pop(uid, None)
             return (
@@ -104,6 +111,11 @@ class Announcer:
         if floating is None or not wanted:
             return _drop(uid, record)
         return self._claim(state, uid, floating, wanted, record)
+
+    def _find_node(self, state: State, floating: floatingip_pb2.FloatingIP, record: Stored | None) -> str:
+        present = record.message.node if record is not None else ""
+        silent = present if present and self._sessions.is_silent(present) else ""
+        return find_way(state, floating, silent).node
 
     def _has_left(self, state: State, uid: str, record: store_pb2.AnnouncementRecord) -> bool:
         node = record.node
@@ -155,7 +167,7 @@ class Announcer:
 
     async def _sweep(self) -> None:
         while True:
-            for uid in _all(self._state):
+            for uid in all_floating(self._state):
                 self.queue.add(uid)
             await asyncio.sleep(SWEEP_S)
 
@@ -177,49 +189,3 @@ def _uplink_of(state: State, record: store_pb2.AnnouncementRecord) -> str:
 def _drop(uid: str, record: Stored) -> Change:
     key = keys.ANNOUNCEMENTS.key(uid)
     return Change(compares=[unchanged(key, record.mod_revision)], writes={key: None})
-
-
-def concerned(state: State, changed: Changed) -> Iterable[str]:
-    """Uids of the floating IPs whose node may be another after a change. **Pure.**"""
-    table, parts = changed.table, changed.parts
-    row = changed.after or changed.before
-    if row is None:
-        return ()
-    if table is keys.FLOATING_IPS:
-        return [one.message.meta.uid for one in (changed.before, changed.after) if one is not None]
-    if table is keys.ANNOUNCEMENTS:
-        return [parts[0], *state.announced_as(row.message.external_network_uid, row.message.address)]
-    if table is keys.INSTANCES:
-        return _to(state, parts[0], {parts[1]})
-    if table is keys.PORTS:
-        return _to(state, parts[0], {parts[1], row.message.spec.instance})
-    if table is keys.PLACEMENTS and state.rows(keys.FLOATING_IPS, row.message.project):
-        project, name = row.message.project, row.message.name
-        ports = state.ports_of(project, name)
-        return _to(state, project, {name, *(one.message.meta.name for one in ports)})
-    if table is keys.ROUTERS:
-        return [one.message.meta.uid for one in state.rows(keys.FLOATING_IPS, parts[0]).values()]
-    if table is keys.NODE_STATUS:
-        return _at_node(state, changed)
-    return _all(state) if table is keys.EXTERNAL_NETWORKS else ()
-
-
-def _at_node(state: State, changed: Changed) -> Iterable[str]:
-    """A node that answers or not, or has other links: those that are there, and those that are nowhere."""
-    here = state.announced_by(changed.parts[0])
-    nowhere = [uid for uid in _all(state) if state.find(keys.ANNOUNCEMENTS, uid) is None]
-    return [*here, *nowhere]
-
-
-def _to(state: State, project: str, words: set[str]) -> list[str]:
-    rows = state.rows(keys.FLOATING_IPS, project).values()
-    return [
-        row.message.meta.uid
-        for row in rows
-        if row.message.spec.target in words or any(one.target in words for one in row.message.spec.forwards)
-    ]
-
-
-def _all(state: State) -> list[str]:
-    held = {row.message.meta.uid for row in state.rows(keys.FLOATING_IPS).values()}
-    return sorted(held.union(uid for (uid,) in state.rows(keys.ANNOUNCEMENTS)))

@@ -22,7 +22,7 @@ from controller.admit.common import Context
 from controller.admit.offers import check_hello
 from controller.commit import Change, Committer
 from controller.fleet import READY
-from controller.floating import find_way
+from controller.reconcile.concern import nodes_concerned
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
@@ -35,10 +35,12 @@ from cumulet.convert import find_condition, timestamp
 from cumulet.errors import CumuletError, UnavailableError
 from cumulet.link import ControllerEnd, LinkClosedError
 from cumulet.names import new_uid
-from cumulet.v1 import agent_pb2, floatingip_pb2, meta_pb2, node_pb2, store_pb2
+from cumulet.v1 import agent_pb2, meta_pb2, node_pb2, store_pb2
 
 HEARTBEAT_S: Final = 5
 SILENCE_S: Final = 30.0  # six heartbeats: a lost packet or a busy node is not a death
+# An agent ends its session when nothing was answered for four heartbeats, counted from when it asked.
+TAKEOVER_S: Final = 4 * HEARTBEAT_S + 2.0
 HELLO_S: Final = 10.0
 JUDGE_S: Final = 1.0
 REQUEST_S: Final = 20.0  # an agent's answer to a question, such as its inventory
@@ -97,7 +99,7 @@ class Sessions:
         self._clock = clock
         self._rng = rng
         self._on_facts = on_facts  # called with the uid of every instance with news
-        self._on_report = on_report  # called with every node that reported
+        self._on_report = on_report  # called with every node that reported, and with silent ones
         self._sessions: dict[str, Session] = {}
         self._told: Told[Session] = Told()
         self._last_heard: dict[str, float] = {}
@@ -113,14 +115,18 @@ class Sessions:
         current = session.acted_on.leader_epoch == self._state.epoch
         return Facts(alive, session.acted_on.revision if current else 0, session.reports.get(uid))
 
+    def is_silent(self, node: str) -> bool:
+        """Its agent has no session any more, whatever it believes: it hears nobody, or is gone."""
+        return self._silence(node) >= TAKEOVER_S or self._state.find(keys.NODES, node) is None
+
     def has_let_go(self, node: str, uplink: str, address: str, told: int) -> bool:
         """The node acted on a plan of this revision or later and does not answer for the address any more.
 
-        Or it is silent, or gone: its agent lets go with its next plan.
+        Or it is silent: its agent lets go when another node announces the address, or with its next plan.
         """
-        facts = self.facts(node, "")
-        if not facts.node_alive or self._state.find(keys.NODES, node) is None:
+        if self.is_silent(node):
             return True
+        facts = self.facts(node, "")
         session = self._sessions.get(node)
         announced = session.announced if session is not None else None
         return facts.acted_revision >= told and announced is not None and (uplink, address) not in announced
@@ -283,7 +289,7 @@ class Sessions:
 
     def note_change(self, changed: Changed) -> None:
         """Have the plans compiled anew that a change concerns."""
-        for node in sorted(_concerned_nodes(self._state, changed)):
+        for node in sorted(nodes_concerned(self._state, changed)):
             self.want_plan(node)
         for port in changed_ports(self._state, changed):
             for session in sorted(self._told.about(port), key=lambda session: session.node):
@@ -301,6 +307,7 @@ class Sessions:
         """Declare nodes silent, and clear away those that were declared off; forever."""
         while True:
             await self._end_silent_sessions()
+            self._note_silent()
             for row in list(self._state.rows(keys.NODES).values()):
                 name = row.message.meta.name
                 try:
@@ -313,6 +320,12 @@ class Sessions:
                 except CumuletError as error:
                     log.warning("a node's status was not written", node=name, error=str(error))
             await asyncio.sleep(JUDGE_S)
+
+    def _note_silent(self) -> None:
+        """What they answer for is to be answered for by others."""
+        for node in list(self._last_heard):
+            if self._state.announced_by(node) and self.is_silent(node):
+                self._on_report(node)
 
     async def _end_silent_sessions(self) -> None:
         """A machine that lost power ends no stream: its session would stay open, and the node Ready."""
@@ -454,63 +467,3 @@ def _set_condition(
     if (known.status, known.reason, known.message) != (truth, reason, text):
         known.status, known.reason, known.message = truth, reason, text
         known.changed_at.CopyFrom(timestamp(now))
-
-
-def _concerned_nodes(state: State, changed: Changed) -> set[str]:
-    """Nodes whose plan may differ after a change."""
-    table, parts = changed.table, changed.parts
-    row = changed.after or changed.before
-    if row is None:
-        return set()
-    if table in (keys.PLACEMENTS, keys.TOMBSTONES):
-        return {parts[0]}
-    if table is keys.INSTANCES:
-        return _nodes_of(state, [row.message.meta.uid])
-    if table is keys.PORTS:
-        node = state.places.node_of(row.message)
-        return set() if node is None else {node}
-    if table is keys.NETWORKS:
-        return _nodes_near(state, parts[0], parts[1])
-    if table is keys.SUBNETS:
-        return _nodes_near(state, parts[0], row.message.spec.network)
-    if table is keys.ROUTERS:
-        rows = [one for one in (changed.before, changed.after) if one is not None]
-        names = {name for one in rows for name in one.message.spec.networks}
-        return {node for name in names for node in state.places.of_network(parts[0], name)}
-    if table is keys.SECURITY_GROUPS:
-        return set(state.places.of_group(*parts))
-    return _announcing(state, changed)
-
-
-def _announcing(state: State, changed: Changed) -> set[str]:
-    """Nodes that announce a floating IP, or that its connections go to."""
-    rows = [one.message for one in (changed.before, changed.after) if one is not None]
-    if changed.table is keys.EXTERNAL_NETWORKS:
-        records = state.rows(keys.ANNOUNCEMENTS).values()
-        uid = rows[0].meta.uid
-        return {one.message.node for one in records if one.message.external_network_uid == uid}
-    if changed.table is keys.ANNOUNCEMENTS:
-        found = state.find(keys.FLOATING_IPS, rows[0].project, rows[0].name)
-        nodes = {one.node for one in rows}
-        return nodes if found is None else nodes | _forwarded_to(state, found.message)
-    if changed.table is keys.FLOATING_IPS:
-        record = state.find(keys.ANNOUNCEMENTS, rows[0].meta.uid)
-        nodes = {node for one in rows for node in _forwarded_to(state, one)}
-        return nodes if record is None else nodes | {record.message.node}
-    return set()
-
-
-def _forwarded_to(state: State, floating: floatingip_pb2.FloatingIP) -> set[str]:
-    return {forward.node for forward in find_way(state, floating).forwards}
-
-
-def _nodes_near(state: State, project: str, network: str) -> set[str]:
-    """Nodes with ports of a network, or of another one of its router."""
-    router = state.router_of(project, network)
-    names = {network, *(router.message.spec.networks if router is not None else ())}
-    return {node for name in names for node in state.places.of_network(project, name)}
-
-
-def _nodes_of(state: State, uids: list[str]) -> set[str]:
-    placements = [state.placement_of(uid) for uid in uids]
-    return {placement.message.node for placement in placements if placement is not None}

@@ -465,7 +465,7 @@ class PlannedRouter(_message.Message):
 
     @_builtins.property
     def announcer_vteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Nodes that announce some of the router's: replies to what came by them go back by them."""
+        """Nodes that announce some of the router's, or may take them over: replies to what came by them go back by them."""
 
     def __init__(
         self,

@@ -13,7 +13,8 @@ from controller.admit import externalnetwork as admit_external
 from controller.admit import floatingip as admit
 from controller.assemble import assemble
 from controller.floating import find_way
-from controller.reconcile.announcer import Announcer, concerned
+from controller.reconcile.announcer import Announcer
+from controller.reconcile.concern import floating_concerned
 from controller.reconcile.nodeplan import compile_plan
 from controller.reconcile.queue import Queue
 from controller.state import Changed
@@ -255,7 +256,7 @@ def test_replies_go_back_by_the_node_that_announces_forwards() -> None:
     add(paper, forwards=[("tcp", 80, "web", 0), ("tcp", 81, "db", 0)])
     announce(paper, "n1")
     vteps = {node: list(compile_plan(paper.state, node, "").routers[0].announcer_vteps) for node in NODES[:2]}
-    assert vteps == {"n1": [], "n2": ["192.0.2.1"]}
+    assert vteps == {"n1": ["192.0.2.2"], "n2": ["192.0.2.1"]}  # n2 may take it over
 
 
 def planned(paper: Paper) -> dict[str, set[str]]:
@@ -308,6 +309,9 @@ class World:
     @property
     def queued(self) -> set[str]:
         return self.queue.keys
+
+    def is_silent(self, node: str) -> bool:
+        return not self.agents[node].alive
 
     def has_let_go(self, node: str, uplink: str, address: str, told: int) -> bool:
         agent = self.agents[node]
@@ -448,7 +452,7 @@ def test_a_change_names_the_floating_ips_that_it_concerns() -> None:
     paper.write({keys.PLACEMENTS.key("n1", paper.instance("web").meta.uid): None})
     paper.place("db", "n3")
     paper.write({keys.ROUTERS.key("p1", "r"): None})
-    named = [set(concerned(paper.state, changed)) for changed in seen]
+    named = [set(floating_concerned(paper.state, changed)) for changed in seen]
     assert named[0] == {first.meta.uid}
     assert named[1] == {other.meta.uid}
     assert named[-1] == {first.meta.uid, other.meta.uid}
