@@ -76,6 +76,9 @@ class PlanIntent:
 
     `refused` are uids that the plan names but that could not be parsed: they are neither made nor removed.
     No uid is both planned and tombstoned: the higher epoch counts, at the same one the tombstone.
+
+    `names` of networks, routers and security groups, by uid: for people, and no part of what is compared
+    with the node.
     """
 
     instances: Mapping[str, InstanceIntent]
@@ -84,6 +87,7 @@ class PlanIntent:
     refusals: tuple[Refusal, ...]
     groups: Mapping[str, tuple[RuleIntent, ...]] = field(default_factory=dict)
     routers: Mapping[str, RouterPlan] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def refused(self) -> frozenset[str]:
@@ -132,7 +136,10 @@ def parse_plan(plan: pb.NodePlan) -> PlanIntent:
             del tombstones[uid]
         else:
             del instances[uid]
-    return PlanIntent(instances, networks, tombstones, tuple(refusals), groups, routers)
+    names = {one.uid: one.name for one in plan.networks}
+    names |= {one.uid: one.name for one in plan.routers}
+    names |= {one.uid: one.name for one in plan.security_groups}
+    return PlanIntent(instances, networks, tombstones, tuple(refusals), groups, routers, names)
 
 
 def _parse_networks(

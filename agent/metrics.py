@@ -1,4 +1,4 @@
-"""The agent's /metrics: guests under the libvirt exporters' names, and the agent's own work.
+"""The agent's /metrics: guests under the libvirt exporters' names, their networks, and the agent's own work.
 
 **Edge**: a listening socket with threads of its own (prometheus-client). A scrape takes one sample in the
 event loop, at most every SAMPLE_EVERY_S and within SAMPLE_DEADLINE_S, else it shows the last one.
@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -19,6 +19,8 @@ from prometheus_client.registry import Collector
 
 from agent.errors import DriverError
 from agent.hypervisor.driver import DomainStats
+from agent.net.stats import NetStats
+from agent.net_metrics import NetNames, names_of, render_net
 from agent.reconcile import Agent
 from agent.session import NodeIdentity, Uplink
 from cumulet.clock import Clock
@@ -37,7 +39,8 @@ _DEVICE: Final = (*_DOMAIN, "target_device")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one scrape shows. `names`: (name, project) by instance uid."""
+    """What one scrape shows. `names`: (name, project) by instance uid. `net`: None while the network
+    cannot be read."""
 
     taken_at: float
     domains: tuple[DomainStats, ...]
@@ -49,6 +52,8 @@ class Sample:
     round_s: float
     session: bool
     sessions: int
+    net: NetStats | None = None
+    net_names: NetNames = field(default_factory=NetNames)
 
 
 class Sampler:
@@ -62,11 +67,14 @@ class Sampler:
         self.last: Sample | None = None
 
     async def sample(self) -> Sample:
-        """A sample that is at most SAMPLE_EVERY_S old. A driver that cannot answer shows no domains."""
+        """A sample that is at most SAMPLE_EVERY_S old. A driver that cannot answer shows nothing."""
         async with self._taking:
             now = self._clock.monotonic()
             if self.last is None or now - self.last.taken_at >= SAMPLE_EVERY_S:
-                self.last = self._build(now, await self._domain_stats())
+                async with asyncio.TaskGroup() as group:
+                    domains = group.create_task(self._domain_stats())
+                    net = group.create_task(self._net_stats())
+                self.last = self._build(now, domains.result(), net.result())
             return self.last
 
     async def _domain_stats(self) -> tuple[DomainStats, ...]:
@@ -75,7 +83,13 @@ class Sampler:
         except DriverError:
             return ()
 
-    def _build(self, now: float, domains: tuple[DomainStats, ...]) -> Sample:
+    async def _net_stats(self) -> NetStats | None:
+        try:
+            return await self._agent.drivers.net.net_stats()
+        except DriverError:
+            return None
+
+    def _build(self, now: float, domains: tuple[DomainStats, ...], net: NetStats | None) -> Sample:
         agent = self._agent
         snapshot = agent.snapshot
         told = {} if snapshot is None else snapshot.instances
@@ -93,6 +107,8 @@ class Sampler:
             round_s=agent.round_s,
             session=self._uplink.welcomed,
             sessions=self._uplink.sessions,
+            net=net,
+            net_names=names_of(agent.intent),
         )
 
 
@@ -101,6 +117,8 @@ def render(sample: Sample, identity: NodeIdentity) -> Iterator[Family]:
     yield from _render_domains(sample)
     yield from _render_devices(sample)
     yield from _render_agent(sample)
+    if sample.net is not None:
+        yield from render_net(sample.net, sample.net_names)
     capacity = GaugeMetricFamily(
         "cumulet_agent_node_capacity", "What the agent found on the host, by resource.", labels=["resource"]
     )
@@ -147,13 +165,13 @@ _INTERFACE: Final = (
 
 def _render_devices(sample: Sample) -> Iterator[Family]:
     for kind, table in (("block", _BLOCK), ("interface", _INTERFACE)):
-        for metric, text, field in table:
+        for metric, text, name in table:
             family = CounterMetricFamily(f"libvirt_domain_{kind}_stats_{metric}", text, labels=_DEVICE)
             for domain in sample.domains:
                 devices = domain.disks if kind == "block" else domain.nics
                 for device in devices:
                     labels = [*_labels(sample, domain.uid), device.device]
-                    family.add_metric(labels, float(getattr(device, field)))
+                    family.add_metric(labels, float(getattr(device, name)))
             yield family
 
 

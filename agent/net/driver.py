@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Protocol
 
+from agent.net.stats import NetStats
+
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
@@ -230,6 +232,9 @@ class Net(Protocol):
     """Methods raise DriverError. Every ensure is idempotent and safe to stop at any point."""
 
     async def observe_net(self) -> ObservedNet: ...
+
+    async def net_stats(self) -> NetStats:
+        """What the node counts of ports, networks, routers and rules that are here."""
 
     async def ensure_network(self, network: NetworkIntent) -> None:
         """Bridge, namespace, addresses, DHCP, rules, NAT as intended. Running guests keep their packets.

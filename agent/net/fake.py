@@ -7,12 +7,13 @@ the kernel driver passes (`tests/contract/test_net.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agent.errors import DriverError
 from agent.net import names
 from agent.net.addressing import ROUTER_TUNNEL_LINK
+from agent.net.counters import ANTI_SPOOFING
 from agent.net.directory import digest_of_directory
 from agent.net.driver import (
     GroupIntent,
@@ -34,10 +35,13 @@ from agent.net.intent_check import (
     check_router,
     check_router_directory,
 )
+from agent.net.rates import wanted_rates
 from agent.net.router_entries import digest_of_router_directory
+from agent.net.stats import NO_TRAFFIC, NetStats, NetworkStats, PortStats, RouterStats, Traffic
 
 Method = Literal[
     "observe_net",
+    "net_stats",
     "ensure_network",
     "ensure_port",
     "ensure_port_absent",
@@ -71,6 +75,8 @@ class _Router:
 class _Tap:
     intent: PortIntent
     up: bool = True
+    traffic: Traffic = NO_TRAFFIC
+    refused: int = 0
 
 
 @dataclass(slots=True)
@@ -88,6 +94,7 @@ class FakeHost:
     _groups: dict[str, GroupIntent] = field(default_factory=dict)
     _routers: dict[str, _Router] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)  # ports whose guest has asked DHCP
+    _refused: int = 0  # frames that guests sent as somebody else, of all ports that ever were
     _faults: dict[Method, list[tuple[Moment, DriverError]]] = field(default_factory=dict)
 
     def fail_next(self, method: Method, error: DriverError, moment: Moment = "before") -> None:
@@ -100,6 +107,22 @@ class FakeHost:
         network = self._networks.get(tap.intent.network_uid) if tap else None
         if tap and tap.up and network and network.complete:
             self._asked.add(port_uid)
+
+    def send(self, source: str, target: str, count: int, size_bytes: int, *, honest: bool = True) -> None:
+        """The guest behind a port sent frames to another one; not `honest`: as somebody else."""
+        sender, receiver = self._taps[source], self._taps[target]
+        sent, got = sender.traffic, receiver.traffic
+        size = count * size_bytes
+        sender.traffic = replace(
+            sent, sent_packets=sent.sent_packets + count, sent_bytes=sent.sent_bytes + size
+        )
+        if honest:
+            receiver.traffic = replace(
+                got, received_packets=got.received_packets + count, received_bytes=got.received_bytes + size
+            )
+        else:
+            sender.refused += count
+            self._refused += count
 
     def lose_tap(self, port_uid: str) -> None:
         """Somebody deleted the tap."""
@@ -148,6 +171,7 @@ class FakeHost:
         self._routers.clear()
         self._taps.clear()
         self._asked.clear()
+        self._refused = 0
 
     def _silence_foreign_taps(self, network: NetworkIntent) -> None:
         """A tap whose port the intent no longer has may send nothing."""
@@ -208,6 +232,17 @@ class FakeNet:
         host._take_fault("observe_net", "after")
         return observed
 
+    async def net_stats(self) -> NetStats:
+        host = self.host
+        host._take_fault("net_stats", "before")
+        return NetStats(
+            ports={uid: _port_stats(host, tap) for uid, tap in host._taps.items()},
+            networks={uid: NetworkStats(_taps_of(host, uid), NO_TRAFFIC) for uid in host._networks},
+            routers={uid: RouterStats(NO_TRAFFIC, NO_TRAFFIC) for uid in host._routers},
+            rules={(uid, rule.uid): 0 for uid, group in host._groups.items() for rule in group.rules},
+            dropped={ANTI_SPOOFING: host._refused} if host._networks or host._routers else {},
+        )
+
     async def ensure_network(self, network: NetworkIntent) -> None:
         check_network(network)
         host = self.host
@@ -230,7 +265,8 @@ class FakeNet:
                 "NetworkMissing",
                 f"port {port.uid}: network {port.network_uid} is not on this node; ensure the network first",
             )
-        host._taps[port.uid] = _Tap(port)
+        known = host._taps.get(port.uid)
+        host._taps[port.uid] = _Tap(port) if known is None else replace(known, intent=port, up=True)
         host._take_fault("ensure_port", "after")
 
     async def ensure_port_absent(self, uid: str) -> None:
@@ -308,6 +344,17 @@ class FakeNet:
 
     async def close(self) -> None:
         """Nothing is held: the world belongs to the host."""
+
+
+def _port_stats(host: FakeHost, tap: _Tap) -> PortStats:
+    network_uid = tap.intent.network_uid if tap.intent.network_uid in host._networks else ""
+    rates = wanted_rates(tap.intent)
+    over_rate = (0 if rates.towards else None, 0 if rates.away else None)
+    return PortStats(network_uid, tap.traffic, tap.refused, *over_rate)
+
+
+def _taps_of(host: FakeHost, network_uid: str) -> int:
+    return sum(tap.intent.network_uid == network_uid for tap in host._taps.values())
 
 
 def _items(host: FakeHost) -> list[tuple[str, str, str]]:

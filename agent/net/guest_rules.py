@@ -33,6 +33,7 @@ _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 CONNECTIONS_MAX: Final = 16_384
 ZONE_PREFIX: Final = "zone-"
 _CONNECTIONS: Final = "connections"
+REFUSED: Final = "refused"  # taps, each with a count of the frames that it sent as somebody else
 
 _ANTI_SPOOF: Final = -350  # before br_netfilter hands the frame to inet, at 0
 _RAW: Final = -300  # before conntrack, at -200
@@ -74,13 +75,14 @@ def bridge_rules() -> list[Json]:
     return [
         *words.table("bridge"),
         words.named_set("bridge", "taps", "ifname"),
+        words.named_set("bridge", REFUSED, "ifname", counts=True),
         words.named_map("bridge", "receivers", "ifname", "mark"),
         *(words.named_map("bridge", *body) for body in _SENDER_MAPS),
         *(words.named_map("bridge", name, kind, value, ranges=True) for name, kind, value in _PAIR_MAPS),
         words.chain("bridge", "arp"),
         words.rule("bridge", "arp", *_sender("arp", "arp", "saddr ip", "senders4", "saddr ether"), PASS),
         words.rule("bridge", "arp", *_sender("arp", "arp", "saddr ip", "pairs4", "saddr ether"), PASS),
-        words.rule("bridge", "arp", *DROP),
+        *(words.rule("bridge", "arp", *statements) for statements in _REFUSE),
         words.chain("bridge", "guest"),
         *(words.rule("bridge", "guest", *statements) for statements in _guest()),
         words.base_chain("bridge", "prerouting", "filter", "prerouting", _ANTI_SPOOF),
@@ -91,6 +93,8 @@ def bridge_rules() -> list[Json]:
     ]
 
 
+# The first counts for whom. A tap whose port the intent no longer has is in no set but `taps`.
+_REFUSE: Final = ((words.iifname(f"@{REFUSED}"), *DROP), DROP)
 _SENDER_MAPS: Final = (
     ("senders4", ["ifname", "ether_addr", "ipv4_addr"], "mark"),
     ("senders6", ["ifname", "ether_addr", "ipv6_addr"], "mark"),
@@ -127,7 +131,7 @@ def _guest() -> list[tuple[Json, ...]]:
         (*_sender("arp", "arp", "saddr ip", "pairs4"), arp),
         (*_sender("ip", "ip", "saddr", "pairs4"), PASS),
         (*_sender("ip6", "ip6", "saddr", "pairs6"), PASS),
-        DROP,
+        *_REFUSE,
     ]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.errors import DriverError, DriverUnavailableError
-from agent.net import kernel_observe, netns
+from agent.net import kernel_observe, kernel_stats, netns
 from agent.net.arp_ears import Ear, Ears
 from agent.net.driver import (
     GroupIntent,
@@ -43,6 +43,7 @@ from agent.net.listeners import Listeners
 from agent.net.router_state import RouterState
 from agent.net.rules_reader import RulesReader
 from agent.net.state import State
+from agent.net.stats import NetStats
 
 NETNS_DIR: Final = Path("/run/netns")  # where iproute2 looks: `ip netns exec cumulet-UID …` works
 _SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]+")  # it is written into dnsmasq's files
@@ -125,6 +126,12 @@ class KernelNet:
                 self._groups,
                 self._routers,
             ),
+        )
+
+    async def net_stats(self) -> NetStats:
+        return await self._run(
+            "reading counters",
+            lambda: kernel_stats.read_stats(self._host.zones.known, self._routers.namespaces()),
         )
 
     async def ensure_network(self, network: NetworkIntent) -> None:

@@ -157,6 +157,10 @@ class KernelRouters:
     def uids(self) -> list[str]:
         return self._state.uids()
 
+    def namespaces(self) -> dict[str, Path]:
+        """Of every router that was begun; not all need be there."""
+        return {uid: self.namespace(uid) for uid in self.uids()}
+
     def record(self, uid: str) -> RouterRecord | None:
         return self._state.find(uid)
 

@@ -33,6 +33,8 @@ _IFLA_LINKINFO: Final = 18
 _INFO_KIND: Final = 1
 _KIND: Final = 1
 _OPTIONS: Final = 2
+_STATS: Final = 7
+_STATS_QUEUE: Final = 3
 _TBF_PARMS: Final = 1
 _TBF_RATE64: Final = 4
 _TBF_BURST: Final = 6
@@ -47,6 +49,7 @@ _LINKLAYER_ETHERNET: Final = 1  # without it the kernel wants a table of times
 
 _HEADER: Final = struct.Struct("=BxHiIII")  # family, index, handle, parent, info
 _RATE: Final = struct.Struct("=BBHhHI")  # log, link layer, overhead, align, least packet, bytes per second
+_QUEUE_STATS: Final = struct.Struct("=IIIII")  # packets, bytes, dropped, requeued, over the limit
 _NO_RATE: Final = bytes(_RATE.size)
 _MIRRED: Final = struct.Struct("=IIiiiiI")  # index, capabilities, action, references, binds, mode, link
 _MATCH_ALL: Final = struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + bytes(
@@ -108,6 +111,21 @@ def parse_bucket(payload: bytes) -> tuple[int, int] | None:
     rate = _RATE.unpack_from(options[_TBF_PARMS])[5]
     wide = options.get(_TBF_RATE64)
     return link, 8 * (struct.unpack("=Q", wide)[0] if wide else rate)
+
+
+def queue_dump() -> bytes:
+    """Of all links."""
+    return _header(0, 0, 0)
+
+
+def parse_bucket_drops(payload: bytes) -> tuple[int, int] | None:
+    """(link, packets dropped) of a bucket at a link's root, else None."""
+    _, _, link, _, parent, _ = _HEADER.unpack_from(payload)
+    found = attributes(payload, _HEADER.size)
+    if parent != ROOT or parse_text(found.get(_KIND, b"")) != BUCKET:
+        return None
+    counts = attributes(found.get(_STATS, b""), 0).get(_STATS_QUEUE, b"")
+    return link, _QUEUE_STATS.unpack_from(counts)[2] if counts else 0
 
 
 def parse_redirection(payload: bytes) -> int | None:

@@ -48,6 +48,12 @@ class Queues:
                     return found[1]
         return 0
 
+    def bucket_drops(self) -> dict[int, int]:
+        """Packets that buckets dropped, by link."""
+        answers = self._ask(wire.RTM_GETQDISC, netlink_wire.F_DUMP, wire.queue_dump())
+        found = map(wire.parse_bucket_drops, answers)
+        return dict(drops for drops in found if drops is not None)
+
     def set_bucket(self, link: int, rate_bps: int) -> None:
         self._do(wire.RTM_NEWQDISC, _REPLACE, wire.bucket(link, rate_bps))
 

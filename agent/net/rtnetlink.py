@@ -16,13 +16,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from agent.net import netlink_ip, netlink_link, netlink_neighbour, netlink_route, netlink_rule
+from agent.net import (
+    netlink_ip,
+    netlink_link,
+    netlink_neighbour,
+    netlink_route,
+    netlink_rule,
+    netlink_stats,
+)
 from agent.net import netlink_wire as wire
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.netlink_neighbour import Entry, Proxy
 from agent.net.netlink_route import RouterRoute
 from agent.net.netlink_rule import PolicyRule
+from agent.net.netlink_stats import CountedLink
 
 _NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
@@ -74,6 +82,10 @@ class Netlink:
 
     def _links(self, request: bytes) -> list[Link]:
         return [netlink_link.parse_link(payload) for payload in self._dump(netlink_link.RTM_GETLINK, request)]
+
+    def counted_links(self) -> list[CountedLink]:
+        request = netlink_stats.counted_link_dump()
+        return list(map(netlink_stats.parse_counted_link, self._dump(netlink_link.RTM_GETLINK, request)))
 
     def addresses(self) -> list[Address]:
         found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, netlink_ip.address_dump()))

@@ -28,8 +28,11 @@ def table_absent(family: str, name: str) -> list[Json]:
     return [{"add": body}, {"delete": body}]
 
 
-def named_set(family: str, name: str, kind: str | list[str]) -> Json:
-    return {"add": {"set": {"family": family, "table": TABLE, "name": name, "type": kind}}}
+def named_set(family: str, name: str, kind: str | list[str], *, counts: bool = False) -> Json:
+    """`counts`: each element, the packets that were found by it."""
+    statements = {"stmt": [{"counter": None}]} if counts else {}
+    body = {"family": family, "table": TABLE, "name": name, "type": kind, **statements}
+    return {"add": {"set": body}}
 
 
 def named_map(family: str, name: str, kind: str | list[str], value: str, *, ranges: bool = False) -> Json:

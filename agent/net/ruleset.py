@@ -88,7 +88,8 @@ def port_elements(port: PortIntent, number: int) -> frozenset[Element]:
         for map_name, verdict in security.port_verdicts(port).items()
     }
     guest = _guest_element(port.uid, port.network_uid)
-    return frozenset({guest, receiver, *senders, *verdicts}) | guard_rules.speaker_elements(port)
+    refused = Element("bridge", guest_rules.REFUSED, (tap,), *own)
+    return frozenset({guest, refused, receiver, *senders, *verdicts}) | guard_rules.speaker_elements(port)
 
 
 def guard_elements(

@@ -18,6 +18,15 @@ _INOTIFY: Final = Path("/proc/sys/fs/inotify/max_user_instances")
 SERVERS_MAX: Final = 16_384
 
 
+def connections() -> tuple[int, int]:
+    """(tracked now, at most). None without connection tracking."""
+    directory = _NET / "netfilter"
+    if not (directory / "nf_conntrack_count").exists():
+        return 0, 0
+    held, most = (int((directory / f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+    return held, most
+
+
 def forwarding_is_on() -> bool:
     return (_NET / "ipv4/ip_forward").read_text().strip() == "1"
 

@@ -180,7 +180,10 @@ def _add_router(
     plan: agent_pb2.NodePlan, state: State, router: router_pb2.Router, needs: _Needs
 ) -> agent_pb2.PlannedRouter:
     planned = plan.routers.add(
-        uid=router.meta.uid, vni=router.status.vni, outbound_nat=router.spec.outbound_nat
+        uid=router.meta.uid,
+        vni=router.status.vni,
+        outbound_nat=router.spec.outbound_nat,
+        name=router.meta.name,
     )
     for route in router.spec.routes:
         planned.routes.add(cidr=route.cidr, next_hop=route.next_hop)
@@ -224,7 +227,7 @@ def _floating_by_router(state: State, node: str) -> dict[str, list[agent_pb2.Pla
 
 
 def _add_group(plan: agent_pb2.NodePlan, state: State, group: securitygroup_pb2.SecurityGroup) -> None:
-    planned = plan.security_groups.add(uid=group.meta.uid)
+    planned = plan.security_groups.add(uid=group.meta.uid, name=group.meta.name)
     for rule in group.spec.rules:
         planned.rules.extend(_planned_rules(state, group.meta.project, rule))
 

@@ -44,6 +44,7 @@ PORTS_PER_NETWORK: Final = 10
 REMOTES_PER_NETWORK: Final = 10
 RULES_PER_GROUP: Final = 10
 CHANGES: Final = 10
+SAMPLES: Final = 10
 
 
 @dataclass(slots=True)
@@ -137,6 +138,7 @@ async def _measure_node(networks: int) -> dict[str, object]:
             first = await _timed(partial(_resync, net, node))
             again = await _timed(partial(_resync, net, node))
             changes = [await _timed(partial(_add_port, net, node, number)) for number in range(CHANGES)]
+            samples = [await _timed(net.net_stats) for _ in range(SAMPLES)]
             rss_mib = _rss_mib()
             await lab.inside(lab.host, partial(nft.commit, [{"flush": {"ruleset": None}}]))
             flushed = await _timed(partial(_resync, net, node))
@@ -146,6 +148,7 @@ async def _measure_node(networks: int) -> dict[str, object]:
     return {
         "resync": {name: asdict(cost) for name, cost in costs.items()},
         "changes": [asdict(cost) for cost in changes],
+        "samples": [asdict(cost) for cost in samples],
         "rss_mib": rss_mib,
         "rss_mib_after_making": peak,
         "rss_mib_before": before_mib,
@@ -235,6 +238,16 @@ def measure(suite: Suite, networks: int = NETWORKS) -> None:
         cpu_ms=round(1000 * cpu, 2),
         baseline_ms=round(1000 * then, 2),
         cpu_to_baseline=round(cpu / cpu_then, 2),
+    )
+    sample, sample_then = (1000 * _median(run["samples"], "cpu_s") for run in (full, small))
+    suite.figure(
+        "node_metrics_cpu_ms",
+        sample,
+        "ms",
+        **context,
+        samples=SAMPLES,
+        baseline_ms=round(sample_then, 2),
+        cpu_to_baseline=round(sample / sample_then, 2),
     )
     rss = {name: round(full[name], 1) for name in full if name.startswith("rss_mib_")}
     suite.figure(

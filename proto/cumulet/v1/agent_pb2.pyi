@@ -355,7 +355,10 @@ class PlannedSecurityGroup(_message.Message):
 
     UID_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
+    name: _builtins.str
+    """For people, in metrics."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRule]: ...
     def __init__(
@@ -363,10 +366,11 @@ class PlannedSecurityGroup(_message.Message):
         *,
         uid: _builtins.str = ...,
         rules: _abc.Iterable[Global___PlannedRule] | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "rules", b"rules", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,10 +449,13 @@ class PlannedRouter(_message.Message):
     CIDRS_ELSEWHERE_FIELD_NUMBER: _builtins.int
     FLOATING_ADDRESSES_FIELD_NUMBER: _builtins.int
     ANNOUNCER_VTEPS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     """Of the tunnel between the router's parts."""
     outbound_nat: _builtins.bool
+    name: _builtins.str
+    """For people, in metrics."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRoute]: ...
     @_builtins.property
@@ -478,10 +485,11 @@ class PlannedRouter(_message.Message):
         cidrs_elsewhere: _abc.Iterable[_builtins.str] | None = ...,
         floating_addresses: _abc.Iterable[Global___PlannedFloatingAddress] | None = ...,
         announcer_vteps: _abc.Iterable[_builtins.str] | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "name", b"name", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.errors import DriverError
 from agent.hypervisor.driver import DiskStats, DomainStats, NicStats
 from agent.metrics import AgentCollector, MetricsServer, Sample, Sampler
 from tests.sim.loop import LoopClock
@@ -93,9 +94,18 @@ def test_samples_are_taken_at_a_bounded_rate() -> None:
         assert first.states == {"running": 1}
         assert [domain.uid for domain in first.domains] == [uid(1, 1)]
         assert first.results["StartDomain", "ok"] == 1
+        assert first.net is not None
+        assert first.net.ports.keys() == first.net_names.ports.keys()
         assert await sampler.sample() is first
         lab.machine.stop_libvirtd()
         await asyncio.sleep(6)
-        assert (await sampler.sample()).domains == ()
+        without = await sampler.sample()
+        assert without.domains == ()
+        assert without.net == first.net
+        lab.kernel.fail_next("net_stats", DriverError("NetworkEffectFailed", "planted"))
+        await asyncio.sleep(6)
+        assert (await sampler.sample()).net is None
+        await asyncio.sleep(6)
+        assert (await sampler.sample()).net == first.net
 
     in_lab(scenario)

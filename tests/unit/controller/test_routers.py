@@ -130,6 +130,7 @@ def test_a_node_is_planned_the_router_of_its_networks_and_told_of_the_others_por
     paper.place("two", "n2")
     plan = compile_plan(paper.state, "n1", "")
     (router,) = plan.routers
+    assert router.name == "r"
     assert [network.router_uid for network in plan.networks] == [router.uid]
     assert list(router.network_uids) == [uid_of(paper, "a"), uid_of(paper, "b")]
     assert list(router.cidrs_elsewhere) == ["10.2.0.0/24"]
