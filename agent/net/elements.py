@@ -21,7 +21,7 @@ __all__ = ["GUARD_TABLE", "TABLE", "Element", "Json", "add_elements", "parse_ele
 class Element:
     """One member of a set, or of a map when there is `data`, with the uid that it belongs to.
 
-    `data`: a number (a mark), or a verdict: "accept", "jump CHAIN", "goto CHAIN".
+    `data`: a number (a mark), a MAC, or a verdict: "accept", "jump CHAIN", "goto CHAIN".
     """
 
     family: str
@@ -112,9 +112,11 @@ def _part(part: str) -> str | int | Json:
     return int(part) if part.isdecimal() else part
 
 
-def _data(data: str) -> int | Json:
+def _data(data: str) -> int | str | Json:
     if data.isdecimal():
         return int(data)
+    if ":" in data:
+        return data
     verdict, _, target = data.partition(" ")
     return {verdict: {"target": target} if target else None}
 

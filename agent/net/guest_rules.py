@@ -8,9 +8,13 @@
     bridge forward      the mark becomes the receiver's
     inet  ingress       what `egress` found established passes; else the receiver's groups judge
 
-A mark is our tag in the upper byte and a port's number on this node; two numbers are special. It is the
+A mark is our tag in the upper byte and a port's number on this node; three numbers are special. It is the
 sender's until the bridge knows the receiver (`oifname` is known to the bridge family only, conntrack to inet
 only), and zero again when the frame leaves. Default is drop at each step.
+
+A connection that came by the gateway is answered by the gateway: conntrack remembers it (`ct mark`), and the
+replies get the gateway's MAC. A member of a load balancer would else answer a client of its own subnet directly,
+past the router that knows under which address the client asked (ADR 20).
 """
 
 from __future__ import annotations
@@ -23,8 +27,11 @@ from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Jso
 NUMBER_MAX: Final = 0xFFFFFE
 _TAG: Final = 0x43000000
 _TAG_LENGTH: Final = 8  # bits
+_CT_MARK: Final[Json] = {"ct": {"key": "mark"}}
 _OURS: Final[Json] = {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}}
-OPEN: Final = _TAG  # of a gateway's or a tunnel's link: its frames are judged at the guest's end
+OPEN: Final = _TAG  # of a tunnel's link: its frames are judged at the guest's end
+GATEWAY: Final = _TAG | 0xFFFFFE  # of a gateway's link: judged there, too
+_ROUTED: Final = 0x43000001  # of a connection: it came by the gateway
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 # That one guest begins, so that it cannot fill the node's table (262,144 connections on common nodes). Not
 # more: at a new connection the kernel walks the list of the guest's, some 0.15 µs for each. What others begin
@@ -154,6 +161,7 @@ def inet_rules() -> list[Json]:
         words.named_map("inet", "zones", "ifname", "verdict"),
         words.named_set("inet", "gateways4", ["ifname", "ipv4_addr"]),
         words.named_set("inet", "gateways6", ["ifname", "ipv6_addr"]),
+        words.named_map("inet", "gateway_macs", "ifname", "ether_addr"),
         *(words.named_map("inet", name, "mark", "verdict") for name in ("egress", "ingress")),
         words.named_set("inet", _CONNECTIONS, "mark"),
         words.base_chain("inet", "raw", "filter", "prerouting", _RAW),
@@ -163,6 +171,8 @@ def inet_rules() -> list[Json]:
         *(words.rule("inet", "honest", *statements) for statements in _honest()),
         words.chain("inet", "services"),
         *(words.rule("inet", "services", *statements) for statements in _services()),
+        words.chain("inet", "routed"),
+        *(words.rule("inet", "routed", *statements) for statements in _routed()),
         words.base_chain("inet", "egress", "filter", "prerouting", _EGRESS),
         *(words.rule("inet", "egress", *statements) for statements in _egress()),
         words.chain("inet", "ingress"),
@@ -187,14 +197,28 @@ def _is_ours() -> Json:
 def _egress() -> list[tuple[Json, ...]]:
     return [
         (_is_not_ours(), PASS),
+        (words.match("==", _CT_MARK, _ROUTED), words.jump("routed")),
         (words.ct_state("established"), words.set_mark(_KNOWN), PASS),
         (words.match("==", MARK, OPEN), PASS),
+        (words.match("==", MARK, GATEWAY), words.ct_state("new"), _set_ct_mark(_ROUTED), PASS),
+        (words.match("==", MARK, GATEWAY), PASS),
         (words.jump("honest"),),
         (words.ct_state("related"), words.set_mark(_KNOWN), PASS),
         (words.jump("services"),),
         (words.vmap("egress", MARK),),
         DROP,
     ]
+
+
+def _routed() -> list[tuple[Json, ...]]:
+    """Of connections that came by the gateway: their replies go back to it."""
+    reply = words.match("==", {"ct": {"key": "direction"}}, "reply")
+    receiver = {"key": words.payload("ether", "daddr"), "value": words.look_up("gateway_macs", IIFNAME)}
+    return [(reply, {"mangle": receiver})]
+
+
+def _set_ct_mark(value: int) -> Json:
+    return {"mangle": {"key": _CT_MARK, "value": value}}
 
 
 def _honest() -> list[tuple[Json, ...]]:
@@ -242,7 +266,7 @@ def _ingress() -> list[tuple[Json, ...]]:
     icmpv6 = words.payload("icmpv6", "type")
     udp = words.payload("udp", "sport")
     return [
-        (words.match("==", MARK, OPEN), clear, PASS),
+        (words.match("==", MARK, {"set": [OPEN, GATEWAY]}), clear, PASS),
         (words.ct_state("established", "related"), clear, PASS),
         (words.ct_state("invalid"), *DROP),
         # No guest's: `honest` drops them at their sender.

@@ -23,6 +23,7 @@ from agent.net.addressing import (
     ROUTER_TUNNEL_LINK,
     UPLINK_LINK,
     UPLINK_RANGE,
+    fixed_mac,
     gateway_addresses,
 )
 from agent.net.driver import NetworkIntent, PortIntent, RouterIntent
@@ -52,9 +53,12 @@ def network_elements(network: NetworkIntent, zone: int) -> frozenset[Element]:
         Element("inet", f"gateways{address.version}", (bridge, str(address)), uid)
         for address, _ in gateway_addresses(network)
     }
+    marks = {
+        names.gateway_link_name(uid): guest_rules.GATEWAY,
+        names.tunnel_name(uid): guest_rules.OPEN,
+    }
     open_links = {
-        Element("bridge", "receivers", (link,), uid, data=str(guest_rules.OPEN))
-        for link in (names.gateway_link_name(uid), names.tunnel_name(uid))
+        Element("bridge", "receivers", (link,), uid, data=str(mark)) for link, mark in marks.items()
     }
     uplink = set() if network.router_uid else uplink_elements(uid)
     return frozenset(
@@ -64,6 +68,7 @@ def network_elements(network: NetworkIntent, zone: int) -> frozenset[Element]:
             Element("inet", "zones", (bridge,), uid, data=f"jump {guest_rules.ZONE_PREFIX}{zone}"),
             *gateways,
             *open_links,
+            Element("inet", "gateway_macs", (bridge,), uid, data=fixed_mac("gateway", uid)),
         }
     )
 
