@@ -45,7 +45,7 @@ def _described(action: Action) -> Iterator[tuple[str, str, str]]:
         case EnsureGroup(group):
             yield "security-group", group.uid, "its rules or members are not as planned"
         case EnsureRouter(router):
-            yield "router", router.uid, "its namespace, links or rules are not as planned"
+            yield "router", router.uid, "its namespace, links, rules or load balancers are not as planned"
         case EnsureRouterDirectory(uid, _):
             yield "router-directory", uid, "its routes to ports on other nodes are not as told"
         case RemoveNetwork(uid):

@@ -13,7 +13,8 @@ from typing import Final, Generic, TypeVar
 
 from agent.intent import Refusal
 from agent.net.driver import IPAddress, RemotePort
-from agent.net_intent import check_mac, check_uid
+from agent.net_intent import check_mac
+from agent.planned import check_uid
 from cumulet.v1 import agent_pb2 as pb
 
 T = TypeVar("T")

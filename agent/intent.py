@@ -14,14 +14,13 @@ from typing import Final, Literal
 
 from agent.net.driver import NetworkIntent, PortIntent, RuleIntent
 from agent.net_intent import (
-    IntentError,
     RouterPlan,
-    check_uid,
     parse_network,
     parse_port,
     parse_router,
     parse_rules,
 )
+from agent.planned import IntentError, check_uid
 from agent.storage.driver import DiskSpec, SeedSpec
 from cumulet.v1 import agent_pb2 as pb
 from cumulet.v1 import image_pb2, instance_pb2

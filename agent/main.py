@@ -28,6 +28,7 @@ import structlog
 from agent.conflicts import Conflicts
 from agent.drivers import Drivers
 from agent.errors import DriverError, DriverUnavailableError
+from agent.health import Health
 from agent.hypervisor.driver import DeviceClass, HostDevice, HostFacts, Hypervisor
 from agent.hypervisor.libvirt_driver import LibvirtHypervisor
 from agent.journal import FileJournal
@@ -363,6 +364,7 @@ async def _serve(
             group.create_task(agent.run())
             group.create_task(Metadata(agent, net).run())
             group.create_task(Conflicts(agent, net, clock).run())
+            group.create_task(Health(agent, net, agent.health).run())
             group.create_task(uplink.run())
 
 

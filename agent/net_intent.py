@@ -10,8 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Final
-from uuid import UUID
 
+from agent.balancer_intent import parse_balancer
 from agent.net.driver import (
     GUEST_MTU_DEFAULT,
     AddressPair,
@@ -25,6 +25,7 @@ from agent.net.driver import (
     RuleIntent,
     SubnetIntent,
 )
+from agent.planned import IntentError, check_uid
 from cumulet.v1 import agent_pb2 as pb
 
 _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -44,21 +45,6 @@ class RouterPlan:
     intent: RouterIntent
     network_uids: tuple[str, ...]
     routes: tuple[tuple[IPNetwork, IPAddress], ...]
-
-
-class IntentError(ValueError):
-    """A field of a planned object that no driver can be given."""
-
-
-def check_uid(field: str, text: str) -> str:
-    """`text`, if it is a UUID in canonical form; uids become names on the host. Raises IntentError."""
-    try:
-        canonical = str(UUID(text)) == text
-    except ValueError:
-        canonical = False
-    if not canonical:
-        raise IntentError(f"{field} {text!r} is not a UUID in lower case")
-    return text
 
 
 def check_mac(field: str, text: str) -> str:
@@ -109,6 +95,7 @@ def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) 
         mtu=min((network.mtu for network in networks), default=GUEST_MTU_DEFAULT),
         floating=tuple(map(_parse_floating, router.floating_addresses)),
         announcers=tuple(map(ip_address, router.announcer_vteps)),
+        balancers=tuple(sorted(map(parse_balancer, router.load_balancers), key=lambda one: one.uid)),
     )
     return RouterPlan(
         intent,

@@ -21,6 +21,7 @@ from agent.diff import diff
 from agent.directory import Directory
 from agent.drivers import Drivers, FileSource
 from agent.errors import DriverError
+from agent.health_board import Board
 from agent.intent import NOTHING, External, PlanIntent, Refusal, parse_plan, without_address
 from agent.journal import Journal, JournalError, is_newer, order_of
 from agent.memory import Memory, remember_action, remember_look
@@ -107,6 +108,7 @@ class Agent:
         self._dispatched = pb.PlanVersion()
         self._plan_trouble = ""
         self._directory = Directory()  # of this session
+        self.health = Board()
         self.snapshot: Snapshot | None = None
         self.rounds = 0
         self.round_s = 0.0  # time spent in rounds, for metrics

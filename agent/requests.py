@@ -12,8 +12,8 @@ from typing import Final
 from agent.console import bridge_console
 from agent.differences import describe_differences
 from agent.errors import DriverError
-from agent.net_intent import IntentError, check_uid
 from agent.observed import Observed
+from agent.planned import IntentError, check_uid
 from agent.reconcile import Agent
 from cumulet.link import Dialer, LinkClosedError
 from cumulet.v1 import agent_pb2 as pb

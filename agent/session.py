@@ -219,6 +219,7 @@ class _Session:
                 group.create_task(self._beat())
                 group.create_task(self._watch())
                 group.create_task(self._report())
+                group.create_task(self._tell_health())
         except* LinkClosedError as broken:
             raise LinkClosedError(str(broken.exceptions[0])) from broken
 
@@ -273,3 +274,14 @@ class _Session:
             if report is not None:
                 await self._send(pb.AgentMessage(report=report))
             snapshot = await self._agent.round_after(snapshot.round)
+
+    async def _tell_health(self) -> None:
+        """Who of load balancers' members is unhealthy; nothing while nobody ever was."""
+        board, told = self._agent.health, 0
+        while True:
+            told = await board.after(told)
+            health = pb.BalancerHealth()
+            for uid, down in sorted(board.unhealthy.items()):
+                for one in sorted(down):
+                    health.unhealthy.add(balancer_uid=uid, address=str(one.address), port=one.port)
+            await self._send(pb.AgentMessage(balancer_health=health))

@@ -168,6 +168,12 @@ def _rule(rule: Any) -> str:
     return render_rule(rule)
 
 
+def _balancing(message: Any) -> str:
+    from cli.balancing import render
+
+    return render(message)
+
+
 # Messages in one word each, as a flag would take them.
 _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "Taint": _taint,
@@ -180,6 +186,10 @@ _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "StaticRoute": lambda route: f"{route.cidr}={route.next_hop}",
     "PortForward": _forward,
     "SecurityRule": _rule,
+    "Listener": _balancing,
+    "LoadBalancerMember": _balancing,
+    "HealthCheck": _balancing,
+    "LoadBalancerMemberStatus": _balancing,
     "AddressPair": lambda pair: f"{pair.cidr}@{pair.mac}" if pair.mac else str(pair.cidr),
 }
 

@@ -27,6 +27,8 @@ _MESSAGES: Final = frozenset(
         Shape.ADDRESS_PAIRS,
         Shape.ROUTES,
         Shape.FORWARDS,
+        Shape.LISTENERS,
+        Shape.MEMBERS,
     }
 )
 _REPEATED: Final = frozenset({Shape.WORDS}) | _MAPS | _MESSAGES
@@ -163,6 +165,24 @@ def _rule(text: str) -> dict[str, Any]:
     return parse_rule(text)
 
 
+def _listener(text: str) -> dict[str, Any]:
+    from cli.balancing import parse_listener
+
+    return parse_listener(text)
+
+
+def _member(text: str) -> dict[str, Any]:
+    from cli.balancing import parse_member
+
+    return parse_member(text)
+
+
+def _health(text: str) -> dict[str, Any]:
+    from cli.balancing import parse_health
+
+    return parse_health(text)
+
+
 def _rate(text: str) -> int:
     from cumulet.units import parse_bps
 
@@ -237,6 +257,9 @@ TYPES: Final[Mapping[Shape, tuple[str, click.ParamType[Any]]]] = {
     Shape.ADDRESS_PAIRS: ("CIDR[@MAC]", Parsed("address", parse_address_pair)),
     Shape.ROUTES: ("CIDR=ADDRESS", Parsed("route", parse_route)),
     Shape.FORWARDS: ("PROTOCOL:PORT=TARGET[:PORT]", Parsed("forward", parse_forward)),
+    Shape.LISTENERS: ("PROTOCOL:PORT", Parsed("listener", _listener)),
+    Shape.MEMBERS: ("MEMBER", Parsed("member", _member)),
+    Shape.HEALTH: ("CHECK", Parsed("check", _health)),
     Shape.RATE: ("RATE", Parsed("rate", _rate)),
     Shape.DEVICES: ("MODEL[,MODEL][:COUNT|:SHARE]", Parsed("device", parse_device)),
 }
@@ -310,6 +333,10 @@ def _put(message: Any, steps: list[str], shape: Shape, value: Any) -> None:
     elif shape in _MESSAGES:
         for fields in value:
             getattr(message, name).add(**fields)
+    elif shape is Shape.HEALTH:
+        check = getattr(message, name)
+        for field, one in value.items():
+            setattr(check, field, one)
     elif shape is Shape.CHOICE:
         setattr(message, name, _enum_number(message, name, value))
     else:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from controller.admit.externalnetwork import pool_of
 from controller.admit.placementgroup import members_of
 from controller.admit.subnet import Range, addresses_of, range_of
+from controller.balancers import resolve_members
 from controller.fleet import allocatable, is_ready
 from controller.floating import find_way
 from controller.scheduling import members_by_domain
@@ -25,6 +26,7 @@ from cumulet.v1 import (
     externalnetwork_pb2,
     floatingip_pb2,
     instance_pb2,
+    loadbalancer_pb2,
     meta_pb2,
     network_pb2,
     node_pb2,
@@ -193,6 +195,17 @@ def _fill_floating_ip(state: State, parts: Parts, row: Stored, message: floating
     message.status.conditions.append(condition)
 
 
+def _fill_load_balancer(
+    state: State, parts: Parts, row: Stored, message: loadbalancer_pb2.LoadBalancer
+) -> None:
+    for member in resolve_members(state, row.message):
+        key = message.meta.uid, member.address
+        nodes = sorted(node for node, unhealthy in state.unhealthy.items() if key in unhealthy)
+        message.status.members.add(
+            instance=member.instance, address=member.address, draining=member.drain, unhealthy_on=nodes
+        )
+
+
 _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.INSTANCES: _fill_instance,
     keys.NODES: _fill_node,
@@ -204,4 +217,5 @@ _FILL: Final[dict[Table, Callable[[State, Parts, Stored, Any], None]]] = {
     keys.FLOATING_IPS: _fill_floating_ip,
     keys.SECURITY_GROUPS: _fill_security_group,
     keys.PLACEMENT_GROUPS: _fill_placement_group,
+    keys.LOAD_BALANCERS: _fill_load_balancer,
 }

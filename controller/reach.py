@@ -29,6 +29,7 @@ TUNNEL: Final = reach_pb2.REACH_STEP_KIND_TUNNEL
 ROUTER: Final = reach_pb2.REACH_STEP_KIND_ROUTER
 NAT: Final = reach_pb2.REACH_STEP_KIND_NAT
 OUTSIDE: Final = reach_pb2.REACH_STEP_KIND_OUTSIDE
+BALANCER: Final = reach_pb2.REACH_STEP_KIND_BALANCER
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,18 @@ def reach_outside(state: State, source: port_pb2.Port, target: Address, traffic:
     return _Walk(state, source, target, traffic).walk()
 
 
+def leave(state: State, source: port_pb2.Port, target: Address, traffic: Traffic) -> Path:
+    """The way out of the source, up to its router."""
+    return _Walk(state, source, target, traffic).leave()
+
+
+def arrive(
+    state: State, source: port_pb2.Port, target: port_pb2.Port, traffic: Traffic, address: Address
+) -> Path:
+    """The way from the source's router to another port of the router's networks."""
+    return _Walk(state, source, target, traffic, address).arrive()
+
+
 @dataclass(frozen=True, slots=True)
 class _Walk:
     """One packet's way, as steps of which each is asked for only when those before it pass."""
@@ -106,8 +119,23 @@ class _Walk:
     def walk(self) -> Path:
         """Ends at the first step that does not pass."""
         source, target = self._addresses()
+        return self._path(source, target, self._steps(source, target))
+
+    def leave(self) -> Path:
+        source, target = self._addresses()
+        return self._path(source, target, self._left(source, target))
+
+    def arrive(self) -> Path:
+        source, target = self._addresses()
+        assert isinstance(self.target, port_pb2.Port)
+        assert source is not None  # it left, so it has one
+        assert target is not None
+        node = self.state.places.node_of(self.source) or ""
+        return self._path(source, target, self._arrive(self.target, source, target, node))
+
+    def _path(self, source: Address | None, target: Address | None, way: Iterator[Step]) -> Path:
         steps: list[Step] = []
-        for step in self._steps(source, target):
+        for step in way:
             steps.append(step)
             if not step.passes:
                 break
@@ -133,6 +161,12 @@ class _Walk:
             yield from self._arrive(self.target, source, target, node or "")
         else:
             yield from self._routed(source, target, node or "")
+
+    def _left(self, source: Address | None, target: Address | None) -> Iterator[Step]:
+        node = self.state.places.node_of(self.source)
+        yield self._at_port(self.source, source, node, "sends from")
+        assert target is not None  # whoever asks means an address of the version
+        yield self._at_group(self.source, EGRESS, target, node or "")
 
     def _at_port(self, port: port_pb2.Port, address: Address | None, node: str | None, does: str) -> Step:
         name = port.meta.name

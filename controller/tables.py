@@ -77,6 +77,9 @@ class Tables:
         self._underlays: dict[str, Underlay] = {}
         self._announced_by: dict[str, dict[str, Stored]] = {}
         self._announced_as: dict[tuple[str, str], dict[str, Stored]] = {}
+        # By node: (load balancer, address) of members that it gets no answer from. Told by agents to the
+        # leader, and nowhere stored: what may change by the second does not belong into etcd.
+        self.unhealthy: dict[str, frozenset[tuple[str, str]]] = {}
 
     def find(self, table: Table, *parts: str) -> Stored | None:
         """The value of a key, or None."""

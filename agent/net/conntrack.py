@@ -16,11 +16,13 @@ from agent.net import netlink_wire
 from agent.net.conntrack_wire import Connection
 from agent.net.rtnetlink import NETLINK_NETFILTER, converse, open_conversation
 
+IsOver = Callable[[Connection], bool]
+
 # Ended between the dump and the deletion, or already replaced by another.
 _GONE: Final = (errno.ENOENT,)
 
 
-def end_connections(zone: int, is_over: Callable[[Connection], bool]) -> int:
+def end_connections(zone: int, is_over: IsOver) -> int:
     """Forget the connections of a zone that `is_over` picks; how many. Their next packet is judged anew."""
     with contextlib.closing(open_conversation(NETLINK_NETFILTER)) as conversation:
         doomed = [one for one in _connections(conversation, zone) if is_over(one)]

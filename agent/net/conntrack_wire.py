@@ -21,6 +21,8 @@ _GENERIC: Final = struct.Struct("!BBH")  # family, version, resource id
 _NESTED: Final = 0x8000
 
 _TUPLE_ORIGINAL: Final = 1
+_TUPLE_REPLY: Final = 2
+_MARK: Final = 8
 _ID: Final = 12
 _ZONE: Final = 18
 _TUPLE_IP: Final = 1
@@ -34,7 +36,8 @@ _ICMP_TYPE, _ICMP_CODE, _ICMPV6_TYPE, _ICMPV6_CODE = 5, 6, 8, 9
 class Connection:
     """Who began it, towards whom. `first`, `second`: ports, or type and code of ICMP; 0 where there is none.
 
-    `key` is what the kernel finds it by.
+    `key` is what the kernel finds it by. `answerer` and `answer_port`: who replies, which is somebody else
+    than the destination where that is translated.
     """
 
     zone: int
@@ -44,6 +47,17 @@ class Connection:
     first: int
     second: int
     key: bytes
+    reply: bytes = b""
+    mark: int = 0
+
+    @property
+    def answerer(self) -> IPAddress | None:
+        addresses = _addresses(attributes(attributes(self.reply, 0).get(_TUPLE_IP, b""), 0))
+        return addresses[0] if addresses is not None else None
+
+    @property
+    def answer_port(self) -> int:
+        return _details(attributes(attributes(self.reply, 0).get(_TUPLE_PROTOCOL, b""), 0))[0]
 
 
 def dump_request(zone: int) -> bytes:
@@ -68,7 +82,9 @@ def parse_connection(payload: bytes) -> Connection | None:
     zone, number = found.get(_ZONE, b"\0\0"), found.get(_ID, b"")
     first, second = _details(protocol)
     key = attribute(_TUPLE_ORIGINAL | _NESTED, original) + attribute(_ZONE, zone) + attribute(_ID, number)
-    return Connection(_u16(zone), *addresses, protocol.get(_NUMBER, b"\0")[0], first, second, key)
+    reply, protocol_number = found.get(_TUPLE_REPLY, b""), protocol.get(_NUMBER, b"\0")[0]
+    mark = int.from_bytes(found.get(_MARK, b""), "big")
+    return Connection(_u16(zone), *addresses, protocol_number, first, second, key, reply, mark)
 
 
 def _addresses(ends: dict[int, bytes]) -> tuple[IPAddress, IPAddress] | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Protocol
 
+from agent.net.balancer import BalancerIntent, Probed
 from agent.net.stats import NetStats
 
 IPAddress = IPv4Address | IPv6Address
@@ -159,7 +160,7 @@ class RouterIntent:
 
     `vni` is that of the tunnel between its parts, `cidrs` are all its networks' ranges: nothing for them
     leaves by the uplink. `mtu` is its networks'. `announcers` are the nodes that answer for an address which
-    leads to a port here: what came by them goes back by them.
+    leads to a port here: what came by them goes back by them. `balancers` are in order of uids.
     """
 
     uid: str
@@ -169,6 +170,7 @@ class RouterIntent:
     mtu: int = GUEST_MTU_DEFAULT
     floating: tuple[FloatingIntent, ...] = ()
     announcers: tuple[IPAddress, ...] = ()
+    balancers: tuple[BalancerIntent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,15 @@ class Net(Protocol):
 
         The router must be there, and the networks that static routes lead into.
         """
+
+    async def ensure_health(self, router_uid: str, balancer_uid: str, down: frozenset[Probed]) -> None:
+        """These members of a balancer get no new connections, unless all are down; in one transaction.
+
+        Without effect for a balancer that is not there. It is no part of a router's digest.
+        """
+
+    async def balancer_health(self, router_uid: str) -> dict[str, frozenset[Probed]]:
+        """By balancer that is programmed: members that were last said to be down."""
 
     async def ensure_router_absent(self, uid: str) -> None:
         """Networks that are still in it lose their gateways until they are ensured."""

@@ -13,6 +13,7 @@ from typing import Literal
 from agent.errors import DriverError
 from agent.net import names
 from agent.net.addressing import ROUTER_TUNNEL_LINK
+from agent.net.balancer import Probed
 from agent.net.counters import ANTI_SPOOFING
 from agent.net.directory import digest_of_directory
 from agent.net.driver import (
@@ -52,6 +53,7 @@ Method = Literal[
     "ensure_router",
     "ensure_router_directory",
     "ensure_router_absent",
+    "ensure_health",
 ]
 Moment = Literal["before", "after"]  # the effect has not happened, or has and its answer was lost
 
@@ -68,6 +70,7 @@ class _Network:
 class _Router:
     intent: RouterIntent
     complete: bool = True
+    down: dict[str, frozenset[Probed]] = field(default_factory=dict)
     directory: RouterDirectory = field(default_factory=lambda: RouterDirectory(()))
 
 
@@ -312,7 +315,9 @@ class FakeNet:
         known = host._routers.get(router.uid)
         directory = known.directory if known is not None else RouterDirectory(())
         lost = [f"{one.address} ({one.uplink})" for one in router.floating if one.uplink not in host.uplinks]
-        host._routers[router.uid] = _Router(router, not lost, directory)
+        before = known.down if known is not None else {}
+        down = {one.uid: before.get(one.uid, frozenset()) & one.probed() for one in router.balancers}
+        host._routers[router.uid] = _Router(router, not lost, down, directory)
         if lost:
             raise DriverError("UplinkMissing", f"router {router.uid}: no link for {', '.join(lost)}")
         host._take_fault("ensure_router", "after")
@@ -328,6 +333,17 @@ class FakeNet:
                 raise DriverError("NetworkMissing", f"router {uid}: network {network_uid} is not in it")
         router.directory = directory
         host._take_fault("ensure_router_directory", "after")
+
+    async def ensure_health(self, router_uid: str, balancer_uid: str, down: frozenset[Probed]) -> None:
+        self.host._take_fault("ensure_health", "before")
+        router = self.host._routers.get(router_uid)
+        if router is not None and balancer_uid in router.down:
+            router.down[balancer_uid] = down
+        self.host._take_fault("ensure_health", "after")
+
+    async def balancer_health(self, router_uid: str) -> dict[str, frozenset[Probed]]:
+        router = self.host._routers.get(router_uid)
+        return dict(router.down) if router is not None else {}
 
     async def ensure_router_absent(self, uid: str) -> None:
         self.host._take_fault("ensure_router_absent", "before")

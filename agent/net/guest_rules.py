@@ -13,8 +13,8 @@ sender's until the bridge knows the receiver (`oifname` is known to the bridge f
 only), and zero again when the frame leaves. Default is drop at each step.
 
 A connection that came by the gateway is answered by the gateway: conntrack remembers it (`ct mark`), and the
-replies get the gateway's MAC. A member of a load balancer would else answer a client of its own subnet directly,
-past the router that knows under which address the client asked (ADR 20).
+replies get the gateway's MAC. A member of a load balancer would else answer a client of its own subnet
+directly, past the router that knows under which address the client asked (ADR 20).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Final
 
 from agent.net import rule_words as words
 from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Json
+from cumulet.addresses import PART_RANGE
 
 NUMBER_MAX: Final = 0xFFFFFE
 _TAG: Final = 0x43000000
@@ -31,7 +32,7 @@ _CT_MARK: Final[Json] = {"ct": {"key": "mark"}}
 _OURS: Final[Json] = {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}}
 OPEN: Final = _TAG  # of a tunnel's link: its frames are judged at the guest's end
 GATEWAY: Final = _TAG | 0xFFFFFE  # of a gateway's link: judged there, too
-_ROUTED: Final = 0x43000001  # of a connection: it came by the gateway
+ROUTED: Final = 0x43000001  # of a connection: it came by the gateway
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 # That one guest begins, so that it cannot fill the node's table (262,144 connections on common nodes). Not
 # more: at a new connection the kernel walks the list of the guest's, some 0.15 µs for each. What others begin
@@ -197,10 +198,10 @@ def _is_ours() -> Json:
 def _egress() -> list[tuple[Json, ...]]:
     return [
         (_is_not_ours(), PASS),
-        (words.match("==", _CT_MARK, _ROUTED), words.jump("routed")),
+        (words.match("==", _CT_MARK, ROUTED), words.jump("routed")),
         (words.ct_state("established"), words.set_mark(_KNOWN), PASS),
         (words.match("==", MARK, OPEN), PASS),
-        (words.match("==", MARK, GATEWAY), words.ct_state("new"), _set_ct_mark(_ROUTED), PASS),
+        (words.match("==", MARK, GATEWAY), words.ct_state("new"), _set_ct_mark(ROUTED), PASS),
         (words.match("==", MARK, GATEWAY), PASS),
         (words.jump("honest"),),
         (words.ct_state("related"), words.set_mark(_KNOWN), PASS),
@@ -211,10 +212,15 @@ def _egress() -> list[tuple[Json, ...]]:
 
 
 def _routed() -> list[tuple[Json, ...]]:
-    """Of connections that came by the gateway: their replies go back to it."""
+    """Of connections that came by the gateway: their replies go back to it.
+
+    Not what comes from there: between two subnets of one network, conntrack sees each packet on its way to
+    the gateway and again on its way from it.
+    """
     reply = words.match("==", {"ct": {"key": "direction"}}, "reply")
+    from_guest = words.match("!=", MARK, GATEWAY)
     receiver = {"key": words.payload("ether", "daddr"), "value": words.look_up("gateway_macs", IIFNAME)}
-    return [(reply, {"mangle": receiver})]
+    return [(reply, from_guest, {"mangle": receiver})]
 
 
 def _set_ct_mark(value: int) -> Json:
@@ -230,6 +236,7 @@ def _honest() -> list[tuple[Json, ...]]:
     of_routers = {"set": ["redirect", "router-advertisement"]}
     return [
         (words.ct_state("invalid"), *DROP),
+        (_from_part(), *DROP),
         (words.match("==", words.payload("udp", "sport"), {"set": [_DHCP, _DHCPV6]}), *DROP),
         (words.match("==", words.payload("icmp", "type"), of_routers), *DROP),
         (words.match("==", icmpv6, {"set": [_ROUTER_ADVERT, _REDIRECT]}), *DROP),
@@ -270,12 +277,19 @@ def _ingress() -> list[tuple[Json, ...]]:
         (words.ct_state("established", "related"), clear, PASS),
         (words.ct_state("invalid"), *DROP),
         # No guest's: `honest` drops them at their sender.
+        (_from_part(), clear, *ACCEPT),
         (words.match("==", udp, _DHCP), words.is_field("udp", "dport", _DHCP_CLIENT), clear, *ACCEPT),
         (words.match("==", udp, _DHCPV6), words.is_field("udp", "dport", _DHCPV6_CLIENT), clear, *ACCEPT),
         (words.match("==", icmpv6, {"set": _ADVERTISES}), clear, *ACCEPT),
         (words.vmap("ingress", MARK),),
         DROP,
     ]
+
+
+def _from_part() -> Json:
+    """A router's part asks whether a member of a load balancer lives."""
+    parts = {"addr": str(PART_RANGE.network_address), "len": PART_RANGE.prefixlen}
+    return words.is_field("ip", "saddr", {"prefix": parts})
 
 
 def too_many(most: int) -> tuple[Json, ...]:

@@ -20,6 +20,8 @@ from typing import Final, TypeVar
 from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, kernel_stats, netns
 from agent.net.arp_ears import Ear, Ears
+from agent.net.balancer import Probed
+from agent.net.balancer_state import BalancerState
 from agent.net.driver import (
     GroupIntent,
     IPAddress,
@@ -33,6 +35,7 @@ from agent.net.driver import (
 from agent.net.elements import Element
 from agent.net.group_state import GroupState
 from agent.net.intent_check import check_group, check_network, check_port, check_router, check_uid
+from agent.net.kernel_balancer import KernelBalancers
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_external import KernelExternal
 from agent.net.kernel_groups import KernelGroups
@@ -40,10 +43,12 @@ from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
 from agent.net.kernel_router import KernelRouters, recorded_elements
 from agent.net.listeners import Listeners
+from agent.net.probe import open_sockets
 from agent.net.router_state import RouterState
 from agent.net.rules_reader import RulesReader
 from agent.net.state import State
 from agent.net.stats import NetStats
+from cumulet.addresses import part_address
 
 NETNS_DIR: Final = Path("/run/netns")  # where iproute2 looks: `ip netns exec cumulet-UID …` works
 _SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]+")  # it is written into dnsmasq's files
@@ -100,6 +105,7 @@ class KernelNet:
             reader,
             lambda uid: self._network.stop_servers(uid),
             KernelExternal(uplinks or {}),
+            KernelBalancers(BalancerState(state_dir.absolute() / "balancers"), reader, underlay),
         )
         self._network = KernelNetwork(
             self._state,
@@ -173,6 +179,18 @@ class KernelNet:
         check_uid("router", uid)
         await self._run(f"directory of router {uid}", lambda: self._routers.ensure_directory(uid, directory))
 
+    async def ensure_health(self, router_uid: str, balancer_uid: str, down: frozenset[Probed]) -> None:
+        check_uid("router", router_uid)
+        check_uid("load balancer", balancer_uid)
+        path = self._network.namespace(router_uid)
+        await self._run(
+            f"health of load balancer {balancer_uid}",
+            lambda: self._routers.balancers.ensure_health(router_uid, balancer_uid, down, path),
+        )
+
+    async def balancer_health(self, router_uid: str) -> dict[str, frozenset[Probed]]:
+        return await self._run("health of balancers", lambda: self._routers.balancers.down(router_uid))
+
     async def ensure_router_absent(self, uid: str) -> None:
         check_uid("router", uid)
         await self._run(f"removal of router {uid}", lambda: self._routers.ensure_absent(uid))
@@ -198,6 +216,15 @@ class KernelNet:
     async def announce(self, uplink: str, address: IPv4Address) -> None:
         """Say once more that this node has the address."""
         await self._run(f"announcing {address}", lambda: self._routers.external.announce(uplink, address))
+
+    async def probe_sockets(self, router_uid: str, count: int) -> list[socket.socket]:
+        """Which speak from the router's part here. The caller closes them. Raises OSError.
+
+        In a thread of its own: whether members live does not wait for what the driver has to do.
+        """
+        check_uid("router", router_uid)
+        namespace, source = self._network.namespace(router_uid), part_address(self._host.underlay)
+        return await asyncio.to_thread(open_sockets, namespace, source, count)
 
     def _peers(self) -> frozenset[Element]:
         return self._directory.peers() | self._routers.peers()

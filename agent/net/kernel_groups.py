@@ -112,7 +112,8 @@ class KernelGroups:
         zone = self._host.zones.known.get(network.uid)
         if zone is not None:
             gateways = frozenset(subnet.gateway for subnet in network.subnets)
-            policy = Policy(network.ports, gateways, groups)
+            cidrs = frozenset(subnet.cidr for subnet in network.subnets)
+            policy = Policy(network.ports, gateways, groups, cidrs)
             conntrack.end_connections(zone, lambda connection: not policy.allows(connection))
 
     def _read_rules(self, uid: str) -> str:

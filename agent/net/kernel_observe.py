@@ -134,6 +134,7 @@ def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces) -> Router
         program=router_digest(record.intent) if record else "",
         namespace=view,
         joins=view is not None and _joins(namespaces.path(uid)),
+        balances=view is not None and routers.balancers_are_whole(uid),
         routes=frozenset(mirror.routes if mirror else ()),
         hash=mirror.hash if mirror else 0,
         vteps=mirror.vteps() if mirror else frozenset(),

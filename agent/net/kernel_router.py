@@ -29,6 +29,7 @@ from agent.net.conntrack_wire import Connection
 from agent.net.driver import IPAddress, RouterDirectory, RouterIntent, digest_of
 from agent.net.elements import Element
 from agent.net.intent_check import check_router_directory, check_static_routes
+from agent.net.kernel_balancer import KernelBalancers
 from agent.net.kernel_external import KernelExternal
 from agent.net.kernel_host import KernelHost
 from agent.net.netlink_link import Link
@@ -63,7 +64,9 @@ class KernelRouters:
         reader: RulesReader,
         stop_servers: Callable[[str], None],
         external: KernelExternal,
+        balancers: KernelBalancers,
     ) -> None:
+        self.balancers = balancers
         self._state = state
         self.external = external
         self._netns_dir = netns_dir
@@ -103,6 +106,7 @@ class KernelRouters:
         self._ensure_returns(router, mirror.tunnel)
         if record is not None:
             self._end_translated(record.intent, router)
+        self.balancers.ensure(router, self.namespace(uid))
         self._state.write(
             RouterRecord(router, digest_of(router), router_program.router_digest(router), rules)
         )
@@ -122,6 +126,7 @@ class KernelRouters:
             pair = router_uplink_pair(uid)
             kernel_links.delete_ours(host, pair.kind, pair.name, uid)
         netns.remove(path)
+        self.balancers.ensure_absent(uid)
         self._host.ensure_elements(uid, frozenset())
         self._reader.forget(uid)
         self._state.forget(uid)
@@ -160,6 +165,11 @@ class KernelRouters:
     def namespaces(self) -> dict[str, Path]:
         """Of every router that was begun; not all need be there."""
         return {uid: self.namespace(uid) for uid in self.uids()}
+
+    def balancers_are_whole(self, uid: str) -> bool:
+        """Of a router that is there."""
+        record = self._state.find(uid)
+        return record is not None and self.balancers.are_whole(record.intent, self.namespace(uid))
 
     def record(self, uid: str) -> RouterRecord | None:
         return self._state.find(uid)

@@ -42,6 +42,12 @@ def list_tables(tables: Tables) -> dict[str, Any]:
     return {"nftables": [item for items in apart for item in items]}
 
 
+def list_names() -> list[tuple[str, str]]:
+    """(family, name) of all tables, whoever's they are."""
+    items = _list_items([{"list": {"tables": None}}])
+    return [(item["table"]["family"], item["table"]["name"]) for item in items if "table" in item]
+
+
 def list_chains(family: str, table: str, chains: list[str]) -> list[dict[str, Any]]:
     """Items of libnftables-json(5) of these chains alone. One by one: nft 1.0.6 looks for the last only."""
     bodies = [{"family": family, "table": table, "name": name} for name in chains]

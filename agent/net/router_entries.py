@@ -21,7 +21,7 @@ from agent.net.directory import render_digest
 from agent.net.driver import IPAddress, RemotePort, RouteIntent, RouterDirectory
 from agent.net.netlink_neighbour import Neighbour, TunnelEntry
 from agent.net.netlink_route import RouterRoute, route_of
-from cumulet.addresses import link_local_address
+from cumulet.addresses import link_local_address, part_address
 
 RouterEntry = RouterRoute | Neighbour | TunnelEntry
 _NOWHERE: Final = 0
@@ -83,8 +83,11 @@ def routes_to(remotes: Iterable[RemotePort], tunnel: int) -> Iterator[RouterRout
             yield RouterRoute(address, address.max_prefixlen, tunnel, peer_address(remote.vtep))
 
 
-def peer_entries(vteps: Iterable[IPAddress], tunnel: int) -> Iterator[Neighbour | TunnelEntry]:
+def peer_entries(vteps: Iterable[IPAddress], tunnel: int) -> Iterator[RouterEntry]:
+    """Of a node: how its part is reached, and the address that it asks members of load balancers from."""
     for vtep in vteps:
+        part = part_address(vtep)
+        yield RouterRoute(part, part.max_prefixlen, tunnel, peer_address(vtep))
         yield Neighbour(tunnel, peer_address(vtep), peer_mac(vtep), True)
         yield TunnelEntry(tunnel, peer_mac(vtep), vtep)
 

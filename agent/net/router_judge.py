@@ -32,6 +32,7 @@ class RouterView:
     program: str
     namespace: NamespaceView | None
     joins: bool
+    balances: bool
     routes: frozenset[RouterRoute]
     hash: int
     vteps: frozenset[IPAddress]
@@ -73,6 +74,7 @@ def _is_complete(host: HostView, router: RouterView) -> bool:
         and host.is_sound
         and record.program == router.program
         and router.joins
+        and router.balances
         and namespace.rules == record.rules
         and router_elements(record.intent, host.underlay) <= host.tables.elements
         and _links_fit(host, namespace, record.intent)

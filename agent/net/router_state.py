@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from agent.net.balancer import balancer_from_json, balancer_to_json
 from agent.net.driver import FloatingIntent, ForwardIntent, RouterIntent, digest_of
 from agent.net.state import read_text, write_text
 
@@ -64,6 +65,7 @@ class RouterState:
             "mtu": intent.mtu,
             "floating": list(map(_floating_json, intent.floating)),
             "announcers": list(map(str, intent.announcers)),
+            "balancers": [balancer_to_json(balancer) for balancer in intent.balancers],
             "program": record.program,
             "rules": record.rules,
         }
@@ -90,6 +92,7 @@ def _parse(text: str) -> RouterRecord | None:
             mtu=raw["mtu"],
             floating=tuple(map(_parse_floating, raw["floating"])),
             announcers=tuple(map(ip_address, raw["announcers"])),
+            balancers=tuple(map(balancer_from_json, raw.get("balancers", ()))),
         )
         return RouterRecord(intent, digest_of(intent), raw["program"], raw["rules"])
     except (ValueError, KeyError, TypeError):

@@ -15,7 +15,9 @@ from typing import Final
 from agent.net import security
 from agent.net.addressing import METADATA_ADDRESS, METADATA_PORT
 from agent.net.conntrack_wire import Connection
-from agent.net.driver import GroupIntent, IPAddress, PortIntent, RuleIntent
+from agent.net.driver import GroupIntent, IPAddress, IPNetwork, PortIntent, RuleIntent
+from agent.net.guest_rules import ROUTED
+from cumulet.addresses import PART_RANGE
 
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _ICMP_OF: Final = {4: _ICMP, 6: _ICMPV6}
@@ -30,16 +32,28 @@ class Policy:
     ports: tuple[PortIntent, ...]
     gateways: frozenset[IPAddress]
     groups: Mapping[str, GroupIntent]
+    cidrs: frozenset[IPNetwork] = frozenset()
 
     def allows(self, connection: Connection) -> bool:
         sender, receiver = self._find(connection.source), self._find(connection.destination)
         return (
-            sender is None or self._is_service(connection) or self._permits(sender, connection, egress=True)
+            sender is None
+            or self._is_service(connection)
+            or self._is_balanced(connection)
+            or self._permits(sender, connection, egress=True)
         ) and (
             receiver is None
             or (connection.source in self.gateways and _is_service_answer(connection))
+            or connection.source in PART_RANGE
             or self._permits(receiver, connection, egress=False)
         )
+
+    def _is_balanced(self, connection: Connection) -> bool:
+        """Within a subnet, yet by the gateway: what a load balancer made of one to its own address. That one
+        is judged by itself.
+        """
+        ends = connection.source, connection.destination
+        return connection.mark == ROUTED and any(all(end in cidr for end in ends) for cidr in self.cidrs)
 
     def _find(self, address: IPAddress) -> PortIntent | None:
         for port in self.ports:

@@ -51,6 +51,7 @@ NOUNS: Final = {
     keys.ROUTERS: "router",
     keys.EXTERNAL_NETWORKS: "external-network",
     keys.FLOATING_IPS: "floating-ip",
+    keys.LOAD_BALANCERS: "load-balancer",
     keys.SECURITY_GROUPS: "security-group",
     keys.INSTANCES: "instance",
     keys.OPERATIONS: "operation",

@@ -15,6 +15,7 @@ from controller.admit.common import Violations
 from controller.admit.requirements import MODEL
 from controller.state import State
 from controller.store import keys
+from cumulet.addresses import part_address
 from cumulet.names import label_error, name_error
 from cumulet.resources import MEMORY_MIB_MAX, VCPU_MAX
 from cumulet.v1 import agent_pb2, node_pb2, placement_pb2
@@ -71,7 +72,7 @@ def _check_dedicated(state: State, projects: Iterable[str], violations: Violatio
             violations.add(field, f"{name} is there twice")
 
 
-def check_hello(hello: agent_pb2.AgentHello) -> None:
+def check_hello(state: State, hello: agent_pb2.AgentHello) -> None:
     """What an agent says its machine has. Raises InvalidArgumentError naming the node and each field."""
     violations = Violations()
     common.check_resources(hello.capacity, "capacity", violations)
@@ -82,7 +83,7 @@ def check_hello(hello: agent_pb2.AgentHello) -> None:
         violations.add(f"capabilities[{index}]", _word_error(word))
     _check_cells(hello, violations)
     _check_devices(hello, violations)
-    _check_underlay(hello, violations)
+    _check_underlay(state, hello, violations)
     if len(hello.uplinks) > UPLINKS_MAX:
         violations.add("uplinks", f"{len(hello.uplinks)} uplinks, at most {UPLINKS_MAX}")
     for index, name in enumerate(hello.uplinks):
@@ -90,7 +91,7 @@ def check_hello(hello: agent_pb2.AgentHello) -> None:
     violations.raise_any(f"the agent of {hello.node!r} was not accepted")
 
 
-def _check_underlay(hello: agent_pb2.AgentHello, violations: Violations) -> None:
+def _check_underlay(state: State, hello: agent_pb2.AgentHello, violations: Violations) -> None:
     if not hello.underlay_address:
         return
     try:
@@ -100,6 +101,13 @@ def _check_underlay(hello: agent_pb2.AgentHello, violations: Violations) -> None
         return
     if address.is_unspecified or address.is_multicast or address.is_loopback:
         violations.add("underlay_address", f"no other node reaches {address}")
+    for node, underlay in state.underlays.items():
+        other = ip_address(underlay.address)
+        if node != hello.node and part_address(other) == part_address(address):
+            problem = (
+                f"{address} and {other} of node {node} have the same low 17 bits; give one another address"
+            )
+            violations.add("underlay_address", problem)
     if hello.underlay_mtu and not UNDERLAY_MTU_MIN <= hello.underlay_mtu <= UNDERLAY_MTU_MAX:
         text = f"{hello.underlay_mtu} is not between {UNDERLAY_MTU_MIN} and {UNDERLAY_MTU_MAX}"
         violations.add("underlay_mtu", text)

@@ -15,10 +15,12 @@ from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.network import claim_vni, free_vni
 from controller.admit.subnet import Address, Cidr, Range, range_of
+from controller.balancers import balancers_in
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
+from cumulet.errors import FailedPreconditionError
 from cumulet.v1 import router_pb2
 
 MUTABLE = ("meta.labels", "spec")
@@ -51,17 +53,30 @@ def update(
     row, merged = common.updated(state, keys.ROUTERS, parts, given, mask, MUTABLE)
     violations = Violations()
     _check(state, parts[0], parts[1], merged.spec, violations)
+    _check_balancers(state, parts[0], set(row.message.spec.networks) - set(merged.spec.networks), violations)
     violations.raise_any(f"router {'/'.join(parts)} was not changed")
     change = common.put_changed(keys.ROUTERS, parts, row, merged)
+    change.compares.append(range_unchanged_since(keys.LOAD_BALANCERS.prefix(parts[0]), state.revision))
     _rest_on_networks(change, state, parts[0], merged.spec)
     return change
 
 
 def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) -> Change:
-    """Its networks' gateways go back to the networks themselves."""
+    """Its networks' gateways go back to the networks themselves.
+
+    Raises FailedPreconditionError while a load balancer rests on it.
+    """
     row = common.get_row(state, keys.ROUTERS, *parts)
     common.check_etag(keys.ROUTERS, parts, row, etag)
+    held = [one for network in row.message.spec.networks for one in balancers_in(state, parts[0], network)]
+    if held:
+        user = held[0].message.meta.name
+        raise FailedPreconditionError(
+            f"router {'/'.join(parts)} carries load balancer {user}: delete that first",
+            hints=[f"cumulet load-balancer delete {user} --project {parts[0]}"],
+        )
     change = common.remove(keys.ROUTERS, parts, row)
+    change.compares.append(range_unchanged_since(keys.LOAD_BALANCERS.prefix(parts[0]), state.revision))
     change.writes[keys.VNIS.key(str(row.message.status.vni))] = None
     meta = row.message.meta
     change.events.append(common.event(context, "router", meta, "Deleted", f"router {meta.name} was deleted"))
@@ -99,6 +114,14 @@ def _check(
     _check_overlaps(ranges, violations)
     for index, route in enumerate(spec.routes):
         _check_route(route, f"spec.routes[{index}]", ranges, violations)
+
+
+def _check_balancers(state: State, project: str, gone: set[str], violations: Violations) -> None:
+    """A load balancer is where its network's router is."""
+    for network in sorted(gone):
+        for row in balancers_in(state, project, network):
+            problem = f"{network} has load balancer {row.message.meta.name}: delete that first"
+            violations.add("spec.networks", problem)
 
 
 def _check_network(

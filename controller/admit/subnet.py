@@ -24,12 +24,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
+from controller.balancers import balancers_in
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
 from controller.tables import Stored
-from cumulet.addresses import SLAAC_PREFIX_LENGTH, slaac_address
+from cumulet.addresses import PART_RANGE, SLAAC_PREFIX_LENGTH, slaac_address
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import port_pb2, subnet_pb2
 
@@ -49,6 +50,7 @@ RESERVED: Final = tuple(
         "100.64.0.0/10",
         "127.0.0.0/8",
         "169.254.0.0/16",
+        str(PART_RANGE),
         "224.0.0.0/3",
         "::/8",
         "fe80::/10",
@@ -153,8 +155,21 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
             f"subnet {project}/{name} is used by {len(users)} port(s), such as {users[0]}: "
             "delete their instances first"
         )
+    held = [
+        other.message.meta.name
+        for other in balancers_in(state, project, row.message.spec.network)
+        if ip_address(other.message.spec.address) in range_of(row.message.spec).cidr
+    ]
+    if held:
+        raise FailedPreconditionError(
+            f"subnet {project}/{name} holds the address of load balancer {held[0]}: delete that first",
+            hints=[f"cumulet load-balancer delete {held[0]} --project {project}"],
+        )
     change = common.remove(keys.SUBNETS, parts, row)
-    change.compares.append(range_unchanged_since(keys.PORTS.prefix(project), state.revision))
+    change.compares += [
+        range_unchanged_since(table.prefix(project), state.revision)
+        for table in (keys.PORTS, keys.LOAD_BALANCERS)
+    ]
     return change
 
 
@@ -164,12 +179,18 @@ def subnets_of(state: State, project: str, network: str) -> list[tuple[str, Stor
 
 
 def choose_address(
-    state: State, context: Context, network: Stored, wish: str, besides: Collection[str] = ()
+    state: State,
+    context: Context,
+    network: Stored,
+    wish: str,
+    besides: Collection[str] = (),
+    field: str = "spec.networks.address",
 ) -> tuple[str, str] | None:
-    """(subnet name, IPv4 address) for a new port: the wish, or a free one; never one of `besides`.
+    """(subnet name, IPv4 address) for a port or a load balancer: the wish, or a free one; none of `besides`.
 
     None in a network of IPv6 only. Random draws, so that concurrent controllers rarely choose the same.
-    Raises InvalidArgumentError for a wish that cannot be, FailedPreconditionError when nothing is free.
+    Raises InvalidArgumentError about `field` for a wish that cannot be, FailedPreconditionError when nothing
+    is free.
     """
     name, project = network.message.meta.name, network.message.meta.project
     every = subnets_of(state, project, name)
@@ -182,7 +203,7 @@ def choose_address(
     subnets = [(subnet, addresses) for subnet, addresses in ranges if addresses.cidr.version == 4]
     taken = {*state.addresses_in(network.message.meta.uid), *besides}
     if wish:
-        return _wished(project, name, subnets, taken, wish)
+        return _wished(project, name, subnets, taken, wish, field)
     for subnet, addresses in subnets:
         for address in _candidates(addresses, context):
             if str(address) not in taken and addresses.holds(address):
@@ -196,9 +217,13 @@ def choose_address(
 
 
 def _wished(
-    project: str, network: str, subnets: list[tuple[str, Range]], taken: Collection[str], wish: str
+    project: str,
+    network: str,
+    subnets: list[tuple[str, Range]],
+    taken: Collection[str],
+    wish: str,
+    field: str,
 ) -> tuple[str, str]:
-    field = "spec.networks.address"
 
     def refuse(text: str) -> InvalidArgumentError:
         return InvalidArgumentError.of("the address was refused", [FieldViolation(field, text)])

@@ -13,6 +13,7 @@ from controller.admit import common
 from controller.admit.subnet import Address
 from controller.controller import Controller
 from controller.reach import Path, Step, Traffic, find_near, reach_outside, reach_port
+from controller.reach_balancer import find_balancer, reach_balancer
 from controller.state import State
 from controller.store import keys
 from controller.verify import compare_inventory
@@ -89,6 +90,9 @@ def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach
 def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, traffic: Traffic) -> Path:
     if isinstance(target, port_pb2.Port):
         return reach_port(state, source, target, traffic)
+    balancer = find_balancer(state, source, target)
+    if balancer is not None and target.version == traffic.ip_version:
+        return reach_balancer(state, source, balancer, traffic)
     near = find_near(state, source, target)
     if near is None or target.version != traffic.ip_version:
         return reach_outside(state, source, target, traffic)
@@ -114,7 +118,7 @@ def _traffics(request: reach_pb2.ExplainReachRequest) -> list[Traffic]:
 
 
 def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Port | Address:
-    """An instance's first port, a port, or an address."""
+    """An instance's first port, a port, or an address: that of a load balancer, by its name, or any other."""
     instance = state.find(keys.INSTANCES, project, word)
     if instance is not None:
         uid = instance.message.spec.networks[0].port_uid
@@ -126,11 +130,14 @@ def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Por
     if row is not None:
         named: port_pb2.Port = row.message
         return named
+    balancer = state.find(keys.LOAD_BALANCERS, project, word)
+    if balancer is not None:
+        return ip_address(balancer.message.spec.address)
     try:
         return ip_address(word)
     except ValueError:
         hints = [f"cumulet instance list --project {project}", f"cumulet port list --project {project}"]
-        text = f"{field} {word!r} is no instance, no port and no address in project {project}"
+        text = f"{field} {word!r} is no instance, port, load balancer or address in project {project}"
         raise NotFoundError(text, hints=hints) from None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from controller.balancers import concerned_networks
 from controller.floating import find_way
 from controller.state import Changed, State
 from controller.store import keys
@@ -24,10 +25,12 @@ def nodes_concerned(state: State, changed: Changed) -> set[str]:
     if table is keys.PLACEMENTS:
         return {parts[0]} | _forwarding_beside(state, row.message)
     if table is keys.INSTANCES:
-        return _nodes_of(state, [row.message.meta.uid])
+        return _nodes_of(state, [row.message.meta.uid]) | _nodes_balancing(state, changed)
     if table is keys.PORTS:
         node = state.places.node_of(row.message)
-        return set() if node is None else {node}
+        return (set() if node is None else {node}) | _nodes_balancing(state, changed)
+    if table is keys.LOAD_BALANCERS:
+        return _nodes_near(state, parts[0], row.message.spec.network)
     if table is keys.NETWORKS:
         return _nodes_near(state, parts[0], parts[1])
     if table is keys.SUBNETS:
@@ -72,6 +75,12 @@ def _forwarding_beside(state: State, placement: store_pb2.PlacementRecord) -> se
 
 def _forwarded_to(state: State, floating: floatingip_pb2.FloatingIP) -> set[str]:
     return {forward.node for forward in find_way(state, floating).forwards}
+
+
+def _nodes_balancing(state: State, changed: Changed) -> set[str]:
+    """Nodes with load balancers whose members may differ."""
+    near = concerned_networks(state, changed)
+    return {node for project, network in near for node in _nodes_near(state, project, network)}
 
 
 def _nodes_near(state: State, project: str, network: str) -> set[str]:

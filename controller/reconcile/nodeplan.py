@@ -12,6 +12,7 @@ from typing import Final
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
 from controller.admit.subnet import addresses_of
+from controller.balancers import planned_balancers
 from controller.floating import announcers_of, floating_on
 from controller.state import State
 from controller.store import keys
@@ -196,6 +197,7 @@ def _add_router(
         if uid not in needs.networks:
             subnets = state.subnets_of(router.meta.project, name)
             planned.cidrs_elsewhere.extend(row.message.spec.cidr for row in subnets)
+        planned.load_balancers.extend(planned_balancers(state, router.meta.project, name))
     return planned
 
 

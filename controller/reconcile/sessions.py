@@ -199,10 +199,11 @@ class Sessions:
         self._told.drop(session.nonce, session.directory)
         if self._sessions.get(session.node) is session:
             del self._sessions[session.node]
+            self._state.unhealthy.pop(session.node, None)
 
     def _opening(self, state: State, hello: agent_pb2.AgentHello) -> Change | None:
         """Register the node if it is new, record the session, and say that the node is ready."""
-        check_hello(hello)
+        check_hello(state, hello)
         context = Context(self._clock.now(), self._rng, f"agent/{hello.node}")
         change = admit_node.register(state, context, hello) or Change()
         known = state.find(keys.NODES, hello.node)
@@ -254,6 +255,10 @@ class Sessions:
                 session.post(agent_pb2.ControllerMessage(heartbeat_ack=ack))
             elif kind == "report":
                 self._take_report(session, message.report)
+            elif kind == "balancer_health":
+                self._state.unhealthy[session.node] = frozenset(
+                    (one.balancer_uid, one.address) for one in message.balancer_health.unhealthy
+                )
             elif kind == "reply":
                 answer = session.answers.get(message.reply.request_id)
                 if answer is not None and not answer.done():

@@ -16,6 +16,7 @@ from cumulet.v1 import (
     image_pb2,
     instance_pb2,
     keypair_pb2,
+    loadbalancer_pb2,
     network_pb2,
     node_pb2,
     operation_pb2,
@@ -93,6 +94,13 @@ EXTERNAL_NETWORKS: Final = Table(
 FLOATING_IPS: Final = Table(
     "floating-ips", ("project", "name"), floatingip_pb2.FloatingIP, API, "meta and spec"
 )
+LOAD_BALANCERS: Final = Table(
+    "load-balancers",
+    ("project", "name"),
+    loadbalancer_pb2.LoadBalancer,
+    API,
+    "meta and spec, with the address that was chosen",
+)
 SECURITY_GROUPS: Final = Table(
     "security-groups", ("project", "name"), securitygroup_pb2.SecurityGroup, API, "meta and spec"
 )
@@ -109,7 +117,7 @@ ADDRESSES: Final = Table(
     ("network_uid", "address"),
     None,
     API,
-    "uid of the port, or in an external network of the floating IP, that holds an address",
+    "uid of the port or load balancer, or in an external network of the floating IP, that holds an address",
 )
 MACS: Final = Table("macs", ("network_uid", "mac"), None, API, "uid of the port that holds a MAC")
 VNIS: Final = Table("vnis", ("vni",), None, API, "uid of the network or router that holds a VNI")
@@ -187,6 +195,7 @@ TABLES: Final = (
     ROUTERS,
     EXTERNAL_NETWORKS,
     FLOATING_IPS,
+    LOAD_BALANCERS,
     SECURITY_GROUPS,
     INSTANCES,
     OPERATIONS,

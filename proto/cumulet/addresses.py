@@ -1,14 +1,17 @@
-"""IPv6 addresses that follow from a MAC, so that nothing needs to store them.
+"""Addresses that follow from something else, so that nothing needs to store them.
 
 **Pure.** Source: RFC 4291, appendix A (modified EUI-64); RFC 4862 (SLAAC).
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 SLAAC_PREFIX_LENGTH: Final = 64  # RFC 4291, section 2.5.1: interface identifiers have 64 bits
+# Of routers' parts, one for each node, from where they ask whether a load balancer's members live. RFC 2544
+# keeps the range for tests of devices, so no network has it.
+PART_RANGE: Final = IPv4Network("198.18.0.0/15")
 _LINK_LOCAL: Final = IPv6Network("fe80::/64")
 _UNIVERSAL_BIT: Final = 0x02
 
@@ -23,6 +26,13 @@ def slaac_address(prefix: IPv6Network, mac: str) -> IPv6Address:
 def link_local_address(mac: str) -> IPv6Address:
     """The link-local address that a guest with this MAC makes itself."""
     return slaac_address(_LINK_LOCAL, mac)
+
+
+def part_address(underlay: IPv4Address | IPv6Address | None) -> IPv4Address:
+    """Of a node's part of every router: it follows from the node's underlay address, of which it has the low
+    bits, so two nodes of a cloud must differ in these."""
+    own = int(underlay) % PART_RANGE.num_addresses if underlay is not None else 0
+    return PART_RANGE.network_address + own
 
 
 def _interface_identifier(mac: str) -> int:

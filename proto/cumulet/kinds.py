@@ -48,6 +48,9 @@ class Shape(StrEnum):
     ADDRESS_PAIRS = "address-pairs"  # CIDR[@MAC], may be repeated
     ROUTES = "routes"  # CIDR=ADDRESS, may be repeated
     FORWARDS = "forwards"  # PROTOCOL:PORT=TARGET[:PORT], may be repeated
+    LISTENERS = "listeners"  # PROTOCOL:PORT, may be repeated
+    MEMBERS = "members"  # instance:NAME[:PORT], label:SELECTOR[:PORT], ADDRESS[:PORT], may be repeated
+    HEALTH = "health"  # tcp[:PORT] or http[:PORT][/PATH], then ,interval=5 and so on
     RATE = "rate"  # 10Mbit; the field is in bits per second
     DEVICES = "devices"  # MODEL[,MODEL][:COUNT|:SHARE], may be repeated
 
@@ -512,6 +515,49 @@ FLOATING_IP: Final = _kind(
     ),
     example="--external-network internet --target web-1",
 )
+LOAD_BALANCER: Final = _kind(
+    "LoadBalancer",
+    "load-balancer",
+    True,
+    Column("ADDRESS", "spec.address"),
+    Column("LISTENERS", "spec.listeners"),
+    Column("MEMBERS", "spec.members"),
+    Column("ALGORITHM", "spec.algorithm", wide_only=True),
+    Column("HEALTH_CHECK", "spec.health_check", wide_only=True),
+    Column("SERVED_BY", "status.members", wide_only=True),
+    flags=(
+        Flag("network", "spec.network", "Network that its address is in.", required=True, fixed=True),
+        Flag("address", "spec.address", "The address; default: a free one.", fixed=True),
+        Flag(
+            "listen",
+            "spec.listeners",
+            "What it listens to, as tcp:80, instead of those before. May be repeated.",
+            Shape.LISTENERS,
+        ),
+        Flag(
+            "member",
+            "spec.members",
+            'Where connections go: "instance:web-1", "label:app=web:8080", "10.1.0.7 drain" (no new ones). '
+            "May be repeated.",
+            Shape.MEMBERS,
+        ),
+        Flag(
+            "algorithm",
+            "spec.algorithm",
+            "One after the other, or by the client's address. Default: round-robin.",
+            Shape.CHOICE,
+            choices=("round-robin", "source-hash"),
+        ),
+        Flag(
+            "health",
+            "spec.health_check",
+            'How members are asked whether they live: "tcp", "http:8080/ready", "http:/ready interval=2".',
+            Shape.HEALTH,
+        ),
+        _DESCRIPTION,
+    ),
+    example="--network web --listen tcp:80 --member label:app=web:8080 --health http:/ready",
+)
 SECURITY_GROUP: Final = _kind(
     "SecurityGroup",
     "security-group",
@@ -600,6 +646,7 @@ KINDS: Final = (
     ROUTER,
     EXTERNAL_NETWORK,
     FLOATING_IP,
+    LOAD_BALANCER,
     PORT,
     OPERATION,
 )

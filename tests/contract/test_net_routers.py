@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import DriverError
 from agent.net import names
+from agent.net.balancer import BalancerIntent, HealthIntent, ListenerIntent, MemberIntent
 from agent.net.driver import (
     FloatingIntent,
     ForwardIntent,
@@ -25,6 +26,11 @@ from tests.support.net import UPLINK, World
 from tests.unit.agent_net.lab import network_intent, new_uid, with_port
 
 NOBODY = RouterDirectory(())
+LB = new_uid()
+LB_MEMBERS = (
+    MemberIntent(IPv4Address("10.7.0.5"), 8080, False, 8080),
+    MemberIntent(IPv4Address("10.8.0.5"), 0, False, 80),
+)
 RANGES = ("10.7.0.0/24", "10.8.0.0/24", "2001:db8:7::/64")
 
 
@@ -263,3 +269,48 @@ async def test_an_uplink_that_the_node_does_not_have(world: World) -> None:
     assert seen.routers == {router.uid: ""}
     assert seen.announced == {(UPLINK, cidr[7])}
     assert seen.networks[network.uid].complete
+
+
+def balanced(router: RouterIntent, *members: MemberIntent) -> RouterIntent:
+    listeners = (ListenerIntent(6, 80), ListenerIntent(17, 53))
+    health = HealthIntent("", 1, 1, 2, 2)
+    made = BalancerIntent(LB, "lb", IPv4Address("10.7.0.200"), listeners, False, members, health)
+    return replace(router, balancers=(made,))
+
+
+async def test_a_load_balancer_is_part_of_its_router(world: World) -> None:
+    router = router_intent()
+    for changed in (
+        balanced(router),
+        balanced(router, *LB_MEMBERS),
+        balanced(router, *LB_MEMBERS[:1]),
+        balanced(router, replace(LB_MEMBERS[0], drain=True), LB_MEMBERS[1]),
+        router,
+        balanced(router, *LB_MEMBERS),
+    ):
+        await world.net.ensure_router(changed)
+        seen = await world.net.observe_net()
+        assert seen.routers == {router.uid: digest_of(changed)}
+        await world.net.ensure_router(changed)
+        assert await world.net.observe_net() == seen
+    await world.net.ensure_router_absent(router.uid)
+    assert (await world.net.observe_net()).items == ()
+    assert await world.net.balancer_health(router.uid) == {}
+
+
+async def test_health_is_kept_and_no_part_of_what_was_asked_for(world: World) -> None:
+    router = balanced(router_intent(), *LB_MEMBERS)
+    first, second = (member.probed for member in LB_MEMBERS)
+    await world.net.ensure_health(router.uid, LB, frozenset({first}))
+    assert await world.net.balancer_health(router.uid) == {}
+    await world.net.ensure_router(router)
+    assert await world.net.balancer_health(router.uid) == {LB: frozenset()}
+    for down in (frozenset({first}), frozenset({first, second}), frozenset({second})):
+        await world.net.ensure_health(router.uid, LB, down)
+        assert await world.net.balancer_health(router.uid) == {LB: down}
+        assert (await world.net.observe_net()).routers == {router.uid: digest_of(router)}
+    await world.net.ensure_health(router.uid, new_uid(), frozenset({first}))
+    await world.net.ensure_router(router)
+    assert await world.net.balancer_health(router.uid) == {LB: frozenset({second})}
+    await world.net.ensure_router(balanced(router, LB_MEMBERS[0]))
+    assert await world.net.balancer_health(router.uid) == {LB: frozenset()}

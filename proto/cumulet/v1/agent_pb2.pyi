@@ -450,6 +450,7 @@ class PlannedRouter(_message.Message):
     FLOATING_ADDRESSES_FIELD_NUMBER: _builtins.int
     ANNOUNCER_VTEPS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    LOAD_BALANCERS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     """Of the tunnel between the router's parts."""
@@ -474,6 +475,10 @@ class PlannedRouter(_message.Message):
     def announcer_vteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that announce some of the router's, or may take them over: replies to what came by them go back by them."""
 
+    @_builtins.property
+    def load_balancers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedLoadBalancer]:
+        """Those whose address is in a network of the router."""
+
     def __init__(
         self,
         *,
@@ -486,10 +491,11 @@ class PlannedRouter(_message.Message):
         floating_addresses: _abc.Iterable[Global___PlannedFloatingAddress] | None = ...,
         announcer_vteps: _abc.Iterable[_builtins.str] | None = ...,
         name: _builtins.str = ...,
+        load_balancers: _abc.Iterable[Global___PlannedLoadBalancer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "name", b"name", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "load_balancers", b"load_balancers", "name", b"name", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -566,6 +572,183 @@ class PlannedForward(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedForward: _TypeAlias = PlannedForward  # noqa: Y015
+
+@_typing.final
+class PlannedLoadBalancer(_message.Message):
+    """A load balancer, with its members resolved to addresses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LISTENERS_FIELD_NUMBER: _builtins.int
+    BY_SOURCE_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    HEALTH_CHECK_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    name: _builtins.str
+    address: _builtins.str
+    """IPv4."""
+    by_source: _builtins.bool
+    @_builtins.property
+    def listeners(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedListener]: ...
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedBalancerMember]: ...
+    @_builtins.property
+    def health_check(self) -> Global___PlannedHealthCheck:
+        """Absent: every member counts as healthy."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        address: _builtins.str = ...,
+        listeners: _abc.Iterable[Global___PlannedListener] | None = ...,
+        by_source: _builtins.bool = ...,
+        members: _abc.Iterable[Global___PlannedBalancerMember] | None = ...,
+        health_check: Global___PlannedHealthCheck | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "by_source", b"by_source", "health_check", b"health_check", "listeners", b"listeners", "members", b"members", "name", b"name", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedLoadBalancer: _TypeAlias = PlannedLoadBalancer  # noqa: Y015
+
+@_typing.final
+class PlannedListener(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    """6 is TCP, 17 UDP."""
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedListener: _TypeAlias = PlannedListener  # noqa: Y015
+
+@_typing.final
+class PlannedBalancerMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
+    HEALTH_PORT_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    port: _builtins.int
+    """0: the listener's."""
+    drain: _builtins.bool
+    health_port: _builtins.int
+    """Where its health is asked for."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        drain: _builtins.bool = ...,
+        health_port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain", b"drain", "health_port", b"health_port", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedBalancerMember: _TypeAlias = PlannedBalancerMember  # noqa: Y015
+
+@_typing.final
+class BalancerHealth(_message.Message):
+    """Sent when it differs from what was sent last in the session; before anything is sent, all are healthy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNHEALTHY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unhealthy(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnhealthyMember]: ...
+    def __init__(
+        self,
+        *,
+        unhealthy: _abc.Iterable[Global___UnhealthyMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unhealthy", b"unhealthy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BalancerHealth: _TypeAlias = BalancerHealth  # noqa: Y015
+
+@_typing.final
+class UnhealthyMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BALANCER_UID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    balancer_uid: _builtins.str
+    address: _builtins.str
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        balancer_uid: _builtins.str = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "balancer_uid", b"balancer_uid", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnhealthyMember: _TypeAlias = UnhealthyMember  # noqa: Y015
+
+@_typing.final
+class PlannedHealthCheck(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTTP_PATH_FIELD_NUMBER: _builtins.int
+    INTERVAL_S_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    RISE_FIELD_NUMBER: _builtins.int
+    FALL_FIELD_NUMBER: _builtins.int
+    http_path: _builtins.str
+    """A GET of this path; empty: a TCP connection is enough."""
+    interval_s: _builtins.int
+    timeout_s: _builtins.int
+    rise: _builtins.int
+    fall: _builtins.int
+    def __init__(
+        self,
+        *,
+        http_path: _builtins.str = ...,
+        interval_s: _builtins.int = ...,
+        timeout_s: _builtins.int = ...,
+        rise: _builtins.int = ...,
+        fall: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fall", b"fall", "http_path", b"http_path", "interval_s", b"interval_s", "rise", b"rise", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedHealthCheck: _TypeAlias = PlannedHealthCheck  # noqa: Y015
 
 @_typing.final
 class PlannedRoute(_message.Message):
@@ -971,6 +1154,7 @@ class AgentMessage(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    BALANCER_HEALTH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___AgentHello: ...
     @_builtins.property
@@ -979,6 +1163,8 @@ class AgentMessage(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def reply(self) -> Global___AgentReply: ...
+    @_builtins.property
+    def balancer_health(self) -> Global___BalancerHealth: ...
     def __init__(
         self,
         *,
@@ -986,12 +1172,13 @@ class AgentMessage(_message.Message):
         report: Global___AgentReport | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         reply: Global___AgentReply | None = ...,
+        balancer_health: Global___BalancerHealth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "reply", b"reply", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balancer_health", b"balancer_health", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "reply", b"reply", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "reply", b"reply", "report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balancer_health", b"balancer_health", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "reply", b"reply", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "report", "heartbeat", "reply"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "report", "heartbeat", "reply", "balancer_health"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

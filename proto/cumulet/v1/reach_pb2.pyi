@@ -34,6 +34,7 @@ class _ReachStepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReachSt
     REACH_STEP_KIND_ROUTER: _ReachStepKind.ValueType  # 5
     REACH_STEP_KIND_NAT: _ReachStepKind.ValueType  # 6
     REACH_STEP_KIND_OUTSIDE: _ReachStepKind.ValueType  # 7
+    REACH_STEP_KIND_BALANCER: _ReachStepKind.ValueType  # 8
 
 class ReachStepKind(_ReachStepKind, metaclass=_ReachStepKindEnumTypeWrapper): ...
 
@@ -45,6 +46,7 @@ REACH_STEP_KIND_TUNNEL: ReachStepKind.ValueType  # 4
 REACH_STEP_KIND_ROUTER: ReachStepKind.ValueType  # 5
 REACH_STEP_KIND_NAT: ReachStepKind.ValueType  # 6
 REACH_STEP_KIND_OUTSIDE: ReachStepKind.ValueType  # 7
+REACH_STEP_KIND_BALANCER: ReachStepKind.ValueType  # 8
 Global___ReachStepKind: _TypeAlias = ReachStepKind  # noqa: Y015
 
 @_typing.final
@@ -62,7 +64,7 @@ class ExplainReachRequest(_message.Message):
     source: _builtins.str
     """An instance (its first port), a port, or an address outside of the cloud."""
     target: _builtins.str
-    """The same; an address of a port counts as that port where the source can mean it."""
+    """The same, or a load balancer; an address of one, or of a port, counts as that where the source can mean it."""
     protocol: _builtins.str
     """tcp, udp, sctp, icmp (an echo request) or a number of IANA's; empty: icmp."""
     port: _builtins.int

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 
 from agent.net import names, ruleset
+from agent.net.balancer import BalancerIntent, ListenerIntent, MemberIntent
+from agent.net.balancer_rules import balancer_rules
 from agent.net.driver import FloatingIntent, ForwardIntent, NetworkIntent, RouterIntent
 from agent.net.elements import Json, add_elements, parse_elements, remove_elements
 from agent.net.guest_rules import mark_of
@@ -38,6 +40,18 @@ FLOATING = replace(
     ),
     announcers=(IPv4Address("192.0.2.12"),),
 )
+BALANCER = BalancerIntent(
+    "lb-uid",
+    "lb",
+    IPv4Address("10.7.0.200"),
+    (ListenerIntent(6, 80), ListenerIntent(17, 53)),
+    False,
+    (
+        MemberIntent(IPv4Address("10.7.0.5"), 8080, False, 8080),
+        MemberIntent(IPv4Address("10.8.0.5"), 0, False, 80),
+    ),
+)
+BY_SOURCE = replace(BALANCER, by_source=True)
 ASKED = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -51,6 +65,12 @@ GOLDENS = Path(__file__).parent / "goldens"
         ("router_rules.json", ruleset.namespace_rules(outbound_nat=True, router=ROUTER)),
         ("floating_rules.json", ruleset.namespace_rules(outbound_nat=False, router=FLOATING)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
+        ("balancer_rules.json", balancer_rules(BALANCER, BALANCER.members)),
+        (
+            "balancer_rules_by_source.json",
+            balancer_rules(replace(BALANCER, by_source=True), BALANCER.members),
+        ),
+        ("balancer_rules_refused.json", balancer_rules(BALANCER, ())),
         ("remove_elements.json", remove_elements(ruleset.port_elements(DB, 2))),
     ],
 )

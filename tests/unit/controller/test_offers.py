@@ -23,6 +23,8 @@ from controller.admit.offers import (
     check_offers,
 )
 from controller.fleet import build_node
+from controller.state import State
+from controller.store import keys
 from cumulet.errors import InvalidArgumentError
 from cumulet.resources import VCPU_MAX, ZERO
 from cumulet.v1 import agent_pb2, meta_pb2, node_pb2, placement_pb2
@@ -83,7 +85,7 @@ def test_too_many_projects_are_told_beside_those_that_do_not_exist(paper: Paper)
 def wrong_in_hello(**fields: Any) -> set[str]:
     capacity = fields.pop("capacity", meta_pb2.Resources(vcpu=4, memory_mib=4_096, disk_gib=10))
     try:
-        check_hello(agent_pb2.AgentHello(node="n1", capacity=capacity, **fields))
+        check_hello(State(), agent_pb2.AgentHello(node="n1", capacity=capacity, **fields))
     except InvalidArgumentError as error:
         return fields_of(error.violations)
     return set()
@@ -157,4 +159,27 @@ def test_what_passes_is_a_node_that_the_scheduler_can_have(
 
 def test_a_refusal_names_the_node() -> None:
     with pytest.raises(InvalidArgumentError, match="'n1'"):
-        check_hello(agent_pb2.AgentHello(node="n1", capabilities=[""]))
+        check_hello(State(), agent_pb2.AgentHello(node="n1", capabilities=[""]))
+
+
+@pytest.mark.parametrize(
+    ("node", "address", "fits"),
+    [
+        ("n2", "192.0.2.2", True),
+        ("n2", "192.2.2.1", False),  # the low 17 bits are those of 192.0.2.1
+        ("n2", "192.1.2.1", True),
+        ("n2", "192.0.2.1", False),
+        ("n1", "192.0.2.1", True),  # the node itself, again
+    ],
+)
+def test_no_two_nodes_have_one_part_address(node: str, address: str, fits: bool) -> None:
+    paper = Paper()
+    paper.put(keys.NODE_STATUS, ("n1",), node_pb2.NodeStatus(underlay_address="192.0.2.1"))
+    hello = agent_pb2.AgentHello(node=node, underlay_address=address, capacity=meta_pb2.Resources(vcpu=1))
+    if fits:
+        check_hello(paper.state, hello)
+        return
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_hello(paper.state, hello)
+    assert [one.field for one in caught.value.violations] == ["underlay_address"]
+    assert "node n1" in caught.value.violations[0].description

@@ -1,0 +1,91 @@
+"""Whether a connection to a load balancer arrives at one of its members, computed from intent alone.
+
+**Pure.** The sender's node translates; a member's groups judge the true sender. Health is no intent, but a
+fact of nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+from controller.admit.subnet import Address
+from controller.balancers import Member, balancers_in, networks_near, resolve_members
+from controller.reach import BALANCER, Path, Step, Traffic, arrive, find_near, leave
+from controller.state import State
+from cumulet.protocols import WITH_PORTS, protocol_number
+from cumulet.v1 import loadbalancer_pb2, port_pb2
+
+
+def find_balancer(
+    state: State, source: port_pb2.Port, address: Address
+) -> loadbalancer_pb2.LoadBalancer | None:
+    """The load balancer that the source means by an address."""
+    project = source.meta.project
+    for network in networks_near(state, project, source.spec.network):
+        for row in balancers_in(state, project, network):
+            if row.message.spec.address == str(address):
+                found: loadbalancer_pb2.LoadBalancer = row.message
+                return found
+    return None
+
+
+def reach_balancer(
+    state: State, source: port_pb2.Port, balancer: loadbalancer_pb2.LoadBalancer, traffic: Traffic
+) -> Path:
+    """It is reached when at least one member is; the steps after it are those to the first such one."""
+    address = ip_address(balancer.spec.address)
+    way = leave(state, source, address, traffic)
+    if not way.reachable:
+        return way
+    node = way.steps[-1].node
+    name = balancer.meta.name
+    if traffic.protocol not in WITH_PORTS:
+        text = f"load balancer {name} answers echo requests itself"
+        return replace(way, steps=(*way.steps, Step(BALANCER, name, node, True, text)))
+    if not _listens(balancer, traffic):
+        text = f"load balancer {name} does not listen there: the connection is refused"
+        return replace(way, steps=(*way.steps, Step(BALANCER, name, node, False, text)))
+    ends = {
+        _name_of(member): _to_member(state, source, member, traffic)
+        for member in resolve_members(state, balancer)
+        if not member.drain
+    }
+    reached = [path for path in ends.values() if path is not None and path.reachable]
+    step = Step(BALANCER, name, node, bool(reached), _say(name, ends))
+    return replace(way, steps=(*way.steps, step, *(reached[0].steps if reached else ())))
+
+
+def _to_member(state: State, source: port_pb2.Port, member: Member, traffic: Traffic) -> Path | None:
+    """None for an address that no port has."""
+    address = ip_address(member.address)
+    port = find_near(state, source, address)
+    if port is None:
+        return None
+    return arrive(state, source, port, replace(traffic, port=member.port or traffic.port), address)
+
+
+def _say(name: str, ends: dict[str, Path | None]) -> str:
+    if not ends:
+        return f"load balancer {name} has no member that takes connections: they are refused"
+    said = [f"{member} ({_why(path)})" if _why(path) else member for member, path in ends.items()]
+    return f"load balancer {name} gives it to one of: {', '.join(said)}"
+
+
+def _why(path: Path | None) -> str:
+    """Why a member is not reached; empty when it is."""
+    if path is None:
+        return "not reached: no port has this address"
+    return "" if path.reachable else f"not reached: {path.steps[-1].message}"
+
+
+def _name_of(member: Member) -> str:
+    port = f":{member.port}" if member.port else ""
+    return f"{member.instance or member.address}{port}"
+
+
+def _listens(balancer: loadbalancer_pb2.LoadBalancer, traffic: Traffic) -> bool:
+    return any(
+        (protocol_number(one.protocol, 4), one.port) == (traffic.protocol, traffic.port)
+        for one in balancer.spec.listeners
+    )

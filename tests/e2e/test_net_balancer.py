@@ -1,0 +1,269 @@
+"""Load balancers: who gets a connection, from where, and what becomes of it when members change.
+
+Real kernel, real tunnels; nodes, guests and the underlay between them are network namespaces.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from agent.net import conntrack
+from agent.net.balancer import Probed
+from agent.net.balancer_rules import table_name
+from agent.net.conntrack_wire import Connection
+from tests.unit.agent_net import talk
+from tests.unit.agent_net.balanced import (
+    TCP,
+    UDP,
+    VIP,
+    VIP_PORT,
+    answering,
+    asks,
+    balance,
+    balancer,
+    member,
+    members,
+    open_balanced,
+)
+from tests.unit.agent_net.neighbours import all_out, group, rule
+from tests.unit.agent_net.routed import PORT, Site
+
+MEMBERS = ("red1", "red2", "blue1", "blue2")  # of both subnets, on two nodes
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with open_balanced() as made:
+        yield made
+
+
+async def test_connections_go_around_exactly_from_everywhere(site: Site) -> None:
+    """Client and member in one subnet on one node and across nodes, in two; a client on a third node."""
+    await balance(site, balancer(*members(site, *MEMBERS)))
+    async with answering(site, *MEMBERS):
+        for client in ("red11", "blue1", "red2", "red3", "blue3"):
+            for protocol in (TCP, UDP):
+                found = await asks(site, client, 40, protocol)
+                assert found == dict.fromkeys(MEMBERS, 10), (client, protocol)
+    assert [await site.invalid(node) for node in site.cloud.nodes] == [0, 0, 0]
+
+
+async def test_by_source_a_client_has_one_member_on_every_node(site: Site) -> None:
+    await balance(site, balancer(*members(site, *MEMBERS), by_source=True))
+    seen: set[str] = set()
+    async with answering(site, *MEMBERS):
+        for client in ("red11", "blue1", "red2", "blue2", "red3", "blue3"):
+            found = await asks(site, client, 20)
+            assert list(found.values()) == [20], client
+            seen |= found.keys()
+    assert len(seen) > 1
+
+
+async def test_a_member_may_be_its_own_client(site: Site) -> None:
+    await balance(site, balancer(*members(site, "red1", "red2")))
+    async with answering(site, "red1", "red2"):
+        assert await asks(site, "red2", 20) == {"red1": 10, "red2": 10}
+
+
+async def test_what_nobody_takes_is_refused(site: Site) -> None:
+    """Without members, and where nobody listens; the address itself answers echo requests."""
+    await balance(site, balancer())
+    for port in (VIP_PORT, VIP_PORT + 1):
+        assert await _error(site, "red3", port) == "ConnectionRefusedError"
+    assert await site.ping("red3", VIP, tries=3)
+    await balance(site, balancer(*members(site, "red1")))
+    assert await _error(site, "red3", VIP_PORT + 1) == "ConnectionRefusedError"
+    async with answering(site, "red1"):
+        assert await asks(site, "red3") == {"red1": 1}
+    await balance(site)
+    assert await _error(site, "red3", VIP_PORT) != "ConnectionRefusedError"
+    assert not await site.ping("red3", VIP)
+
+
+async def test_a_member_that_drains_keeps_what_it_has_and_one_that_goes_does_not(site: Site) -> None:
+    made = balancer(*members(site, "red1"))
+    await balance(site, made)
+    async with answering(site, "red1", "blue2"):
+        kept = await _begin(site, "red3")
+        assert kept.says() == "red1"
+        draining = replace(made, members=(member(site, "red1", drain=True), member(site, "blue2")))
+        await balance(site, draining)
+        assert await asks(site, "red3", 10) == {"blue2": 10}
+        assert kept.says() == "red1"
+        await balance(site, replace(made, members=members(site, "blue2")))
+        assert kept.says() == ""
+        assert await asks(site, "red3", 10) == {"blue2": 10}
+        other = await _begin(site, "red3")
+        assert other.says() == "blue2"
+        await balance(site)
+        assert other.says() == ""
+
+
+async def test_who_is_down_gets_nothing_new_unless_all_are(site: Site) -> None:
+    made = balancer(*members(site, "red1", "blue2"))
+    await balance(site, made)
+    third = site.cloud.nodes[2]
+    async with answering(site, "red1", "blue2"):
+        kept = await _begin(site, "red3")
+        assert kept.says() == "blue2" or await _begin_at(site, "red3", "blue2", kept)
+        down = frozenset({Probed(one.address, one.health_port) for one in members(site, "blue2")})
+        await third.net.ensure_health(site.router.uid, made.uid, down)
+        await site.check()
+        assert await asks(site, "red3", 10) == {"red1": 10}
+        assert await asks(site, "red2", 10) == {"red1": 5, "blue2": 5}  # another node's health is its own
+        both = frozenset({Probed(one.address, one.health_port) for one in made.members})
+        await third.net.ensure_health(site.router.uid, made.uid, both)
+        assert await asks(site, "red3", 10) == {"red1": 5, "blue2": 5}
+        assert await third.net.balancer_health(site.router.uid) == {made.uid: both}
+
+
+async def test_members_groups_judge_the_true_client(site: Site) -> None:
+    """On the node of the member, as if no balancer were between."""
+    second, port = site.at("red2")
+    allowed = site.guests["red3"].address(4)
+    only = group(*all_out(), rule("in", "tcp", (PORT, PORT), cidr=f"{allowed}/32"))
+    await second.net.ensure_group(only)
+    judged = replace(port, security_groups=(only.uid,))
+    site.placed[site.placed.index((second, port))] = (second, judged)
+    await balance(site, balancer(*members(site, "red2")))
+    await second.net.ensure_port(judged)
+    async with answering(site, "red2"):
+        assert await asks(site, "red3", 5) == {"red2": 5}
+        assert await asks(site, "red11", 2) == {"": 2}
+
+
+async def test_a_client_that_may_reach_the_balancer_only_keeps_its_connection_when_groups_change(
+    site: Site,
+) -> None:
+    """Client and member are on one node and in one subnet, so their network knows both connections."""
+    first, port = site.at("red11")
+    only = group(rule("out", "tcp", cidr=f"{VIP}/32"))
+    await first.net.ensure_group(only)
+    judged = replace(port, security_groups=(only.uid,))
+    site.placed[site.placed.index((first, port))] = (first, judged)
+    await balance(site, balancer(*members(site, "red1")))
+    await first.net.ensure_port(judged)
+    async with answering(site, "red1"):
+        kept = await _begin(site, "red11")
+        assert kept.says() == "red1"
+        before = await first.lab.inside(first.lab.host, _to_members)
+        assert len(before) == 1
+        more = replace(only, rules=(*only.rules, rule("out", "udp", cidr=f"{VIP}/32")))
+        for changed in (more, only):
+            await first.net.ensure_group(changed)
+            assert await first.lab.inside(first.lab.host, _to_members) == before
+            assert kept.says() == "red1"
+        await first.net.ensure_group(replace(only, rules=more.rules[1:]))
+        assert kept.says() == ""
+
+
+async def test_a_damaged_table_is_noticed_and_put_back_while_connections_go_on(site: Site) -> None:
+    made = balancer(*members(site, "red1", "blue2"))
+    await balance(site, made)
+    third = site.cloud.nodes[2]
+    damages = {
+        "flushed": ("nft", "flush", "ruleset"),
+        "gone": ("nft", "delete", "table", "ip", table_name(made.uid)),
+        "edited": ("nft", "add", "rule", "ip", table_name(made.uid), "prerouting", "counter"),
+        "address gone": ("ip", "address", "del", f"{VIP}/32", "dev", "lo"),
+        "address of somebody": ("ip", "address", "add", "10.7.0.201/32", "dev", "lo"),
+        "route to a part gone": ("ip", "route", "del", "198.18.2.2"),
+    }
+    async with answering(site, "red1", "blue2"):
+        kept = await _begin(site, "red3")
+        name = kept.says()
+        assert name
+        for what, command in damages.items():
+            done = await third.lab.run(site.namespace(third), *command)
+            assert done.returncode == 0, (what, done.stderr)
+            with pytest.raises(AssertionError):
+                await site.check()
+            if what != "flushed":  # without any translation the namespace itself would answer, and end it
+                assert kept.says() == name, what
+            await site.apply_on(third)
+            await site.check()
+            assert kept.says() == name, what
+            assert await asks(site, "red3", 10) == {"red1": 5, "blue2": 5}, what
+
+
+async def test_an_agent_that_starts_anew_touches_nothing(site: Site) -> None:
+    made = balancer(*members(site, "red1", "blue2"))
+    await balance(site, made)
+    third = site.cloud.nodes[2]
+    down = frozenset({made.members[0].probed})
+    await third.net.ensure_health(site.router.uid, made.uid, down)
+    async with answering(site, "red1", "blue2"):
+        kept = await _begin(site, "red3")
+        await third.net.close()
+        assert kept.says() == "blue2"
+        third.net = third.lab.driver()
+        seen = (await third.net.observe_net()).routers[site.router.uid]
+        assert seen == (await site.cloud.nodes[0].net.observe_net()).routers[site.router.uid]
+        before = await third.lab.run(site.namespace(third), "nft", "-a", "list", "ruleset")
+        await site.apply_on(third)
+        after = await third.lab.run(site.namespace(third), "nft", "-a", "list", "ruleset")
+        assert Counter(_handles(after.stdout)) == Counter(_handles(before.stdout))
+        assert await third.net.balancer_health(site.router.uid) == {made.uid: down}
+        assert kept.says() == "blue2"
+        assert await asks(site, "red3", 5) == {"blue2": 5}
+
+
+def _to_members() -> set[bytes]:
+    """What networks of the calling thread's node know of connections to a member's port; each has an id."""
+    found: set[bytes] = set()
+
+    def note(connection: Connection) -> bool:
+        if connection.second == PORT:
+            found.add(connection.key)
+        return False
+
+    for zone in (1, 2):  # red's and blue's
+        conntrack.end_connections(zone, note)
+    return found
+
+
+def _handles(listing: str) -> list[str]:
+    return [line.rpartition("# handle ")[2] for line in listing.splitlines() if "# handle " in line]
+
+
+class _Open(talk.Talk):
+    def says(self) -> str:
+        """The name of whoever is at the other end; empty for nobody."""
+        try:
+            self._socket.send(b"who?")
+            return self._socket.recv(64).decode()
+        except OSError:
+            return ""
+
+
+async def _begin(site: Site, source: str) -> _Open:
+    guest = site.guests[source]
+    return await guest.lab.inside(guest.namespace, partial(_Open, "tcp", str(VIP), VIP_PORT))
+
+
+async def _begin_at(site: Site, source: str, wanted: str, first: _Open) -> bool:
+    """Another connection, if the first one went to somebody else."""
+    first.close()
+    return (await _begin(site, source)).says() == wanted
+
+
+async def _error(site: Site, source: str, port: int) -> str:
+    guest = site.guests[source]
+
+    def connect() -> str:
+        import socket
+
+        with socket.socket() as client:
+            client.settimeout(1.0)
+            try:
+                client.connect((str(VIP), port))
+            except OSError as err:
+                return type(err).__name__
+        return ""
+
+    return await guest.lab.inside(guest.namespace, connect)
