@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from controller.api.selector import parse_selector
+from controller.selector import parse_selector
 from controller.state import Changed, State
 from controller.store import keys
 from controller.tables import Stored

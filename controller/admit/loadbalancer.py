@@ -14,9 +14,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.subnet import choose_address, range_of
-from controller.api.selector import parse_selector
 from controller.balancers import networks_near
 from controller.commit import Change
+from controller.selector import parse_selector
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since

@@ -17,10 +17,10 @@ from typing import Any, Final
 from controller.admit import common
 from controller.admit.common import Context
 from controller.api.requests import write_once
-from controller.api.selector import Matches, parse_selector
 from controller.assemble import assemble
 from controller.commit import Change
 from controller.controller import Controller
+from controller.selector import Matches, parse_selector
 from controller.state import Changed, State
 from controller.store import keys
 from controller.store.keys import Table

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.api.selector import TERMS_MAX, parse_selector
 from controller.api.server import BadListenAddressError, check_listen_address
 from controller.api.standard import _parse_token, _token
+from controller.selector import TERMS_MAX, parse_selector
 from controller.store import keys
 from cumulet.errors import InvalidArgumentError
 
