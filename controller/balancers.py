@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from controller.selector import parse_selector
+from controller.selector import parse_selector, required_label
 from controller.state import Changed, State
 from controller.store import keys
 from controller.tables import Stored
@@ -133,8 +133,9 @@ def _instances_of(
         if row is not None:
             yield row.message
         return
-    matches = parse_selector(entry.selector)
-    for row in state.rows(keys.INSTANCES, project).values():
+    matches, label = parse_selector(entry.selector), required_label(entry.selector)
+    rows = state.instances_labelled(project, *label) if label else state.rows(keys.INSTANCES, project)
+    for row in rows.values():
         if matches(row.message.meta.labels):
             yield row.message
 

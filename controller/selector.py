@@ -24,6 +24,14 @@ def parse_selector(text: str) -> Matches:
     return lambda labels: all(term(labels) for term in terms)
 
 
+def required_label(text: str) -> tuple[str, str] | None:
+    """One label that whatever matches has, by which to look it up; None where the selector names none."""
+    for term in text.split(","):
+        if "=" in term and "!=" not in term:
+            return _pair(term.strip().replace("==", "=", 1), "=")
+    return None
+
+
 def _parse_term(term: str) -> Matches:
     if "!=" in term:
         key, value = _pair(term, "!=")

@@ -65,6 +65,7 @@ class Tables:
         self._used: dict[str, Resources] = {}
         self._used_devices: Counter[str] = Counter()
         self._members: dict[Parts, Counter[str]] = {}
+        self._labelled: dict[tuple[str, str, str], dict[Parts, Stored]] = {}
         self._scoped: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_of: dict[tuple[str, str], dict[Parts, Stored]] = {}
         self._ports_in: dict[tuple[str, str], dict[Parts, Stored]] = {}
@@ -134,6 +135,11 @@ class Tables:
     def status_of(self, uid: str) -> instance_pb2.InstanceStatus | None:
         row = self._tables[keys.INSTANCE_STATUS.path].get((uid,))
         return row.message if row else None
+
+    def instances_labelled(self, project: str, key: str, value: str) -> Mapping[Parts, Stored]:
+        """Instances with a label, in no order. A live view."""
+        found: Mapping[Parts, Stored] = self._labelled.get((project, key, value), _EMPTY)
+        return found
 
     def ports_of(self, project: str, instance: str) -> list[Stored]:
         """Ports of an instance, by port name."""
@@ -264,6 +270,9 @@ class Tables:
             total = total + resources_from(after.message.spec.resources)
             self._used_devices[parts[0]] += devices_milli(after.message.spec)
         self._used[parts[0]] = total
+        for row, value in ((before, None), (after, after)):
+            for key, word in row.message.meta.labels.items() if row is not None else ():
+                _replace_in(self._labelled, (parts[0], key, word), parts, value)
 
     def _index_port(self, parts: Parts, before: Stored | None, after: Stored | None) -> None:
         for row, value in ((before, None), (after, after)):

@@ -109,7 +109,7 @@ async def test_health_reflection_and_channelz(cloud: Cloud) -> None:
     async for reply in reflection.ServerReflectionInfo(iter([ask])):
         listed = {service.name for service in reply.list_services_response.service}
     ours = {name.full_name for module in PROTO_FILES for name in module.DESCRIPTOR.services_by_name.values()}
-    assert len(ours) == 18
+    assert len(ours) == 21
     assert ours < listed
     servers = await channelz_pb2_grpc.ChannelzStub(_any(cloud.channel)).GetServers(
         channelz_pb2.GetServersRequest()

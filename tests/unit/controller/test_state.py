@@ -30,6 +30,7 @@ def _write(kind: str, name: str, number: int) -> tuple[bytes, bytes]:
     project = "p" if name == "a" else "q"
     meta = meta_pb2.Meta(uid=f"{kind}-{name}", name=name, project=project)
     if kind == "instance":
+        meta.labels.update({"parity": str(number % 2)} if number else {})
         made: Any = instance_pb2.Instance(meta=meta, spec=instance_pb2.InstanceSpec(resources=amounts))
         return keys.INSTANCES.key(project, name), made.SerializeToString()
     if kind == "port":
@@ -96,6 +97,11 @@ def _everything(state: State) -> dict[str, Any]:
         "allocated": {node: state.allocated_on(node) for node in NODES},
         "used": {project: state.used_by(project) for project in "pq"},
         "ports": {(project, name): state.ports_of(project, name) for project in "pq" for name in NAMES},
+        "labelled": {
+            (project, value): dict(state.instances_labelled(project, "parity", value))
+            for project in "pq"
+            for value in "01"
+        },
         "addresses": dict(state.addresses_in("net")),
         "operations": {uid: list(state.operations_of(uid)) for uid in uids},
     }

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from controller.api.server import BadListenAddressError, check_listen_address
 from controller.api.standard import _parse_token, _token
-from controller.selector import TERMS_MAX, parse_selector
+from controller.selector import TERMS_MAX, parse_selector, required_label
 from controller.store import keys
 from cumulet.errors import InvalidArgumentError
 
@@ -46,6 +46,8 @@ def _terms() -> st.SearchStrategy[Test]:
 def test_a_selector_is_the_and_of_its_terms(terms: list[Test], labels: dict[str, str]) -> None:
     matches = parse_selector(", ".join(text for text, _ in terms))
     assert matches(labels) == all(test(labels) for _, test in terms)
+    required = required_label(", ".join(text for text, _ in terms))
+    assert required is None or not matches(labels) or labels[required[0]] == required[1]
 
 
 @pytest.mark.parametrize("text", ["=", "a=b=c,=", "a b", ",", "a,,b", "!", "!=x", "a=x\0y", "-a", "ä=1"])
