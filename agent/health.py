@@ -1,4 +1,4 @@
-"""Health of load balancers' members, as this node sees it: asked from here, told to the rules of here.
+"""Health of load balancers' members, as this node sees it: asked from here, told to this node's rules.
 
 **Edge**: one task for each balancer that is checked; sockets are of its router's namespace. What follows from
 an answer is pure. Health needs no controller: a session only hears of it.
@@ -153,6 +153,7 @@ class Health:
                     member = f"{probed.address}:{probed.port}"
                     _log.info("member", balancer=watch.intent.name, member=member, now=word)
             down = frozenset(probed for probed, tally in watch.tallies.items() if tally.down)
+            # Each time: its router may have been made anew, and it costs nothing when nothing is to be done.
             await self._net.ensure_health(router_uid, watch.intent.uid, down)
             await self._board.put(watch.intent.uid, down)
         except (DriverError, OSError) as err:

@@ -31,6 +31,7 @@ from cumulet.kinds import (
     IMAGE,
     INSTANCE,
     KEY_PAIR,
+    LOAD_BALANCER,
     NETWORK,
     OPERATION,
     PLACEMENT_GROUP,
@@ -184,6 +185,9 @@ def sample(kind: Kind, name: str) -> Any:
         made.spec.network, made.spec.cidr = "lan", "10.0.0.0/22"
     elif kind is PLACEMENT_GROUP:
         made.spec.rule = placementgroup_pb2.PLACEMENT_RULE_ANTI_AFFINITY
+    elif kind is LOAD_BALANCER:
+        made.spec.network = "lan"
+        made.spec.listeners.add(protocol="tcp", port=80)
     elif kind is INSTANCE:
         made.spec.flavor, made.spec.image = "small", "blank"
         made.spec.networks.append(instance_pb2.NetworkAttachment(network="lan"))

@@ -27,7 +27,20 @@ from cumulet.errors import (
     RevisionGoneError,
     TooLargeError,
 )
-from cumulet.kinds import FLAVOR, IMAGE, INSTANCE, KEY_PAIR, NETWORK, OPERATION, PORT, PROJECT, SUBNET, Kind
+from cumulet.kinds import (
+    FLAVOR,
+    IMAGE,
+    INSTANCE,
+    KEY_PAIR,
+    LOAD_BALANCER,
+    NETWORK,
+    OPERATION,
+    PORT,
+    PROJECT,
+    ROUTER,
+    SUBNET,
+    Kind,
+)
 from cumulet.v1 import meta_pb2
 from tests.scenario.serving import WRITABLE, Cloud, refusal, sample, until
 
@@ -41,10 +54,20 @@ async def _new(cloud: Cloud, kind: Kind, name: str) -> Any:
     made = sample(kind, name)
     if kind is IMAGE:
         made.spec.disk.CopyFrom((await cloud.get(IMAGE, "blank")).spec.disk)
+    if kind is LOAD_BALANCER:
+        await _ensure_router(cloud)
     if kind is SUBNET:
         number = sum(name.encode()) % 200 + 10
         made.spec.cidr = f"10.{number}.0.0/24"
     return made
+
+
+async def _ensure_router(cloud: Cloud) -> None:
+    """Where the seeded network's load balancers are."""
+    if not await _all(cloud, ROUTER):
+        router = sample(ROUTER, "of-lan")
+        router.spec.networks.append("lan")
+        await cloud.create(ROUTER, router)
 
 
 async def _remove(cloud: Cloud, kind: Kind, name: str) -> None:
