@@ -76,8 +76,8 @@ class PlanIntent:
     `refused` are uids that the plan names but that could not be parsed: they are neither made nor removed.
     No uid is both planned and tombstoned: the higher epoch counts, at the same one the tombstone.
 
-    `names` of networks, routers and security groups, by uid: for people, and no part of what is compared
-    with the node.
+    `names` of networks, routers, balancers and security groups, by uid: for people, and no part of what is
+    compared with the node.
     """
 
     instances: Mapping[str, InstanceIntent]
@@ -138,6 +138,7 @@ def parse_plan(plan: pb.NodePlan) -> PlanIntent:
     names = {one.uid: one.name for one in plan.networks}
     names |= {one.uid: one.name for one in plan.routers}
     names |= {one.uid: one.name for one in plan.security_groups}
+    names |= {one.uid: one.name for router in plan.routers for one in router.load_balancers}
     return PlanIntent(instances, networks, tombstones, tuple(refusals), groups, routers, names)
 
 

@@ -23,7 +23,7 @@ _NETWORK: Final = ("network", "network_name")
 _ROUTER: Final = ("router", "router_name")
 _ROUTER_LINK: Final = (*_ROUTER, "link")
 _RULE: Final = ("security_group", "security_group_name", "rule")
-_LISTENER: Final = (*_ROUTER, "listener")
+_LISTENER: Final = ("load_balancer", "load_balancer_name", "listener")
 # (metric, what it counts, field of Traffic)
 _TRAFFIC: Final = (
     ("receive_bytes", "Bytes received", "received_bytes"),
@@ -122,22 +122,28 @@ def _render_routers(stats: NetStats, names: NetNames) -> Iterator[NetFamily]:
         ((labels[uid], router.dropped) for uid, router in stats.routers.items()),
     )
     listeners = [
-        ([*labels[uid], name], count)
-        for uid, router in stats.routers.items()
-        for name, count in sorted(router.listeners.items())
+        (_listener(text, names), count)
+        for router in stats.routers.values()
+        for text, count in sorted(router.listeners.items())
     ]
     yield _counter(
         "cumulet_load_balancer_packets",
-        "Packets that a load balancer's rule saw; where it translates, the first of each connection.",
+        "Connections that a load balancer gave to a member: the first packet of each.",
         _LISTENER,
         ((row, count.packets) for row, count in listeners),
     )
     yield _counter(
         "cumulet_load_balancer_bytes",
-        "Bytes of the packets that a load balancer's rule saw.",
+        "Bytes of those packets.",
         _LISTENER,
         ((row, count.bytes) for row, count in listeners),
     )
+
+
+def _listener(text: str, names: NetNames) -> list[str]:
+    """BALANCER/PROTOCOL/PORT, as its rules say (balancer_rules.py)."""
+    uid, _, listener = text.partition("/")
+    return [uid, names.others.get(uid, ""), listener]
 
 
 def _render_judged(stats: NetStats, names: NetNames) -> Iterator[NetFamily]:

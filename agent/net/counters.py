@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from agent.net import names, security
+from agent.net import balancer_rules, names, security
 from agent.net.addressing import ROUTER_TUNNEL_LINK, UPLINK_LINK
 from agent.net.elements import GUARD_TABLE, TABLE
 from agent.net.guest_rules import ZONE_PREFIX
@@ -18,7 +18,6 @@ from agent.net.netlink_stats import CountedLink
 from agent.net.rules_wire import CountedRule
 from agent.net.stats import Count, NetworkStats, PortStats, RouterStats
 
-BALANCER_TABLE: Final = "cumulet-lb"
 ANTI_SPOOFING: Final = "anti-spoofing"
 # Of chains whose name says something else to people. docs/howto/operate.md explains each.
 _STAGES: Final = {
@@ -66,7 +65,7 @@ def count_router(links: Iterable[CountedLink], counted: Iterable[CountedRule]) -
     dropped = 0
     listeners: dict[str, Count] = {}
     for one in counted:
-        if one.table == BALANCER_TABLE and one.comment:
+        if balancer_rules.owner_of_table(one.table) and one.comment:
             before = listeners.get(one.comment, Count())
             listeners[one.comment] = Count(before.packets + one.packets, before.bytes + one.bytes)
         elif one.table == TABLE and one.drops:

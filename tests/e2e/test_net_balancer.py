@@ -54,6 +54,18 @@ async def test_connections_go_around_exactly_from_everywhere(site: Site) -> None
     assert [await site.invalid(node) for node in site.cloud.nodes] == [0, 0, 0]
 
 
+async def test_each_connection_is_counted_once_for_its_listener(site: Site) -> None:
+    made = balancer(*members(site, *MEMBERS))
+    await balance(site, made)
+    async with answering(site, *MEMBERS):
+        await asks(site, "red3", 12, TCP)
+        await asks(site, "red3", 5, UDP)
+    counts = [(await node.net.net_stats()).routers[site.router.uid].listeners for node in site.cloud.nodes]
+    packets = [{listener: count.packets for listener, count in found.items()} for found in counts]
+    tcp, udp = (f"{made.uid}/{protocol}/{VIP_PORT}" for protocol in ("tcp", "udp"))
+    assert packets == [{tcp: 0, udp: 0}, {tcp: 0, udp: 0}, {tcp: 12, udp: 5}]
+
+
 async def test_by_source_a_client_has_one_member_on_every_node(site: Site) -> None:
     await balance(site, balancer(*members(site, *MEMBERS), by_source=True))
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""What is counted of real packets: rules, stages of dropping, tunnels, routers, load balancers.
+"""What is counted of real packets: rules, stages of dropping, tunnels, routers.
 
 Real kernel, real nft; guests are network namespaces. What the fake counts too is in the driver's contract
 (tests/contract/test_net_stats.py).
@@ -16,14 +16,11 @@ from pathlib import Path
 import pytest
 
 from agent.net import names, netns, nft
-from agent.net import rule_words as words
-from agent.net.counters import BALANCER_TABLE
 from agent.net.driver import NetworkIntent
 from agent.net.kernel_driver import KernelNet
 from agent.net.rtnetlink import Netlink
-from agent.net.rule_words import COUNTER, DROP, Json
-from agent.net.stats import Count, NetStats, RouterStats, Traffic
-from tests.contract.test_net_routers import in_router, router_intent
+from agent.net.rule_words import DROP, Json
+from agent.net.stats import NetStats, RouterStats, Traffic
 from tests.support.net import silence
 from tests.unit.agent_net import frames, probes
 from tests.unit.agent_net.lab import OUTSIDE_ADDRESS, Lab, join, network_intent, open_lab, with_port
@@ -273,46 +270,6 @@ async def test_a_routers_links_and_drops_are_counted() -> None:
 
 def _more(count: str, before: Traffic | None, after: Traffic | None) -> int:
     return int(getattr(after, count) - getattr(before, count))
-
-
-async def test_rules_of_load_balancers_are_counted_by_their_comment(lab: Lab, net: KernelNet) -> None:
-    router = router_intent()
-    await net.ensure_router(router)
-    everything = group(*all_out())
-    await net.ensure_group(everything)
-    (guest,) = await _guests(lab, net, (everything.uid,), network=in_router(router))
-    namespace = lab.netns_dir / names.namespace_name(router.uid)
-    await lab.inside(namespace, partial(nft.commit, _balancer()))
-    assert (await net.net_stats()).routers[router.uid].listeners == {"lb-web": Count(), "lb-idle": Count()}
-    send = partial(probes.send_datagrams, "10.7.0.1", PORT, [b"12345678"] * TIMES)
-    await lab.inside(guest.namespace, send)
-    size = 20 + 8 + 8  # IPv4, UDP, eight bytes
-    listeners = (await net.net_stats()).routers[router.uid].listeners
-    assert listeners == {"lb-web": Count(2 * TIMES, 2 * TIMES * size), "lb-idle": Count()}
-
-
-def _balancer() -> list[Json]:
-    """Two rules of one listener, one of another, and one that is nobody's."""
-    of = {"family": "inet", "table": BALANCER_TABLE}
-    hook = {"type": "filter", "hook": "prerouting", "prio": -350, "policy": "accept"}
-    rules = [(PORT, "lb-web"), (PORT, "lb-web"), (OTHER_PORT, "lb-idle"), (PORT, "")]
-    return [
-        {"add": {"table": {"family": "inet", "name": BALANCER_TABLE}}},
-        {"add": {"chain": {**of, "name": "in", **hook}}},
-        *(
-            {
-                "add": {
-                    "rule": {
-                        **of,
-                        "chain": "in",
-                        "expr": [words.is_field("udp", "dport", port), COUNTER],
-                        **({"comment": comment} if comment else {}),
-                    }
-                }
-            }
-            for port, comment in rules
-        ),
-    ]
 
 
 def _foreign_table(family: str, name: str) -> list[Json]:

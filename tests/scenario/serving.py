@@ -27,7 +27,9 @@ from cumulet.clock import SystemClock
 from cumulet.errors import CumuletError
 from cumulet.kinds import (
     BY_NOUN,
+    EXTERNAL_NETWORK,
     FLAVOR,
+    FLOATING_IP,
     IMAGE,
     INSTANCE,
     KEY_PAIR,
@@ -185,6 +187,10 @@ def sample(kind: Kind, name: str) -> Any:
         made.spec.network, made.spec.cidr = "lan", "10.0.0.0/22"
     elif kind is PLACEMENT_GROUP:
         made.spec.rule = placementgroup_pb2.PLACEMENT_RULE_ANTI_AFFINITY
+    elif kind is EXTERNAL_NETWORK:
+        made.spec.uplink, made.spec.cidr = name, "203.0.113.0/24"
+    elif kind is FLOATING_IP:
+        made.spec.external_network = "internet"
     elif kind is LOAD_BALANCER:
         made.spec.network = "lan"
         made.spec.listeners.add(protocol="tcp", port=80)

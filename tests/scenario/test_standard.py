@@ -28,7 +28,9 @@ from cumulet.errors import (
     TooLargeError,
 )
 from cumulet.kinds import (
+    EXTERNAL_NETWORK,
     FLAVOR,
+    FLOATING_IP,
     IMAGE,
     INSTANCE,
     KEY_PAIR,
@@ -55,19 +57,21 @@ async def _new(cloud: Cloud, kind: Kind, name: str) -> Any:
     if kind is IMAGE:
         made.spec.disk.CopyFrom((await cloud.get(IMAGE, "blank")).spec.disk)
     if kind is LOAD_BALANCER:
-        await _ensure_router(cloud)
+        await _ensure(cloud, ROUTER, "of-lan", networks=["lan"])
+    if kind is FLOATING_IP:
+        await _ensure(cloud, EXTERNAL_NETWORK, "internet")
     if kind is SUBNET:
         number = sum(name.encode()) % 200 + 10
         made.spec.cidr = f"10.{number}.0.0/24"
     return made
 
 
-async def _ensure_router(cloud: Cloud) -> None:
-    """Where the seeded network's load balancers are."""
-    if not await _all(cloud, ROUTER):
-        router = sample(ROUTER, "of-lan")
-        router.spec.networks.append("lan")
-        await cloud.create(ROUTER, router)
+async def _ensure(cloud: Cloud, kind: Kind, name: str, **spec: Any) -> None:
+    """What objects of another kind need beside what is seeded."""
+    if not await _all(cloud, kind):
+        made = sample(kind, name)
+        made.spec.MergeFrom(type(made.spec)(**spec))
+        await cloud.create(kind, made)
 
 
 async def _remove(cloud: Cloud, kind: Kind, name: str) -> None:

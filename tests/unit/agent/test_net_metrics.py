@@ -19,7 +19,7 @@ from cumulet.v1 import agent_pb2 as pb
 
 from .build import instance, plan, uid
 
-GROUP = uid(7, 1)
+GROUP, BALANCER = uid(7, 1), uid(8, 1)
 PORT, NETWORK, ROUTER = uid(3, 9), uid(2, 1), uid(6, 1)
 STATS = NetStats(
     ports={PORT: PortStats(NETWORK, Traffic(1, 2, 3, 4, 5, 6), 7, 8)},
@@ -29,7 +29,7 @@ STATS = NetStats(
             Traffic(21, 22, 23, 24, 25, 26),
             Traffic(31, 32, 33, 34, 35, 36),
             37,
-            {"lb-web": Count(38, 39)},
+            {f"{BALANCER}/tcp/80": Count(38, 39)},
         )
     },
     rules={(GROUP, "sgr-1-4"): 41, (GROUP, "sgr-1-6"): 42},
@@ -91,8 +91,9 @@ def test_routers_show_both_links_what_they_dropped_and_their_load_balancers() ->
     assert _value("router_transmit_packets_total", **labels, link="uplink") == 25
     assert _value("router_transmit_packets_total", **labels, link="tunnel") == 35
     assert _value("router_dropped_packets_total", **labels) == 37
-    assert _value("load_balancer_packets_total", **labels, listener="lb-web") == 38
-    assert _value("load_balancer_bytes_total", **labels, listener="lb-web") == 39
+    listener = {"load_balancer": BALANCER, "load_balancer_name": "", "listener": "tcp/80"}
+    assert _value("load_balancer_packets_total", **listener) == 38
+    assert _value("load_balancer_bytes_total", **listener) == 39
 
 
 def test_rules_stages_and_connections() -> None:

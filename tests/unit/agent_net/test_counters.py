@@ -116,12 +116,12 @@ def test_a_routers_rules_and_links_are_its_own() -> None:
     rules = [
         _counted("forward", 1),
         _counted("forward", 2, drops=False),
-        _counted("in", 4, table="cumulet-lb", comment="lb-a", drops=False),
-        _counted("out", 8, table="cumulet-lb", comment="lb-a", drops=False),
-        _counted("out", 16, table="cumulet-lb", drops=False),
+        _counted("in", 4, table="cumulet-lb-a", comment="a/tcp/80", drops=False),
+        _counted("out", 8, table="cumulet-lb-a", comment="a/tcp/80", drops=False),
+        _counted("out", 16, table="cumulet-lb-a", drops=False),
         _counted("in", 32, table="elsewhere"),
     ]
-    assert count_router(links, rules) == RouterStats(TRAFFIC, None, 1, {"lb-a": Count(12, 120)})
+    assert count_router(links, rules) == RouterStats(TRAFFIC, None, 1, {"a/tcp/80": Count(12, 120)})
 
 
 def test_links_are_told_by_our_mark_and_a_port_is_of_the_bridge_it_is_on() -> None:
