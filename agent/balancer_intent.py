@@ -6,6 +6,7 @@ what its plan says would be another plan.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -19,7 +20,8 @@ SECONDS_MAX: Final = 3_600
 ANSWERS_MAX: Final = 100
 
 
-def parse_balancer(planned: pb.PlannedLoadBalancer) -> BalancerIntent:
+def parse_balancer(planned: pb.PlannedLoadBalancer, outside: Iterable[str] = ()) -> BalancerIntent:
+    """`outside`: addresses of the outside that lead to it here."""
     return BalancerIntent(
         uid=check_uid("load_balancers.uid", planned.uid),
         name=planned.name,
@@ -28,6 +30,7 @@ def parse_balancer(planned: pb.PlannedLoadBalancer) -> BalancerIntent:
         by_source=planned.by_source,
         members=tuple(_parse_member(member) for member in planned.members),
         health=_parse_health(planned.health_check) if planned.HasField("health_check") else None,
+        outside=tuple(sorted(map(IPv4Address, outside))),
     )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Final
@@ -93,9 +93,12 @@ def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) 
         cidrs=tuple(sorted(cidrs, key=lambda cidr: (cidr.version, cidr))),
         outbound_nat=router.outbound_nat,
         mtu=min((network.mtu for network in networks), default=GUEST_MTU_DEFAULT),
-        floating=tuple(map(_parse_floating, router.floating_addresses)),
+        floating=tuple(_parse_floating(one, router.load_balancers) for one in router.floating_addresses),
         announcers=tuple(map(ip_address, router.announcer_vteps)),
-        balancers=tuple(sorted(map(parse_balancer, router.load_balancers), key=lambda one: one.uid)),
+        balancers=tuple(
+            parse_balancer(one, _outside(router, one.uid))
+            for one in sorted(router.load_balancers, key=lambda one: one.uid)
+        ),
     )
     return RouterPlan(
         intent,
@@ -104,7 +107,16 @@ def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) 
     )
 
 
-def _parse_floating(floating: pb.PlannedFloatingAddress) -> FloatingIntent:
+def _outside(router: pb.PlannedRouter, balancer_uid: str) -> list[str]:
+    return [one.address for one in router.floating_addresses if one.load_balancer_uid == balancer_uid]
+
+
+def _parse_floating(
+    floating: pb.PlannedFloatingAddress, balancers: Iterable[pb.PlannedLoadBalancer]
+) -> FloatingIntent:
+    members = [
+        member.address for one in balancers if one.uid == floating.load_balancer_uid for member in one.members
+    ]
     return FloatingIntent(
         address=IPv4Address(floating.address),
         uplink=floating.uplink,
@@ -112,6 +124,7 @@ def _parse_floating(floating: pb.PlannedFloatingAddress) -> FloatingIntent:
         gateway=IPv4Address(floating.gateway) if floating.gateway else None,
         fixed=IPv4Address(floating.fixed_address) if floating.fixed_address else None,
         forwards=tuple(map(_parse_forward, floating.forwards)),
+        members=tuple(sorted(set(map(IPv4Address, members)))),
     )
 
 

@@ -1,13 +1,14 @@
 """Where floating IPs lead and which node is to announce them, from the State alone.
 
 **Pure.** One with a target is announced by the node that the target is on; one with forwards by a node of one
-of their targets that answers. Which node does announce it is a record (`reconcile/announcer.py`).
+of their targets that answers; a load balancer's by a node of its router. Which node does announce it is a
+record (`reconcile/announcer.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -15,7 +16,7 @@ from controller.fleet import is_ready
 from controller.state import State
 from controller.store import keys
 from controller.tables import Stored
-from cumulet.v1 import floatingip_pb2, port_pb2, router_pb2
+from cumulet.v1 import floatingip_pb2, loadbalancer_pb2, port_pb2, router_pb2
 
 UNUSED: Final = "Unused"
 TARGET_MISSING: Final = "TargetMissing"
@@ -41,7 +42,8 @@ class Forward(NamedTuple):
 class Way:
     """Where a floating IP is to be announced, and where its packets go; without a node `reason` says why.
 
-    `candidates`: nodes that may announce one with forwards, the most likely ones first.
+    `targets` are the nodes of what is behind it, which may be others; `heirs` those that may announce it, now
+    or when that one is gone. `balancer` is a load balancer's uid.
     """
 
     node: str = ""
@@ -50,12 +52,17 @@ class Way:
     router: router_pb2.Router | None = None
     fixed_address: str = ""
     forwards: tuple[Forward, ...] = ()
-    candidates: tuple[str, ...] = ()
+    balancer: str = ""
+    targets: frozenset[str] = frozenset()
+    heirs: frozenset[str] = frozenset()
 
 
 def find_way(state: State, floating: floatingip_pb2.FloatingIP, silent: str = "") -> Way:
     """The way of a floating IP at the State's revision. Where another node can have it, not `silent`."""
     if floating.spec.target:
+        balancer = find_balancer(state, floating.meta.project, floating.spec.target)
+        if balancer is not None:
+            return _way_to_balancer(state, floating, balancer, silent)
         return _way_to_target(state, floating)
     if floating.spec.forwards:
         return _way_of_forwards(state, floating, silent)
@@ -72,6 +79,15 @@ def find_target(state: State, project: str, word: str) -> port_pb2.Port | None:
             return port
     row = state.find(keys.PORTS, project, word)
     return row.message if row is not None else None
+
+
+def find_balancer(state: State, project: str, word: str) -> loadbalancer_pb2.LoadBalancer | None:
+    """Unless an instance or a port has the name."""
+    row = state.find(keys.LOAD_BALANCERS, project, word)
+    if row is None or find_target(state, project, word) is not None:
+        return None
+    found: loadbalancer_pb2.LoadBalancer = row.message
+    return found
 
 
 def ipv4_of(port: port_pb2.Port) -> str:
@@ -92,19 +108,50 @@ def floating_on(state: State, node: str) -> Iterator[tuple[str, floatingip_pb2.F
 
 
 def announcers_of(state: State, router: router_pb2.Router, node: str) -> set[str]:
-    """Other nodes by which connections to ports of this node may come: of floating IPs with forwards.
+    """Other nodes by which connections to ports of this node may come.
 
     Those that may take an address over are told before they do: the node may not hear of it then.
     """
     found: set[str] = set()
     for row in state.rows(keys.FLOATING_IPS, router.meta.project).values():
-        if row.message.spec.forwards:
-            way = find_way(state, row.message)
-            is_of_router = way.router is not None and way.router.meta.uid == router.meta.uid
-            targets = {forward.node for forward in way.forwards}
-            if is_of_router and node in targets:
-                found |= targets.intersection(way.candidates) | set(way.candidates[:HEIRS])
+        way = find_way(state, row.message)
+        if node in way.targets and way.router is not None and way.router.meta.uid == router.meta.uid:
+            found |= way.heirs
     return found - {node}
+
+
+def _way_to_balancer(
+    state: State,
+    floating: floatingip_pb2.FloatingIP,
+    balancer: loadbalancer_pb2.LoadBalancer,
+    silent: str,
+) -> Way:
+    """Its members may be anywhere; a node of its router announces."""
+    router = state.router_of(balancer.meta.project, balancer.spec.network)
+    name = balancer.meta.name
+    if router is None:
+        return Way(reason=NO_ROUTER, text=f"network {balancer.spec.network} of {name} has no router")
+    parts = _nodes_of(state, router.message)
+    if not parts:
+        return Way(reason=NOT_PLACED, text=f"no instance is on any network of load balancer {name}")
+    candidates = _announcers(state, floating, router.message, ())
+    way = Way(router=router.message, balancer=balancer.meta.uid, targets=frozenset(parts))
+    return _elected(state, floating, way, candidates, frozenset(candidates[:HEIRS]), silent)
+
+
+def _elected(
+    state: State,
+    floating: floatingip_pb2.FloatingIP,
+    way: Way,
+    candidates: Sequence[str],
+    heirs: frozenset[str],
+    silent: str,
+) -> Way:
+    """The way by the first candidate that answers."""
+    if not candidates:
+        return Way(reason=NO_UPLINK, text=_no_uplink(state, floating, "no node of its router has"))
+    able = (name for name in candidates if name != silent and is_ready(state, name))
+    return replace(way, node=next(able, candidates[0]), heirs=heirs)
 
 
 def _way_to_target(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
@@ -140,23 +187,24 @@ def _way_of_forwards(state: State, floating: floatingip_pb2.FloatingIP, silent: 
             found.append(step)
     if not found or router is None:
         return problem if problem.reason else Way(reason=NO_ROUTER, text="its targets have no router")
-    candidates = _announcers(state, floating, router, found)
-    if not candidates:
-        told = _no_uplink(state, floating, "no node of its router has")
-        return Way(reason=NO_UPLINK, text=told)
-    able = (name for name in candidates if name != silent and is_ready(state, name))
-    node = next(able, candidates[0])
-    return Way(node=node, router=router, forwards=tuple(found), candidates=tuple(candidates))
+    targets = frozenset(forward.node for forward in found)
+    candidates = _announcers(state, floating, router, [forward.node for forward in found])
+    heirs = targets.intersection(candidates).union(candidates[:HEIRS])
+    way = Way(router=router, forwards=tuple(found), targets=targets)
+    return _elected(state, floating, way, candidates, heirs, silent)
 
 
 def _announcers(
-    state: State, floating: floatingip_pb2.FloatingIP, router: router_pb2.Router, found: list[Forward]
+    state: State,
+    floating: floatingip_pb2.FloatingIP,
+    router: router_pb2.Router,
+    targets: Sequence[str],
 ) -> list[str]:
     """Nodes that could: the present one, those of the targets, others that have a part of the router."""
     record = state.find(keys.ANNOUNCEMENTS, floating.meta.uid)
     present = [record.message.node] if record is not None else []
     parts = _nodes_of(state, router)
-    nodes = dict.fromkeys([*present, *(forward.node for forward in found), *sorted(parts)])
+    nodes = dict.fromkeys([*present, *targets, *sorted(parts)])
     return [node for node in nodes if node in parts and _has_uplink(state, floating, node)]
 
 

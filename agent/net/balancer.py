@@ -54,7 +54,10 @@ class HealthIntent:
 
 @dataclass(frozen=True, slots=True)
 class BalancerIntent:
-    """`members` are in order. Without `health` all count as healthy."""
+    """`members` are in order. Without `health` all count as healthy.
+
+    `outside`: addresses of the outside that this node answers for and that its listeners are asked at, too.
+    """
 
     uid: str
     name: str
@@ -63,6 +66,7 @@ class BalancerIntent:
     by_source: bool
     members: tuple[MemberIntent, ...]
     health: HealthIntent | None = None
+    outside: tuple[IPv4Address, ...] = ()
 
     def probed(self) -> frozenset[Probed]:
         """Whom to ask; one that drains is not asked."""
@@ -85,6 +89,7 @@ def balancer_to_json(balancer: BalancerIntent) -> dict[str, Any]:
         "address": str(balancer.address),
         "listeners": [[one.protocol, one.port] for one in balancer.listeners],
         "by_source": balancer.by_source,
+        "outside": list(map(str, balancer.outside)),
         "members": [[str(one.address), one.port, one.drain, one.health_port] for one in balancer.members],
         "health": None
         if health is None
@@ -105,4 +110,5 @@ def balancer_from_json(raw: dict[str, Any]) -> BalancerIntent:
             for address, port, drain, health_port in raw["members"]
         ),
         health=HealthIntent(*raw["health"]) if raw["health"] is not None else None,
+        outside=tuple(map(IPv4Address, raw["outside"])),
     )

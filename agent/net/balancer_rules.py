@@ -75,7 +75,7 @@ def _listener(
     """A chain for each member, one that chooses, and what leads there."""
     ends = [f"{chain}-{number}" for number in range(len(members))]
     asked = [
-        words.is_field("ip", "daddr", str(balancer.address)),
+        words.is_field("ip", "daddr", _addresses(balancer)),
         words.is_field(PROTOCOLS[listener.protocol], "dport", listener.port),
     ]
     protocol = words.match("==", _PROTOCOL, PROTOCOLS[listener.protocol])  # nft asks for it beside a port
@@ -89,6 +89,12 @@ def _listener(
     commands.append(words.rule(FAMILY, chain, {"vmap": {"key": key, "data": choice}}))
     commands.append(words.rule(FAMILY, "prerouting", *asked, words.goto(chain)))
     return commands
+
+
+def _addresses(balancer: BalancerIntent) -> object:
+    """Where its listeners are asked."""
+    own = str(balancer.address)
+    return {"set": [own, *map(str, balancer.outside)]} if balancer.outside else own
 
 
 def _own_client(balancer: BalancerIntent) -> list[Json]:

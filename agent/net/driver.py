@@ -142,8 +142,8 @@ class FloatingIntent:
     """An address of the outside that this node answers for.
 
     `uplink` is the name of the link to its network, whose range is `cidr`; `gateway` is that network's way to
-    the world, None leaves it to the node's routes. All packets go to `fixed`, which is here, or else to what
-    `forwards` say.
+    the world, None leaves it to the node's routes. All packets go to `fixed`, which is here, or to what
+    `forwards` say; or those of a load balancer's listeners to its `members`.
     """
 
     address: IPv4Address
@@ -152,6 +152,7 @@ class FloatingIntent:
     gateway: IPv4Address | None = None
     fixed: IPv4Address | None = None
     forwards: tuple[ForwardIntent, ...] = ()
+    members: tuple[IPv4Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

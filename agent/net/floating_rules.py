@@ -110,8 +110,10 @@ def return_rules(announcers: Sequence[IPAddress], cidrs: Sequence[IPNetwork], ga
 
 def _inside(floating: Sequence[FloatingIntent]) -> list[str]:
     """Addresses that packets from the outside may reach."""
-    fixed = [str(one.fixed) for one in floating if one.fixed is not None]
-    return list(dict.fromkeys([*fixed, *(str(way.target) for one in floating for way in one.forwards)]))
+    fixed = [one.fixed for one in floating if one.fixed is not None]
+    forwarded = [way.target for one in floating for way in one.forwards]
+    members = [member for one in floating for member in one.members]
+    return list(dict.fromkeys(map(str, (*fixed, *forwarded, *members))))
 
 
 def _prefix(cidr: IPNetwork) -> Json:

@@ -8,7 +8,7 @@ before links, what is for nobody is refused before any network is there, and the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -258,7 +258,8 @@ class KernelRouters:
 
     def _end_translated(self, before: RouterIntent, after: RouterIntent) -> None:
         """Connections by an address that leads elsewhere now, or nowhere."""
-        changed = set(before.floating) - set(after.floating)
+        kept = {replace(one, members=()) for one in after.floating}  # a balancer ends its members' own
+        changed = {replace(one, members=()) for one in before.floating} - kept
         if not changed:
             return
         addresses = {one.address for one in changed}

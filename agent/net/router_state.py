@@ -107,6 +107,7 @@ def _floating_json(one: FloatingIntent) -> dict[str, Any]:
         "gateway": None if one.gateway is None else str(one.gateway),
         "fixed": None if one.fixed is None else str(one.fixed),
         "forwards": [[way.protocol, way.port, str(way.target), way.target_port] for way in one.forwards],
+        "members": list(map(str, one.members)),
     }
 
 
@@ -121,4 +122,5 @@ def _parse_floating(raw: dict[str, Any]) -> FloatingIntent:
             ForwardIntent(protocol, port, IPv4Address(target), target_port)
             for protocol, port, target, target_port in raw["forwards"]
         ),
+        members=tuple(map(IPv4Address, raw["members"])),
     )

@@ -14,7 +14,7 @@ from controller.admit.common import Context, Violations
 from controller.admit.externalnetwork import choose_floating_address
 from controller.admit.project import charge_floating_ip
 from controller.commit import Change
-from controller.floating import find_target, ipv4_of
+from controller.floating import find_balancer, find_target, ipv4_of
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since, unchanged
@@ -93,7 +93,10 @@ def _check(
         violations.add("spec.forwards", "an address goes to a target or has forwards, not both")
     if len(spec.forwards) > FORWARDS_MAX:
         violations.add("spec.forwards", f"{len(spec.forwards)} forwards, at most {FORWARDS_MAX}")
-    if spec.target:
+    balancer = find_balancer(state, project, spec.target)
+    if balancer is not None:
+        _find_router(state, project, balancer.spec.network, spec.target, "spec.target", violations)
+    elif spec.target:
         _check_only_one(state, project, own_uid, spec.target, violations)
         _check_target(state, project, spec.target, "spec.target", violations)
     routers = set()
@@ -127,14 +130,22 @@ def _check_target(state: State, project: str, word: str, field: str, violations:
         known = state.rows(keys.INSTANCES, project)
         violations.add(field, common.unknown("instance", word, known))
         return None
-    network = port.spec.network
-    router = state.router_of(project, network)
-    if router is None:
-        hint = f"cumulet router create NAME --network {network}"
-        violations.add(field, f"network {network} of {word} has no router, so nothing leads there: {hint}")
     if not ipv4_of(port):
         violations.add(field, f"{word} has no IPv4 address")
-    return router.message.meta.name if router is not None else None
+    return _find_router(state, project, port.spec.network, word, field, violations)
+
+
+def _find_router(
+    state: State, project: str, network: str, word: str, field: str, violations: Violations
+) -> str | None:
+    """Its name."""
+    router = state.router_of(project, network)
+    if router is not None:
+        name: str = router.message.meta.name
+        return name
+    hint = f"cumulet router create NAME --network {network}"
+    violations.add(field, f"network {network} of {word} has no router, so nothing leads there: {hint}")
+    return None
 
 
 def _check_forward(

@@ -74,7 +74,7 @@ def _forwarding_beside(state: State, placement: store_pb2.PlacementRecord) -> se
 
 
 def _forwarded_to(state: State, floating: floatingip_pb2.FloatingIP) -> set[str]:
-    return {forward.node for forward in find_way(state, floating).forwards}
+    return set(find_way(state, floating).targets)
 
 
 def _nodes_balancing(state: State, changed: Changed) -> set[str]:
@@ -105,7 +105,7 @@ def floating_concerned(state: State, changed: Changed) -> Iterable[str]:
         return [one.message.meta.uid for one in (changed.before, changed.after) if one is not None]
     if table is keys.ANNOUNCEMENTS:
         return [parts[0], *state.announced_as(row.message.external_network_uid, row.message.address)]
-    if table is keys.INSTANCES:
+    if table in (keys.INSTANCES, keys.LOAD_BALANCERS):
         return _to(state, parts[0], {parts[1]})
     if table is keys.PORTS:
         return _to(state, parts[0], {parts[1], row.message.spec.instance})
@@ -132,7 +132,9 @@ def _to(state: State, project: str, words: set[str]) -> list[str]:
     return [
         row.message.meta.uid
         for row in rows
-        if row.message.spec.target in words or any(one.target in words for one in row.message.spec.forwards)
+        if row.message.spec.target in words
+        or any(one.target in words for one in row.message.spec.forwards)
+        or state.find(keys.LOAD_BALANCERS, project, row.message.spec.target) is not None
     ]
 
 

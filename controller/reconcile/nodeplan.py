@@ -216,6 +216,7 @@ def _floating_by_router(state: State, node: str) -> dict[str, list[agent_pb2.Pla
             cidr=spec.cidr,
             gateway=spec.gateway,
             fixed_address=way.fixed_address,
+            load_balancer_uid=way.balancer,
         )
         for forward in way.forwards:
             planned.forwards.add(

@@ -504,7 +504,7 @@ FLOATING_IP: Final = _kind(
             fixed=True,
         ),
         Flag("address", "spec.address", "A wish; one that is free by default.", fixed=True),
-        Flag("target", "spec.target", 'Instance, or port, that gets all packets; "" for none.'),
+        Flag("target", "spec.target", 'Instance, port or load balancer that packets go to; "" for none.'),
         Flag(
             "forward",
             "spec.forwards",

@@ -6,6 +6,7 @@ The outside is a machine of the lab, on the wire of the nodes' uplinks.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -74,7 +75,8 @@ def _build(lab: Lab, cloud: Client) -> None:
 
 def _remove(cloud: Client) -> None:
     for noun, names in {
-        "floating-ip": ("site", "ports"),
+        "floating-ip": ("site", "ports", "balanced"),
+        "load-balancer": ("front",),
         "instance": tuple(GUESTS),
         "external-network": ("internet",),
         "router": ("r",),
@@ -106,9 +108,20 @@ def test_floating_ips_from_the_outside(lab: Lab, cloud: Client) -> None:
     ports = _assign(cloud, "ports", {"forwards": forwards})
     assert {port: _page(lab, ports, port) for port in FORWARDED} == FORWARDED
     assert _page(lab, ports, HTTP) == ""
+    _leads_to_a_balancer(lab, cloud)
     _moves_under_traffic(lab, cloud, site)
     _is_taken_over(lab, cloud, ports)
     assert differences(lab) == ""
+
+
+def _leads_to_a_balancer(lab: Lab, cloud: Client) -> None:
+    """The outside is served by both guests in turn, whichever node announces the address."""
+    listener = {"protocol": "tcp", "port": HTTP}
+    spec = {"network": "web", "listeners": [listener], "members": [{"instance": name} for name in GUESTS]}
+    cloud.create("load-balancer", {"meta": {"name": "front"}, "spec": spec})
+    address = _assign(cloud, "balanced", {"target": "front"})
+    wait_until(lambda: "" if _page(lab, address, HTTP) else "nobody answers")
+    assert Counter(_page(lab, address, HTTP) for _ in range(10)) == dict.fromkeys(GUESTS, 5)
 
 
 def _moves_under_traffic(lab: Lab, cloud: Client, address: str) -> None:

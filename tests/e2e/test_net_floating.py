@@ -7,6 +7,8 @@ without addresses.
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,7 +21,9 @@ import pytest
 from agent.errors import DriverError
 from agent.net import external, names
 from agent.net.driver import FloatingIntent, ForwardIntent
+from tests.support import echo
 from tests.unit.agent_net import probes, talk
+from tests.unit.agent_net.balanced import VIP_PORT, answering, balancer, members
 from tests.unit.agent_net.routed import PORT, Site, open_site
 from tests.unit.agent_net.span import FAR_HOST, WORLD, WORLD_CIDR, WORLD_GATEWAY, WORLD_LINK
 
@@ -98,6 +102,30 @@ async def test_a_forward_to_another_node_keeps_the_client(site: Site) -> None:
         assert await seen_by_guest(site, "blue2", FORWARDED, FORWARD_PORT) == str(FAR_HOST)
     assert await seen_by_guest(site, "blue2", FORWARDED, PORT) == ""  # one port is forwarded, and no other
     assert not await pinged(site, FORWARDED)
+    assert [await site.invalid(node) for node in site.cloud.nodes] == [0, 0]
+
+
+async def test_a_load_balancer_serves_the_outside_and_members_see_the_client(
+    site: Site,
+) -> None:
+    first, second = site.cloud.nodes
+    hosts = ("red1", "blue2")
+    made = replace(balancer(*members(site, *hosts)), outside=(UNUSED,))
+    site.router = replace(site.router, balancers=(made,))
+    addresses = tuple(IPv4Address(site.guests[name].address()) for name in hosts)
+    site.floating[first.address] += (replace(floating(UNUSED), members=addresses),)
+    site.announcers[second.address] = (first.address,)
+    await site.apply()
+    await site.check()
+    ask = partial(echo.responder, socket.SOCK_STREAM, str(UNUSED), VIP_PORT)
+    async with answering(site, *hosts):
+        found = Counter([await first.lab.inside(site.cloud.world, ask) for _ in range(10)])
+    assert found == dict.fromkeys(hosts, 5)
+    for name in hosts:
+        async with listening(site, site.guests[name].namespace, PORT):
+            who = partial(probes.who_am_i, str(UNUSED), VIP_PORT, source=str(FAR_HOST))
+            seen = {await first.lab.inside(site.cloud.world, who) for _ in range(2)}
+        assert seen == {"", str(FAR_HOST)}  # the other member does not listen
     assert [await site.invalid(node) for node in site.cloud.nodes] == [0, 0]
 
 

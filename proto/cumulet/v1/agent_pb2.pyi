@@ -514,6 +514,7 @@ class PlannedFloatingAddress(_message.Message):
     GATEWAY_FIELD_NUMBER: _builtins.int
     FIXED_ADDRESS_FIELD_NUMBER: _builtins.int
     FORWARDS_FIELD_NUMBER: _builtins.int
+    LOAD_BALANCER_UID_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     address: _builtins.str
     uplink: _builtins.str
@@ -523,6 +524,8 @@ class PlannedFloatingAddress(_message.Message):
     gateway: _builtins.str
     fixed_address: _builtins.str
     """All packets go to this address of a port here; empty: to what `forwards` say."""
+    load_balancer_uid: _builtins.str
+    """In place of both: the router's load balancer whose listeners are asked at this address, too."""
     @_builtins.property
     def forwards(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedForward]: ...
     def __init__(
@@ -535,10 +538,11 @@ class PlannedFloatingAddress(_message.Message):
         gateway: _builtins.str = ...,
         fixed_address: _builtins.str = ...,
         forwards: _abc.Iterable[Global___PlannedForward] | None = ...,
+        load_balancer_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cidr", b"cidr", "fixed_address", b"fixed_address", "forwards", b"forwards", "gateway", b"gateway", "uid", b"uid", "uplink", b"uplink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cidr", b"cidr", "fixed_address", b"fixed_address", "forwards", b"forwards", "gateway", b"gateway", "load_balancer_uid", b"load_balancer_uid", "uid", b"uid", "uplink", b"uplink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

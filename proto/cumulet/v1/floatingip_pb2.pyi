@@ -65,7 +65,8 @@ class FloatingIPSpec(_message.Message):
     """A wish; the cloud fills in one that is free."""
     target: _builtins.str
     """An instance (its first port) or a port, behind a router: all packets to the address go there, and what it
-    sends to the outside comes from the address. Empty: nothing, or what `forwards` say.
+    sends to the outside comes from the address. Or a load balancer: its listeners are reached. Empty: nothing,
+    or what `forwards` say.
     """
     @_builtins.property
     def forwards(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortForward]:

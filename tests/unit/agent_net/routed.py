@@ -58,7 +58,12 @@ class Site:
     def router_on(self, node: Node) -> RouterIntent:
         """The router's part on a node."""
         floating, announcers = self.floating.get(node.address, ()), self.announcers.get(node.address, ())
-        return replace(self.router, floating=floating, announcers=announcers)
+        here = {one.address for one in floating}
+        balancers = tuple(
+            replace(one, outside=tuple(address for address in one.outside if address in here))
+            for one in self.router.balancers
+        )
+        return replace(self.router, floating=floating, announcers=announcers, balancers=balancers)
 
     def at(self, hostname: str) -> tuple[Node, PortIntent]:
         return next((node, port) for node, port in self.placed if port.hostname == hostname)

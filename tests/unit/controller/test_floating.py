@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import externalnetwork as admit_external
 from controller.admit import floatingip as admit
+from controller.admit import loadbalancer as admit_balancer
 from controller.assemble import assemble
 from controller.floating import find_way
 from controller.reconcile.announcer import Announcer
@@ -20,7 +21,7 @@ from controller.reconcile.queue import Queue
 from controller.state import Changed
 from controller.store import keys
 from cumulet.errors import CumuletError, FailedPreconditionError, InvalidArgumentError, QuotaExceededError
-from cumulet.v1 import externalnetwork_pb2, floatingip_pb2, meta_pb2, node_pb2
+from cumulet.v1 import externalnetwork_pb2, floatingip_pb2, loadbalancer_pb2, meta_pb2, node_pb2
 from tests.unit.controller.cloud import ATTACH, Paper, SetClock
 from tests.unit.controller.test_routers import add_network, add_router
 
@@ -257,6 +258,30 @@ def test_replies_go_back_by_the_node_that_announces_forwards() -> None:
     announce(paper, "n1")
     vteps = {node: list(compile_plan(paper.state, node, "").routers[0].announcer_vteps) for node in NODES[:2]}
     assert vteps == {"n1": ["192.0.2.2"], "n2": ["192.0.2.1"]}  # n2 may take it over
+
+
+def test_a_load_balancer_is_announced_by_a_node_of_its_router() -> None:
+    paper = with_internet()
+    message = loadbalancer_pb2.LoadBalancer(meta=meta_pb2.Meta(name="front"))
+    message.spec.network = "a"
+    message.spec.listeners.add(protocol="tcp", port=80)
+    message.spec.members.add(instance="web")
+    paper.do(admit_balancer.create(paper.state, paper.context, "p1", message))
+    add(paper, target="front")
+    way = find_way(paper.state, find(paper))
+    both = frozenset(("n1", "n2"))
+    assert (way.node, way.targets, way.heirs) == ("n1", both, both)
+    announce(paper, "n1")
+    routers = {node: compile_plan(paper.state, node, "").routers[0] for node in NODES[:2]}
+    (planned_address,) = routers["n1"].floating_addresses
+    (planned_balancer,) = routers["n1"].load_balancers
+    assert planned_address.load_balancer_uid == planned_balancer.uid
+    assert not planned_address.fixed_address
+    assert list(routers["n2"].announcer_vteps) == ["192.0.2.1"]
+    set_node(paper, "n1", ready=False)
+    assert find_way(paper.state, find(paper)).node == "n2"
+    paper.write({keys.LOAD_BALANCERS.key("p1", "front"): None})
+    assert find_way(paper.state, find(paper)).reason == "TargetMissing"
 
 
 def planned(paper: Paper) -> dict[str, set[str]]:
