@@ -107,6 +107,19 @@ def floating_on(state: State, node: str) -> Iterator[tuple[str, floatingip_pb2.F
             yield uid, row.message, way
 
 
+def sender_floating(state: State, port: port_pb2.Port) -> floatingip_pb2.FloatingIP | None:
+    """The one whose address a port's packets to the outside come from."""
+    for row in state.rows(keys.FLOATING_IPS, port.meta.project).values():
+        target = find_target(state, port.meta.project, row.message.spec.target)
+        if target is None or target.meta.uid != port.meta.uid:
+            continue
+        way, record = find_way(state, row.message), state.find(keys.ANNOUNCEMENTS, row.message.meta.uid)
+        if way.fixed_address and record is not None and record.message.node == way.node:
+            found: floatingip_pb2.FloatingIP = row.message
+            return found
+    return None
+
+
 def announcers_of(state: State, router: router_pb2.Router, node: str) -> set[str]:
     """Other nodes by which connections to ports of this node may come.
 

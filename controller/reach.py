@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Final
 
 from controller.admit.subnet import Address, addresses_of
+from controller.floating import sender_floating
 from controller.state import State
 from controller.store import keys
 from cumulet.protocols import protocol_number
@@ -30,6 +31,7 @@ ROUTER: Final = reach_pb2.REACH_STEP_KIND_ROUTER
 NAT: Final = reach_pb2.REACH_STEP_KIND_NAT
 OUTSIDE: Final = reach_pb2.REACH_STEP_KIND_OUTSIDE
 BALANCER: Final = reach_pb2.REACH_STEP_KIND_BALANCER
+FLOATING_IP: Final = reach_pb2.REACH_STEP_KIND_FLOATING_IP
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,13 @@ def reach_port(
 
 def find_near(state: State, source: port_pb2.Port, address: Address) -> port_pb2.Port | None:
     """The port that the source means by an address: of its network, or of one of its router."""
-    project, own = source.meta.project, source.spec.network
-    router = state.router_of(project, own)
-    names = [own, *(router.message.spec.networks if router is not None else ())]
+    return find_port(state, source.meta.project, source.spec.network, address)
+
+
+def find_port(state: State, project: str, network: str, address: Address) -> port_pb2.Port | None:
+    """The port of a network, or of one of its router, that has an address."""
+    router = state.router_of(project, network)
+    names = [network, *(router.message.spec.networks if router is not None else ())]
     for name in dict.fromkeys(names):
         for row in state.ports_in(project, name):
             if str(address) in addresses_of(state, row.message):
@@ -104,6 +110,14 @@ def arrive(
 ) -> Path:
     """The way from the source's router to another port of the router's networks."""
     return _Walk(state, source, target, traffic, address).arrive()
+
+
+def enter(
+    state: State, target: port_pb2.Port, remote: Address, address: Address, node: str, traffic: Traffic
+) -> Path:
+    """The way of what came from elsewhere, from a node's part of the target's router to the target."""
+    walk = _Walk(state, target, target, traffic)
+    return walk._path(remote, address, walk._arrive(target, remote, address, node))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +288,8 @@ class _Walk:
         target: Address,
         node: str,
     ) -> Iterator[Step]:
-        if not outbound_nat:
+        floating = sender_floating(self.state, self.source) if target.version == 4 else None
+        if not outbound_nat and floating is None:
             yield Step(kind, name, node, False, f"{what} does not let guests out (outbound NAT is off)")
         elif target.version == 6:
             yield Step(kind, name, node, False, f"{what}: IPv6 is not translated, and no route leads outside")
@@ -283,7 +298,10 @@ class _Walk:
         elif _is_reserved(target):
             yield Step(kind, name, node, False, f"{target} belongs to the node, not to the outside")
         else:
-            yield Step(NAT, name, node, True, f"{what} sends it from the address of {node}")
+            of = f"the address of {node}"
+            if floating is not None:
+                of = f"{floating.spec.address} of floating IP {floating.meta.name}"
+            yield Step(NAT, name, node, True, f"{what} sends it from {of}")
             yield Step(OUTSIDE, str(target), "", True, f"{target} is outside: what is there decides")
 
     def _by_route(

@@ -43,7 +43,7 @@ def reach_balancer(
     if traffic.protocol not in WITH_PORTS:
         text = f"load balancer {name} answers echo requests itself"
         return replace(way, steps=(*way.steps, Step(BALANCER, name, node, True, text)))
-    if not _listens(balancer, traffic):
+    if not listens(balancer, traffic):
         text = f"load balancer {name} does not listen there: the connection is refused"
         return replace(way, steps=(*way.steps, Step(BALANCER, name, node, False, text)))
     ends = {
@@ -52,7 +52,7 @@ def reach_balancer(
         if not member.drain
     }
     reached = [path for path in ends.values() if path is not None and path.reachable]
-    step = Step(BALANCER, name, node, bool(reached), _say(name, ends))
+    step = Step(BALANCER, name, node, bool(reached), say(name, ends))
     return replace(way, steps=(*way.steps, step, *(reached[0].steps if reached else ())))
 
 
@@ -65,7 +65,8 @@ def _to_member(state: State, source: port_pb2.Port, member: Member, traffic: Tra
     return arrive(state, source, port, replace(traffic, port=member.port or traffic.port), address)
 
 
-def _say(name: str, ends: dict[str, Path | None]) -> str:
+def say(name: str, ends: dict[str, Path | None]) -> str:
+    """Whom a balancer gives a connection to, and why some are not reached."""
     if not ends:
         return f"load balancer {name} has no member that takes connections: they are refused"
     said = [f"{member} ({_why(path)})" if _why(path) else member for member, path in ends.items()]
@@ -84,7 +85,8 @@ def _name_of(member: Member) -> str:
     return f"{member.instance or member.address}{port}"
 
 
-def _listens(balancer: loadbalancer_pb2.LoadBalancer, traffic: Traffic) -> bool:
+def listens(balancer: loadbalancer_pb2.LoadBalancer, traffic: Traffic) -> bool:
+    """It has a listener for this."""
     return any(
         (protocol_number(one.protocol, 4), one.port) == (traffic.protocol, traffic.port)
         for one in balancer.spec.listeners

@@ -14,6 +14,7 @@ from controller.admit.subnet import Address
 from controller.controller import Controller
 from controller.reach import Path, Step, Traffic, find_near, reach_outside, reach_port
 from controller.reach_balancer import find_balancer, reach_balancer
+from controller.reach_floating import find_floating, floating_to, reach_floating, reach_from_outside
 from controller.state import State
 from controller.store import keys
 from controller.verify import compare_inventory
@@ -78,13 +79,30 @@ def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach
     project = request.project or DEFAULT_PROJECT
     common.get_row(state, keys.PROJECTS, project)
     source = _find_end(state, project, request.source, "source")
-    if not isinstance(source, port_pb2.Port):
-        raise _refused("source", f"{source} is outside of the cloud: name an instance or a port")
     target = _find_end(state, project, request.target, "target")
-    paths = [_path(state, source, target, traffic) for traffic in traffics]
+    if isinstance(source, port_pb2.Port):
+        paths = [_path(state, source, target, traffic) for traffic in traffics]
+    else:
+        paths = _from_outside(state, source, target, traffics)
     if not request.ip_version:  # a version that one end does not have is no answer while there is another
         paths = [path for path in paths if path.source and path.target] or paths[:1]
     return _response(state, request, paths)
+
+
+def _from_outside(
+    state: State, source: Address, target: port_pb2.Port | Address, traffics: list[Traffic]
+) -> list[Path]:
+    """By a floating IP, or not at all. Raises InvalidArgumentError."""
+    if isinstance(target, port_pb2.Port):
+        floating, told = floating_to(state, target), f"{target.meta.name} has no floating IP"
+    else:
+        floating, told = find_floating(state, target), f"{target} is no floating IP"
+    if floating is None:
+        raise _refused("target", f"{told}, and the outside ({source}) comes by nothing else")
+    traffic = next((one for one in traffics if one.ip_version == source.version == 4), None)
+    if traffic is None:
+        raise _refused("source", f"{source}: floating IPs are of IPv4")
+    return [reach_from_outside(state, source, floating, traffic)]
 
 
 def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, traffic: Traffic) -> Path:
@@ -93,6 +111,9 @@ def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, 
     balancer = find_balancer(state, source, target)
     if balancer is not None and target.version == traffic.ip_version:
         return reach_balancer(state, source, balancer, traffic)
+    floating = find_floating(state, target)
+    if floating is not None and traffic.ip_version == target.version:
+        return reach_floating(state, source, floating, traffic)
     near = find_near(state, source, target)
     if near is None or target.version != traffic.ip_version:
         return reach_outside(state, source, target, traffic)
@@ -118,7 +139,7 @@ def _traffics(request: reach_pb2.ExplainReachRequest) -> list[Traffic]:
 
 
 def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Port | Address:
-    """An instance's first port, a port, or an address: that of a load balancer, by its name, or any other."""
+    """An instance's first port, a port, or an address: of a load balancer or floating IP by name, or any."""
     instance = state.find(keys.INSTANCES, project, word)
     if instance is not None:
         uid = instance.message.spec.networks[0].port_uid
@@ -133,11 +154,14 @@ def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Por
     balancer = state.find(keys.LOAD_BALANCERS, project, word)
     if balancer is not None:
         return ip_address(balancer.message.spec.address)
+    floating = state.find(keys.FLOATING_IPS, project, word)
+    if floating is not None:
+        return ip_address(floating.message.spec.address)
     try:
         return ip_address(word)
     except ValueError:
         hints = [f"cumulet instance list --project {project}", f"cumulet port list --project {project}"]
-        text = f"{field} {word!r} is no instance, port, load balancer or address in project {project}"
+        text = f"{field} {word!r} is no instance, port, load balancer, floating IP or address in project {project}"
         raise NotFoundError(text, hints=hints) from None
 
 

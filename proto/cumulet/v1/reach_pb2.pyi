@@ -35,6 +35,7 @@ class _ReachStepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReachSt
     REACH_STEP_KIND_NAT: _ReachStepKind.ValueType  # 6
     REACH_STEP_KIND_OUTSIDE: _ReachStepKind.ValueType  # 7
     REACH_STEP_KIND_BALANCER: _ReachStepKind.ValueType  # 8
+    REACH_STEP_KIND_FLOATING_IP: _ReachStepKind.ValueType  # 9
 
 class ReachStepKind(_ReachStepKind, metaclass=_ReachStepKindEnumTypeWrapper): ...
 
@@ -47,6 +48,7 @@ REACH_STEP_KIND_ROUTER: ReachStepKind.ValueType  # 5
 REACH_STEP_KIND_NAT: ReachStepKind.ValueType  # 6
 REACH_STEP_KIND_OUTSIDE: ReachStepKind.ValueType  # 7
 REACH_STEP_KIND_BALANCER: ReachStepKind.ValueType  # 8
+REACH_STEP_KIND_FLOATING_IP: ReachStepKind.ValueType  # 9
 Global___ReachStepKind: _TypeAlias = ReachStepKind  # noqa: Y015
 
 @_typing.final
@@ -62,7 +64,7 @@ class ExplainReachRequest(_message.Message):
     LIVE_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     source: _builtins.str
-    """An instance (its first port), a port, or an address outside of the cloud."""
+    """An instance (its first port), a port, or an address outside of the cloud, which comes by a floating IP."""
     target: _builtins.str
     """The same, or a load balancer; an address of one, or of a port, counts as that where the source can mean it."""
     protocol: _builtins.str

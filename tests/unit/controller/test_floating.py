@@ -229,11 +229,11 @@ def test_forwards_stay_where_they_are_while_that_node_answers() -> None:
     assert find_way(paper.state, find(paper)).node == "n2"
 
 
-def announce(paper: Paper, node: str) -> None:
+def announce(paper: Paper, node: str, name: str = "f") -> None:
     """The record, as the announcer writes it when the last node has let go."""
-    world = World(paper, hasty=True)
-    paper.do(world.announcer.decide(paper.state, find(paper).meta.uid))
-    row = paper.state.find(keys.ANNOUNCEMENTS, find(paper).meta.uid)
+    world, uid = World(paper, hasty=True), find(paper, name).meta.uid
+    paper.do(world.announcer.decide(paper.state, uid))
+    row = paper.state.find(keys.ANNOUNCEMENTS, uid)
     assert row is not None
     assert row.message.node == node
 
