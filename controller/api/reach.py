@@ -161,7 +161,8 @@ def _find_end(state: State, project: str, word: str, field: str) -> port_pb2.Por
         return ip_address(word)
     except ValueError:
         hints = [f"cumulet instance list --project {project}", f"cumulet port list --project {project}"]
-        text = f"{field} {word!r} is no instance, port, load balancer, floating IP or address in project {project}"
+        kinds = "instance, port, load balancer, floating IP or address"
+        text = f"{field} {word!r} is no {kinds} in project {project}"
         raise NotFoundError(text, hints=hints) from None
 
 
