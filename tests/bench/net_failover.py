@@ -1,7 +1,8 @@
-"""Pings between real guests of two nodes while agents, controller and etcd are killed in turn.
+"""Pings between real guests of two nodes while agents, controller and etcd are killed in turn; a takeover.
 
 **Edge**: a lab of its own with real VMs. The control of the same run: the same pings while the nodes' link is
-cut.
+cut. At last the node that announces a floating IP of forwards loses its power, and the other one takes it
+over.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cli.rules import parse_rule
+from controller.reconcile.sessions import TAKEOVER_S
 from deploy.lab.lab import Lab
-from deploy.lab.layout import Settings
+from deploy.lab.layout import OUTSIDE, Settings
+from deploy.lab.services import EXTERNAL_NETWORK
+from deploy.lab.wiring import outside_gateway
 from tests.bench.report import Suite
 from tests.e2e.conftest import opened_lab
 from tests.e2e.lab_cloud import ailment, differences
@@ -26,6 +31,8 @@ VICTIMS: Final = (("n1", "agent"), ("n2", "agent"), ("control", "controller"), (
 ROUNDS: Final = 3
 INTERVAL_S: Final = 0.1
 CUT_S: Final = 3.0  # of the control
+FORWARDS: Final = dict(zip((8001, 8002), GUESTS, strict=True))
+_HTTP: Final = 80  # the small guest serves its name
 _LOG: Final = "/tmp/pings"
 _COUNTS: Final = re.compile(r"(\d+) packets transmitted, (\d+) packets received")
 
@@ -46,9 +53,13 @@ def measure(suite: Suite, rounds: int = ROUNDS) -> None:
         found = _pings_while(lab, target, lambda: _kill_all(lab, rounds))
         cut = _pings_while(lab, target, lambda: _cut(lab))
         wait_until(lambda: differences(lab))
+        took_s, announcer = _take_over(lab)
     context = {"trials": found.sent, "interval_s": INTERVAL_S, "guests": "VMs on two nodes"}
     killed = [f"{service} of {machine}" for machine, service in VICTIMS]
     suite.figure("failover_lost_pings", found.lost, "1", **context, killed=killed, rounds=rounds)
+    suite.figure(
+        "vip_failover_s", took_s, "s", killed=announcer, waits_s=TAKEOVER_S, answers="a guest's HTTP"
+    )
     suite.figure("failover_lost_pings_control", cut.lost, "1", trials=cut.sent, link=f"cut for {CUT_S:g} s")
 
 
@@ -60,8 +71,11 @@ def _launch(lab: Lab) -> str:
         "image": "cumulet-guest",
         "networks": [{"network": "default"}],
         "placement_groups": ["apart"],
+        "security_groups": ["open"],
     }
+    rules = [parse_rule(text) for text in ("out any", "in any")]
     with lab.client() as cloud:
+        cloud.create("security-group", {"meta": {"name": "open"}, "spec": {"rules": rules}})
         cloud.create("placement-group", {"meta": {"name": "apart"}, "spec": apart})
         for guest in GUESTS:
             cloud.create("instance", {"meta": {"name": guest}, "spec": spec})
@@ -94,6 +108,40 @@ def _kill_all(lab: Lab, rounds: int) -> None:
         for machine, service in VICTIMS:
             lab.kill_service(machine, service)
             lab.wait_ready()
+
+
+def _take_over(lab: Lab) -> tuple[float, str]:
+    """Seconds from the power cut of the announcing node until the outside is answered again; which node."""
+    gateway = outside_gateway(lab.layout)
+    outside = {
+        "uplink": EXTERNAL_NETWORK,
+        "cidr": str(gateway.network),
+        "gateway": str(gateway.ip),
+        "ranges": [f"{gateway.network[64]}-{gateway.network[127]}"],
+    }
+    forwards = [
+        {"protocol": "tcp", "port": port, "target": guest, "target_port": _HTTP}
+        for port, guest in FORWARDS.items()
+    ]
+    spec = {"external_network": "internet", "forwards": forwards}
+    with lab.client() as cloud:
+        cloud.create("router", {"meta": {"name": "r"}, "spec": {"networks": ["default"]}})
+        cloud.create("external-network", {"meta": {"name": "internet"}, "spec": outside})
+        address = cloud.create("floating-ip", {"meta": {"name": "vip"}, "spec": spec}).spec.address
+        for port in FORWARDS:
+            wait_until(lambda port=port: "" if _answers(lab, address, port) else "no answer")  # type: ignore[misc]
+        announcer = str(cloud.get("floating-ip", "vip").status.node)
+        places = {guest: cloud.get("instance", guest).status.node for guest in GUESTS}
+    survivor = next(port for port, guest in FORWARDS.items() if places[guest] != announcer)
+    started = time.monotonic()
+    lab.kill(announcer)
+    wait_until(lambda: "" if _answers(lab, address, survivor) else "no answer")
+    return time.monotonic() - started, announcer
+
+
+def _answers(lab: Lab, address: str, port: int) -> bool:
+    url = f"http://{address}:{port}/"
+    return lab.call(OUTSIDE, ["curl", "-s", "-o", "/dev/null", "-m", "0.5", url]).returncode == 0
 
 
 def _cut(lab: Lab) -> None:

@@ -15,17 +15,33 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import Final, TypeVar
 
-from agent.net.driver import GroupIntent, NetworkIntent, PortIntent, RouterDirectory, RouterIntent
+from agent.net.balancer import BalancerIntent, ListenerIntent, MemberIntent
+from agent.net.driver import (
+    FloatingIntent,
+    GroupIntent,
+    NetworkIntent,
+    PortIntent,
+    RouterDirectory,
+    RouterIntent,
+)
 from tests.bench.report import Suite
 from tests.support import traffic
 from tests.support.bare_nodes import LINK as BARE_LINK
 from tests.support.bare_nodes import BareNodes
 from tests.unit.agent_net.lab import network_intent, new_uid, with_port
 from tests.unit.agent_net.neighbours import Guest, all_out, boot, group, in_groups, rule, with_ports
-from tests.unit.agent_net.span import Cloud, Node, open_cloud, remotes_of
+from tests.unit.agent_net.span import (
+    WORLD,
+    WORLD_CIDR,
+    WORLD_GATEWAY,
+    Cloud,
+    Node,
+    open_cloud,
+    remotes_of,
+)
 
 ROUNDS: Final = 11
 QUICK_ROUNDS: Final = 3
@@ -34,6 +50,11 @@ PINGS: Final = 200
 MTU: Final = 1450  # of every link, as the tunnel's overhead demands
 RED, BLUE = "10.7.0.0/24", "10.8.0.0/24"
 BARE: Final = (IPv4Network("10.17.0.0/24"), IPv4Network("10.18.0.0/24"))
+FLOATING: Final = IPv4Address("198.51.100.70")
+BALANCED: Final = IPv4Address("10.7.0.200")
+BALANCED_PORT: Final = 7_000
+_OUTSIDE: Final = "outside"
+_OUTSIDE_NUMBER: Final = 20
 _OUR_LINK: Final = "eth0"
 _SAME_HOPS: Final = "same hops"
 T = TypeVar("T")
@@ -71,22 +92,37 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One way to a guest: its address there, and the link by which packets arrive."""
+    """One way to a guest: its address there, and the link by which packets arrive.
+
+    `own`: the address that the guest has, where another one leads to it. `port`: the only one that does; 0
+    for all.
+    """
 
     source: End
     target: End
     address: str
     link: str
+    own: str = ""
+    port: int = 0
+
+    @property
+    def bound(self) -> tuple[str, int]:
+        """Where the guest listens."""
+        return self.own or self.address, self.port
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Ours, and what it is compared with. `same_hops`: of a routed path, a plain router."""
+    """Ours, and what it is compared with. `same_hops`: of a routed path, a plain router.
+
+    `pings`: echo requests go all the way; a load balancer answers them itself.
+    """
 
     name: str
     ours: Lane
     bridge: Lane
     same_hops: Lane | None = None
+    pings: bool = True
 
     def lanes(self) -> dict[str, Lane]:
         known = {"ours": self.ours, "bridge": self.bridge, _SAME_HOPS: self.same_hops}
@@ -102,7 +138,9 @@ async def open_ends() -> AsyncIterator[dict[str, End]]:
     async with open_cloud(2) as cloud:
         bare = BareNodes(cloud, BARE, MTU)
         await bare.build()
-        router = RouterIntent(new_uid(), 99, (ip_network(RED), ip_network(BLUE)), False, MTU)
+        router = RouterIntent(
+            new_uid(), 99, (ip_network(RED), ip_network(BLUE)), False, MTU, balancers=(_balancer(),)
+        )
         networks = [
             replace(network_intent(vni, cidr), router_uid=router.uid) for vni, cidr in ((7, RED), (8, BLUE))
         ]
@@ -112,10 +150,33 @@ async def open_ends() -> AsyncIterator[dict[str, End]]:
             for one in PLACES
         }
         members = [str(port.addresses[0]) for port in ports.values()]
-        default = group(rule("in", remote=uid), *all_out(), members=members, uid=uid)
+        from_outside = rule("in", cidr=str(WORLD_CIDR))
+        default = group(rule("in", remote=uid), from_outside, *all_out(), members=members, uid=uid)
         for node in cloud.nodes:
-            await _apply(cloud, node, router, networks, ports, default)
-        yield {one.name: await _boot(cloud, bare, networks, ports[one.name], one) for one in PLACES}
+            part = replace(router, floating=(_floating(),)) if node is cloud.nodes[0] else router
+            await _apply(cloud, node, part, networks, ports, default)
+        ends = {one.name: await _boot(cloud, bare, networks, ports[one.name], one) for one in PLACES}
+        first = cloud.nodes[0]
+        outside = await bare.plug(first, cloud.world, _OUTSIDE, 0, _OUTSIDE_NUMBER)
+        ends[_OUTSIDE] = End(Guest(first.lab, ports["red1"], cloud.world), outside)
+        yield ends
+
+
+def _floating() -> FloatingIntent:
+    """Of red1."""
+    target = _number(RED, "red1")
+    return FloatingIntent(FLOATING, WORLD, WORLD_CIDR, WORLD_GATEWAY, target)
+
+
+def _balancer() -> BalancerIntent:
+    """In red, for blue1."""
+    listeners = tuple(ListenerIntent(protocol, BALANCED_PORT) for protocol in (6, 17))
+    member = MemberIntent(_number(BLUE, "blue1"), 0, drain=False, health_port=BALANCED_PORT)
+    return BalancerIntent(new_uid(), "lb", BALANCED, listeners, by_source=False, members=(member,))
+
+
+def _number(cidr: str, name: str) -> IPv4Address:
+    return IPv4Network(cidr)[next(one.number for one in PLACES if one.name == name)]
 
 
 async def _apply(
@@ -162,6 +223,19 @@ def ways(ends: dict[str, End]) -> list[Way]:
     for name, (target, near) in routed.items():
         hops = _bare(source, ends[target])
         found.append(Way(name, _ours(source, ends[target]), _bare(source, ends[near]), hops))
+    outside, blue = ends[_OUTSIDE], ends["blue1"]
+    own = source.guest.address()
+    found.append(
+        Way(
+            "floating-ip",
+            Lane(outside, source, str(FLOATING), _OUR_LINK, own),
+            _bare(outside, source),
+            _bare(outside, blue),
+        )
+    )
+    by_balancer = Lane(source, blue, str(BALANCED), _OUR_LINK, blue.guest.address(), BALANCED_PORT)
+    hops = _bare(source, blue)
+    found.append(Way("load-balancer", by_balancer, _bare(source, ends["red2"]), hops, pings=False))
     return found
 
 
@@ -177,16 +251,16 @@ def _bare(source: End, target: End) -> Lane:
 
 
 async def throughput_gbps(lane: Lane) -> float:
-    swallower = await lane.target.do(partial(traffic.Swallower, lane.address))
-    await lane.source.do(partial(traffic.pour, swallower.endpoint, BURST_S))
+    swallower = await lane.target.do(partial(traffic.Swallower, *lane.bound))
+    await lane.source.do(partial(traffic.pour, (lane.address, swallower.port), BURST_S))
     return await asyncio.to_thread(swallower.bits_per_s) / 1e9
 
 
 async def packets_kpps(lane: Lane, *, answered: bool) -> float:
     """Smallest datagrams that arrive. A flow that was never answered is judged anew with every packet."""
     count = partial(traffic.packets_received, lane.link)
-    with closing(await lane.target.do(partial(traffic.make_sink, lane.address))) as sink:
-        client = await lane.source.do(partial(traffic.connect, sink, answered=answered))
+    with closing(await lane.target.do(partial(traffic.make_sink, *lane.bound))) as sink:
+        client = await lane.source.do(partial(traffic.connect, sink, lane.address, answered=answered))
         with closing(client):
             before = await lane.target.do(count)
             elapsed_s = await lane.source.do(partial(traffic.flood, client, BURST_S))
@@ -251,7 +325,8 @@ async def _measure(suite: Suite, rounds: int) -> None:
     async with open_ends() as ends:
         for way in ways(ends):
             for kind in KINDS:
-                await kind.report(suite, way, rounds)
+                if way.pings or kind.run is not round_trip_us:
+                    await kind.report(suite, way, rounds)
 
 
 if __name__ == "__main__":

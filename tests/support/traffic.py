@@ -63,20 +63,20 @@ def _undisturbed(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, cpus)
 
 
-def make_sink(address: str) -> socket.socket:
+def make_sink(address: str, port: int = 0) -> socket.socket:
     """A socket whose packets nobody reads: its queue fills, and what follows ends there."""
     sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     sink.settimeout(_HELLO_S)
-    sink.bind((address, 0))
+    sink.bind((address, port))
     return sink
 
 
-def connect(sink: socket.socket, *, answered: bool) -> socket.socket:
-    """To a sink. `answered`: both ends have spoken once, as ends of most flows have."""
+def connect(sink: socket.socket, address: str, *, answered: bool) -> socket.socket:
+    """To a sink, by this address. `answered`: both ends have spoken once, as ends of most flows have."""
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.settimeout(_HELLO_S)
-    client.connect(sink.getsockname())
+    client.connect((address, sink.getsockname()[1]))
     if answered:
         client.send(PAYLOAD)
         _, peer = sink.recvfrom(64)
@@ -111,11 +111,12 @@ def packets_received(link: str) -> int:
 class Swallower:
     """Takes one TCP connection and reads it to its end, in a thread; `bits_per_s` tells what came."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, port: int = 0) -> None:
         self._server = socket.socket()
-        self._server.bind((address, 0))
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._server.bind((address, port))
         self._server.listen(1)
-        self.endpoint: tuple[str, int] = self._server.getsockname()
+        self.port: int = self._server.getsockname()[1]
         self._rate = 0.0
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
