@@ -23,8 +23,8 @@ from agent.net import external, names
 from agent.net.driver import FloatingIntent, ForwardIntent
 from tests.support import echo
 from tests.unit.agent_net import probes, talk
-from tests.unit.agent_net.balanced import VIP_PORT, answering, balancer, members
-from tests.unit.agent_net.routed import PORT, Site, open_site
+from tests.unit.agent_net.balanced import VIP_PORT, answering, balancer, members, open_balanced
+from tests.unit.agent_net.routed import PORT, Site
 from tests.unit.agent_net.span import FAR_HOST, WORLD, WORLD_CIDR, WORLD_GATEWAY, WORLD_LINK
 
 FLOATING, FORWARDED, UNUSED = (IPv4Address(f"198.51.100.{number}") for number in (70, 71, 72))
@@ -40,7 +40,7 @@ def floating(address: IPv4Address, fixed: str = "", *forwards: ForwardIntent) ->
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     """red1 on the first node has an address; by another one blue2, on the second, is reached at one port."""
-    async with open_site() as made:
+    async with open_balanced(2) as made:
         first, second = made.cloud.nodes
         blue2 = IPv4Address(made.guests["blue2"].address())
         forward = ForwardIntent(TCP, FORWARD_PORT, blue2, PORT)
