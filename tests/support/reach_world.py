@@ -28,20 +28,25 @@ from agent.net.rtnetlink import Netlink
 from agent.reconcile import Agent
 from agent.storage.fake import FakeStorage, FakeStore
 from controller.admit.subnet import Address, addresses_of, range_of
+from controller.balancers import resolve_members
+from controller.floating import find_way
+from controller.reach import BALANCER, Traffic, find_near, reach_outside, reach_port
 from controller.reach import Path as Way
-from controller.reach import Traffic, find_near, reach_outside, reach_port
+from controller.reach_balancer import find_balancer, reach_balancer
+from controller.reach_floating import find_floating, reach_from_outside
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan
 from controller.state import Changed, State
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.clock import SystemClock
 from cumulet.protocols import protocol_number
-from cumulet.v1 import node_pb2, port_pb2
+from cumulet.v1 import node_pb2, port_pb2, store_pb2
 from tests.support.echo import echoing, ping, responder
 from tests.unit.agent_net.lab import join
+from tests.unit.agent_net.span import WORLD, WORLD_GATEWAY, open_cloud
 from tests.unit.agent_net.span import Cloud as Span
 from tests.unit.agent_net.span import Node as SpanNode
-from tests.unit.agent_net.span import open_cloud
 from tests.unit.controller.cloud import SHA, Paper
 
 NONCE: Final = "session"
@@ -54,9 +59,9 @@ WARM_UP_S: Final = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question: does a packet to this address arrive, and at whom?"""
+    """One question: does a packet to this address arrive, and at whom? Without `source` the outside asks."""
 
-    source: port_pb2.Port
+    source: port_pb2.Port | None
     address: Address
     protocol: str
     port: int
@@ -64,24 +69,23 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`expected` and `answered`: uid of a port, empty for nobody."""
+    """`expected`: uids of ports any of which may answer, none for nobody; `answered`: who did, or empty."""
 
     probe: Probe
     way: Way
-    expected: str
+    expected: frozenset[str]
     answered: str
     tries: int
 
     @property
     def right(self) -> bool:
-        return self.expected == self.answered
+        return self.answered in self.expected if self.expected else not self.answered
 
     def describe(self) -> str:
         probe, steps = self.probe, "\n  ".join(f"{step.passes} {step.message}" for step in self.way.steps)
-        return (
-            f"{probe.protocol} {probe.port} from {probe.source.spec.instance} to {probe.address}: "
-            f"expected {self.expected or 'nobody'}, answered {self.answered or 'nobody'}\n  {steps}"
-        )
+        source = probe.source.spec.instance if probe.source is not None else "the outside"
+        told = f"expected {' or '.join(self.expected) or 'nobody'}, answered {self.answered or 'nobody'}"
+        return f"{probe.protocol} {probe.port} from {source} to {probe.address}: {told}\n  {steps}"
 
 
 class NoImages:
@@ -106,6 +110,7 @@ class ReachWorld:
     """The cloud, its nodes and its guests. Change `paper`, then `settle`, then `probe`."""
 
     def __init__(self, span: Span, seed: int) -> None:
+        self._span = span
         self.paper = Paper(seed)
         self.paper.lead()
         self._told: Told[NodeSide] = Told()
@@ -138,6 +143,7 @@ class ReachWorld:
         status = node_pb2.NodeStatus()
         status.CopyFrom(row.message)
         status.underlay_address, status.underlay_mtu = str(span.address), 1500
+        status.uplinks.append(WORLD)
         self.paper.put(keys.NODE_STATUS, (name,), status)
 
     def _note(self, changed: Changed) -> None:
@@ -153,11 +159,33 @@ class ReachWorld:
         """Guests are plugged and every node is as it was planned. Raises RuntimeError when one cannot."""
         for row in list(self.state.rows(keys.PORTS).values()):
             await self._plug(row.message)
+        await self._converge()
+        if self._announce():
+            await self._converge()
+        await self._unplug_gone()
+
+    async def _converge(self) -> None:
         for side in self.nodes:
             self._tell(side)
         for side in self.nodes:
             await self._wait(side)
-        await self._unplug_gone()
+
+    def _announce(self) -> bool:
+        """As the leader's announcer, after nodes let go of what is to be elsewhere. True for any change."""
+        writes: dict[bytes, bytes | None] = {}
+        rows = {row.message.meta.uid: row.message for row in self.state.rows(keys.FLOATING_IPS).values()}
+        for uid in rows.keys() | {parts[0] for parts in self.state.rows(keys.ANNOUNCEMENTS)}:
+            node = find_way(self.state, rows[uid]).node if uid in rows else ""
+            record = self.state.find(keys.ANNOUNCEMENTS, uid)
+            if node == (record.message.node if record is not None else ""):
+                continue
+            made = store_pb2.AnnouncementRecord(node=node)
+            if node:
+                made.project, made.name = rows[uid].meta.project, rows[uid].meta.name
+            writes[keys.ANNOUNCEMENTS.key(uid)] = made.SerializeToString() if node else None
+        if writes:
+            self.paper.write(writes)
+        return bool(writes)
 
     def _tell(self, side: NodeSide) -> None:
         plan = compile_plan(self.state, side.name, NONCE)
@@ -243,31 +271,69 @@ class ReachWorld:
     # -- packets ------------------------------------------------------------------------------------------
 
     async def probe(self, probe: Probe) -> Outcome:
-        """Predict, then send."""
+        """Predict, then send. Who is asked in turn by a load balancer is asked until everybody was."""
         number = protocol_number(probe.protocol, probe.address.version)
         assert number is not None
-        traffic = Traffic(probe.address.version, number, probe.port)
-        near = find_near(self.state, probe.source, probe.address)
-        if near is None:  # outside of these nodes nobody answers, whatever leads there
-            way, expected = reach_outside(self.state, probe.source, probe.address, traffic), ""
-        else:
-            way = reach_port(self.state, probe.source, near, traffic, probe.address)
-            expected = near.meta.uid if way.reachable else ""
-        tries, answered = 1, await self._send(probe, near)
-        while expected and not answered and tries < TRIES_MAX:
+        way, ends = self._foretell(probe, Traffic(probe.address.version, number, probe.port))
+        meant = next(iter(ends), "somebody")
+        tries, answered = 1, await self._send(probe, meant)
+        while ends and not answered and tries < TRIES_MAX:
             await asyncio.sleep(WARM_UP_S)
-            tries, answered = tries + 1, await self._send(probe, near)
-        return Outcome(probe, way, expected, answered, tries)
+            tries, answered = tries + 1, await self._send(probe, meant)
+        return Outcome(probe, way, ends if way.reachable else frozenset(), answered, tries)
 
-    async def _send(self, probe: Probe, near: port_pb2.Port | None) -> str:
+    def _foretell(self, probe: Probe, traffic: Traffic) -> tuple[Way, frozenset[str]]:
+        """The way, and at whom it may end."""
+        state, source, address = self.state, probe.source, probe.address
+        if source is None:
+            floating = find_floating(state, address)
+            assert floating is not None
+            way = reach_from_outside(state, WORLD_GATEWAY, floating, traffic)
+            return way, self._ends(way)
+        balancer = find_balancer(state, source, address)
+        if balancer is not None:
+            way = reach_balancer(state, source, balancer, traffic)
+            return way, self._ends(way)
+        near = find_near(state, source, address)
+        if near is None:  # outside of these nodes nobody answers, whatever leads there
+            return reach_outside(state, source, address, traffic), frozenset()
+        way = reach_port(state, source, near, traffic, address)
+        return way, frozenset({near.meta.uid} if way.reachable else ())
+
+    def _ends(self, way: Way) -> frozenset[str]:
+        """Of a way that is reached: the port at its end, or whoever else its load balancer may choose."""
+        if not way.reachable:
+            return frozenset()
+        (end,) = (row.message for row in self._ports() if row.message.meta.name == way.steps[-1].name)
+        for step in way.steps:
+            if step.kind == BALANCER:
+                (balancer,) = (
+                    row.message
+                    for row in self.state.rows(keys.LOAD_BALANCERS, end.meta.project).values()
+                    if row.message.meta.name == step.name
+                )
+                members = {member.address for member in resolve_members(self.state, balancer)}
+                ports = (row.message for row in self._ports() if row.message.meta.project == end.meta.project)
+                return frozenset(
+                    port.meta.uid for port in ports if members.intersection(addresses_of(self.state, port))
+                )
+        return frozenset({end.meta.uid})
+
+    def _ports(self) -> list[Stored]:
+        return list(self.state.rows(keys.PORTS).values())
+
+    async def _send(self, probe: Probe, meant: str) -> str:
         """Who answered. A ping's answer does not say: it counts as that of whom the source means."""
-        side, guest, _ = self._guests[probe.source.meta.uid]
+        if probe.source is None:
+            lab, namespace = self.nodes[0].span.lab, self._span.world
+        else:
+            side, namespace, _ = self._guests[probe.source.meta.uid]
+            lab = side.span.lab
         target = str(probe.address)
         if probe.protocol == "icmp":
-            arrived = await side.span.lab.inside(guest, lambda: ping(target))
-            return (near.meta.uid if near is not None else "somebody") if arrived else ""
+            return meant if await lab.inside(namespace, lambda: ping(target)) else ""
         kind = socket.SOCK_STREAM if probe.protocol == "tcp" else socket.SOCK_DGRAM
-        return await side.span.lab.inside(guest, lambda: responder(kind, target, probe.port))
+        return await lab.inside(namespace, lambda: responder(kind, target, probe.port))
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,8 +17,11 @@ from typing import Final
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from cli.rules import parse_rule, render_rule
+from controller.admit import externalnetwork as admit_external
 from controller.admit import flavor, image
+from controller.admit import floatingip as admit_floating
 from controller.admit import instance as admit_instance
+from controller.admit import loadbalancer as admit_balancer
 from controller.admit import network as admit_network
 from controller.admit import port as admit_port
 from controller.admit import project as admit_project
@@ -25,9 +29,15 @@ from controller.admit import router as admit_router
 from controller.admit import securitygroup as admit_group
 from controller.admit import subnet as admit_subnet
 from controller.admit.subnet import addresses_of
+from controller.reach import BALANCER, FLOATING_IP
+from controller.reach import Path as Way
 from controller.store import keys
+from cumulet.errors import CumuletError
 from cumulet.v1 import (
+    externalnetwork_pb2,
+    floatingip_pb2,
     instance_pb2,
+    loadbalancer_pb2,
     meta_pb2,
     network_pb2,
     port_pb2,
@@ -38,6 +48,7 @@ from cumulet.v1 import (
     subnet_pb2,
 )
 from tests.support.reach_world import PORTS, Outcome, Probe, ReachWorld
+from tests.unit.agent_net.span import WORLD, WORLD_CIDR, WORLD_GATEWAY
 from tests.unit.controller.cloud import flavor_message, held, image_message, project_message
 
 PROJECTS: Final = ("p1", "p2")
@@ -45,6 +56,9 @@ PROJECTS: Final = ("p1", "p2")
 RANGES: Final = {"net-a": ("10.1.0.0/24", "fd00:a::/64"), "net-b": ("10.2.0.0/24", "10.3.0.0/24")}
 GROUPS: Final = {"web": ("out any", "in tcp"), "db": ("out any", "in any ipv4")}  # as they begin
 INSTANCES_MAX: Final = 8  # of one project: each is a namespace and a thread
+FLOATING_NAMES: Final = ("f", "g")
+FLOATING_RANGE: Final = "198.51.100.64-198.51.100.127"
+BALANCED: Final = "10.1.0.250"  # of both tenants
 RULES: Final = (
     "in any",
     "in tcp",
@@ -64,7 +78,9 @@ RULES: Final = (
     "in any fd00:a::/64",
     "in any group:web",
     "in tcp:80 group:db",
+    "in tcp:80 0.0.0.0/0",
     "in any group:default",
+    "in any 198.51.100.0/24",
     "out any",
     "out tcp",
     "out udp:80",
@@ -129,6 +145,12 @@ class Topologies:
             if self._routers:
                 router = router_pb2.Router(meta=meta_pb2.Meta(name="r"))
                 paper.do(admit_router.create(state, context, project, router))
+        if self._routers:
+            spec_of_world = externalnetwork_pb2.ExternalNetworkSpec(
+                uplink=WORLD, cidr=str(WORLD_CIDR), gateway=str(WORLD_GATEWAY), ranges=[FLOATING_RANGE]
+            )
+            world = externalnetwork_pb2.ExternalNetwork(meta=meta_pb2.Meta(name=WORLD), spec=spec_of_world)
+            paper.do(admit_external.create(state, context, "", world))
 
     # -- changes ------------------------------------------------------------------------------------------
 
@@ -137,7 +159,7 @@ class Topologies:
         project = self._rng.choice(PROJECTS)
         changes: list[Callable[[str], None]] = [self._rewrite, self._rewrite, self._regroup, self._create]
         if self._routers:
-            changes.append(self._reroute)
+            changes += [self._reroute, self._refloat, self._rebalance]
         if len(self._instances(project)) < 4:
             changes = [self._create]
         elif self._rng.random() < 0.1:
@@ -211,10 +233,54 @@ class Topologies:
 
     def _reroute(self, project: str) -> None:
         paper = self.world.paper
-        spec = router_pb2.RouterSpec(networks=self._rng.choice(([], ["net-a"], ["net-b"], list(RANGES))))
+        networks = self._rng.choice(([], ["net-a"], ["net-b"], list(RANGES), list(RANGES)))
+        if "net-a" not in networks and paper.state.find(keys.LOAD_BALANCERS, project, "lb") is not None:
+            paper.do(admit_balancer.delete(paper.state, paper.context, (project, "lb"), ""))  # it needs one
+        spec = router_pb2.RouterSpec(networks=networks)
         router = router_pb2.Router(meta=meta_pb2.Meta(name="r"), spec=spec)
         mask = FieldMask(paths=["spec.networks"])
         paper.do(admit_router.update(paper.state, paper.context, (project, "r"), router, mask))
+
+    def _rebalance(self, project: str) -> None:
+        """One load balancer of some instances. Where its network has no router it is refused."""
+        paper = self.world.paper
+        spec = loadbalancer_pb2.LoadBalancerSpec(network="net-a", address=BALANCED)
+        for protocol in ("tcp", "udp"):
+            spec.listeners.add(protocol=protocol, port=PORTS[0])
+        for name in self._rng.sample(self._instances(project), self._rng.randint(1, 3)):
+            spec.members.add(instance=name, port=self._rng.choice((0, PORTS[1])))
+        message = loadbalancer_pb2.LoadBalancer(meta=meta_pb2.Meta(name="lb"), spec=spec)
+        with contextlib.suppress(CumuletError):
+            if paper.state.find(keys.LOAD_BALANCERS, project, "lb") is None:
+                paper.do(admit_balancer.create(paper.state, paper.context, project, message))
+            else:
+                mask = FieldMask(paths=["spec.members"])
+                where = (project, "lb")
+                paper.do(admit_balancer.update(paper.state, paper.context, where, message, mask))
+
+    def _refloat(self, project: str) -> None:
+        """A floating IP gets another target. What has no router, or an address already, is refused."""
+        paper, name = self.world.paper, self._rng.choice(FLOATING_NAMES)
+        spec = floatingip_pb2.FloatingIPSpec(external_network=WORLD)
+        kind = self._rng.choice(("target", "forwards", "balancer"))
+        if kind == "target":
+            spec.target = self._rng.choice(self._instances(project))
+        elif kind == "balancer":
+            spec.target = "lb"
+        else:
+            for protocol, port in (("tcp", 80), ("udp", 80), ("tcp", 8080)):
+                target = self._rng.choice(self._instances(project))
+                spec.forwards.add(
+                    protocol=protocol, port=port, target=target, target_port=self._rng.choice(PORTS)
+                )
+        message = floatingip_pb2.FloatingIP(meta=meta_pb2.Meta(name=name), spec=spec)
+        with contextlib.suppress(CumuletError):
+            if paper.state.find(keys.FLOATING_IPS, project, name) is None:
+                paper.do(admit_floating.create(paper.state, paper.context, project, message))
+            else:
+                mask = FieldMask(paths=["spec.target", "spec.forwards"])
+                where = (project, name)
+                paper.do(admit_floating.update(paper.state, paper.context, where, message, mask))
 
     async def explore(self, steps: int, probes: int) -> None:
         """Each step is a topology of its own, asked about so often."""
@@ -237,6 +303,7 @@ class Topologies:
             ports = [row.message for row in self.world.state.rows(keys.PORTS, project).values()]
             if len(ports) < 2:
                 continue
+            probes += self._questions_of_services(project, ports)
             source, target = self._rng.sample(ports, 2)
             near = [port for port in ports if port.spec.network == source.spec.network]
             if self._rng.random() < 0.6:
@@ -250,9 +317,22 @@ class Topologies:
             probes.append(Probe(source, address, protocol, port))
         return probes
 
+    def _questions_of_services(self, project: str, ports: list[port_pb2.Port]) -> list[Probe]:
+        """Now and then of a floating IP, from the outside, or of a load balancer."""
+        protocol = self._rng.choice(("tcp", "tcp", "udp"))
+        rows = sorted(self.world.state.rows(keys.FLOATING_IPS).items())
+        if rows and self._rng.random() < 0.4:
+            address = ip_address(self._rng.choice(rows)[1].message.spec.address)
+            if self._rng.random() < 0.2:
+                return [Probe(None, address, "icmp", 0)]
+            return [Probe(None, address, protocol, self._rng.choice(PORTS))]
+        if self.world.state.find(keys.LOAD_BALANCERS, project, "lb") is None or self._rng.random() < 0.7:
+            return []
+        return [Probe(self._rng.choice(ports), ip_address(BALANCED), protocol, self._rng.choice(PORTS))]
+
     def note(self, outcome: Outcome) -> None:
         foreign = False
-        if outcome.answered and outcome.answered != "somebody":
+        if outcome.answered and outcome.answered != "somebody" and outcome.probe.source is not None:
             found = self.world.state.find_uid(outcome.answered)
             foreign = found is not None and found[1][0] != outcome.probe.source.meta.project
         self.tally.add(outcome, foreign, self._decided_by(outcome))
@@ -269,8 +349,15 @@ class Topologies:
         for row in self.world.state.rows(keys.SECURITY_GROUPS).values():
             for rule in row.message.spec.rules:
                 if rule.id == rule_id:
-                    return f"yes: {_kind_of(render_rule(rule))}"
-        return "yes: no rule"
+                    return f"yes{_services(outcome.way)}: {_kind_of(render_rule(rule))}"
+        return f"yes{_services(outcome.way)}: no rule"
+
+
+def _services(way: Way) -> str:
+    """What stands between the ends, but for routers."""
+    named = ((FLOATING_IP, " by floating IP"), (BALANCER, " by balancer"))
+    kinds = {step.kind for step in way.steps}
+    return "".join(name for kind, name in named if kind in kinds)
 
 
 def _group_message(name: str, texts: Iterable[str]) -> securitygroup_pb2.SecurityGroup:
