@@ -44,6 +44,13 @@ async def site() -> AsyncIterator[Site]:
         yield made
 
 
+@pytest.fixture
+async def asking_site() -> AsyncIterator[Site]:
+    """With guests that hear of their routers by advertisements."""
+    async with open_site(dhcp=True) as made:
+        yield made
+
+
 # -- what is carried --------------------------------------------------------------------------------------
 
 
@@ -193,7 +200,8 @@ async def test_a_network_alone_does_not_join_its_subnets() -> None:
 # -- changes ----------------------------------------------------------------------------------------------
 
 
-async def test_a_network_leaves_its_router_and_comes_back_while_its_guests_talk(site: Site) -> None:
+async def test_a_network_leaves_its_router_and_comes_back_while_its_guests_talk(asking_site: Site) -> None:
+    site = asking_site
     async with site.conversation("red1", "red2", 4) as talk4, site.conversation("red2", "red1", 6) as talk6:
         for attached in (False, True, False, True):
             site.red = replace(site.red, router_uid=site.router.uid if attached else "")

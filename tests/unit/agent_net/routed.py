@@ -28,7 +28,7 @@ from agent.net.driver import (
 from agent.net.router_entries import digest_of_router_directory
 from tests.unit.agent_net import probes, talk
 from tests.unit.agent_net.lab import OUTSIDE_ADDRESS, Lab, network_intent, new_uid, with_port
-from tests.unit.agent_net.neighbours import Guest
+from tests.unit.agent_net.neighbours import Guest, boot
 from tests.unit.agent_net.span import Cloud, Node, open_cloud, remotes_of
 
 PORT = 7777
@@ -42,7 +42,8 @@ RED, BLUE = ("10.7.0.0/24", "2001:db8:7::/64"), ("10.8.0.0/24", "2001:db8:8::/64
 class Site:
     """`placed` says which port is where, `static` which routes each node has. `apply` makes it so.
 
-    `floating` and `announcers`: what a node's part of the router has to do with the outside.
+    `floating` and `announcers`: what a node's part of the router has to do with the outside. `dhcp`: guests ask
+    for their addresses and hear of IPv6 routers, which takes seconds; else they have both at once.
     """
 
     cloud: Cloud
@@ -54,6 +55,7 @@ class Site:
     floating: dict[IPAddress, tuple[FloatingIntent, ...]] = field(default_factory=dict)
     announcers: dict[IPAddress, tuple[IPAddress, ...]] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)  # by host name
+    dhcp: bool = False
 
     def router_on(self, node: Node) -> RouterIntent:
         """The router's part on a node."""
@@ -126,6 +128,10 @@ class Site:
 
     async def boot(self, hostname: str) -> None:
         node, port = self.at(hostname)
+        if not self.dhcp:
+            network = self.red if port.network_uid == self.red.uid else self.blue
+            self.guests[hostname] = await boot(node.lab, node.net, network, port)
+            return
         self.guests[hostname] = guest = Guest(node.lab, port, await node.boot(port))
         assert await node.lab.dhcp(guest.namespace) is not None
         assert await node.lab.has_ipv6(guest.namespace, guest.address(6))
@@ -212,13 +218,13 @@ async def hears_of_way(lab: Lab, guest: Path, *, routed: bool) -> bool:
 
 
 @asynccontextmanager
-async def open_site() -> AsyncIterator[Site]:
+async def open_site(*, dhcp: bool = False) -> AsyncIterator[Site]:
     """red1 and blue1 are on the first node, red2 and blue2 on the second."""
     async with open_cloud(2) as cloud:
         router = RouterIntent(new_uid(), 99, tuple(map(ip_network, (*RED, *BLUE))), True)
         red = replace(network_intent(7, *RED), router_uid=router.uid)
         blue = replace(network_intent(8, *BLUE), router_uid=router.uid)
-        site = Site(cloud, router, red, blue)
+        site = Site(cloud, router, red, blue, dhcp=dhcp)
         for number, node in enumerate(cloud.nodes, start=1):
             site.placed.append((node, with_port(red, 10 + number, f"red{number}")[1]))
             site.placed.append((node, with_port(blue, 20 + number, f"blue{number}")[1]))
