@@ -42,7 +42,7 @@ RED, BLUE = ("10.7.0.0/24", "2001:db8:7::/64"), ("10.8.0.0/24", "2001:db8:8::/64
 class Site:
     """`placed` says which port is where, `static` which routes each node has. `apply` makes it so.
 
-    `floating` and `announcers`: what a node's part of the router has to do with the outside. `dhcp`: guests ask
+    `floating` and `announcers`: what a node has to do with the outside. `dhcp`: guests ask
     for their addresses and hear of IPv6 routers, which takes seconds; else they have both at once.
     """
 
