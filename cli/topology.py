@@ -1,11 +1,11 @@
-"""`topology`: a project's routers, networks and instances as a tree, or as a picture.
+"""`topology`: a project's routers, networks, instances and what leads to them, as a tree or as a picture.
 
-**Edge**: five lists, and the picture's file. What is drawn is decided in `topology_picture.py`.
+**Edge**: a list of each kind, and the picture's file. What is drawn is decided in `topology_picture.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +13,26 @@ import click
 
 from cli.output import write_json
 from cli.session import Session, connection_options
-from cumulet.kinds import NETWORK, PORT, ROUTER, SUBNET
+from cumulet.kinds import FLOATING_IP, INSTANCE, LOAD_BALANCER, NETWORK, PORT, ROUTER, SUBNET
 
 
 class Place(NamedTuple):
-    """A port: the instance behind it."""
+    """A port: the instance behind it. `outside`: floating IPs that lead there, single ports with their number."""
 
     instance: str
     addresses: tuple[str, ...]
     node: str
     groups: tuple[str, ...]
+    outside: tuple[str, ...] = ()
+
+
+class Balancer(NamedTuple):
+    """A load balancer. `outside` as of a place."""
+
+    name: str
+    address: str
+    listeners: tuple[str, ...]
+    outside: tuple[str, ...]
 
 
 class Segment(NamedTuple):
@@ -32,6 +42,7 @@ class Segment(NamedTuple):
     ranges: tuple[str, ...]
     outbound_nat: bool
     places: tuple[Place, ...]
+    balancers: tuple[Balancer, ...] = ()
 
 
 class Joint(NamedTuple):
@@ -50,7 +61,7 @@ class Joint(NamedTuple):
 def topology(session: Session, picture: Path | None, output: str) -> None:
     """Show which networks a project has, what joins them, and who is on them."""
     client = session.client
-    kinds = (ROUTER, NETWORK, SUBNET, PORT)
+    kinds = (ROUTER, NETWORK, SUBNET, PORT, INSTANCE, LOAD_BALANCER, FLOATING_IP)
     joints = build_topology(*(client.list(kind) for kind in kinds))
     if picture is not None:
         from cli.topology_picture import render_topology
@@ -66,15 +77,32 @@ def topology(session: Session, picture: Path | None, output: str) -> None:
 
 
 def build_topology(
-    routers: Sequence[Any], networks: Sequence[Any], subnets: Sequence[Any], ports: Sequence[Any]
+    routers: Sequence[Any],
+    networks: Sequence[Any],
+    subnets: Sequence[Any],
+    ports: Sequence[Any],
+    instances: Sequence[Any] = (),
+    balancers: Sequence[Any] = (),
+    floating: Sequence[Any] = (),
 ) -> list[Joint]:
     """**Pure.** Routers by name, then networks without one. Everything in order of names."""
+    first_ports = {one.spec.networks[0].port_uid: one.meta.name for one in instances if one.spec.networks}
+    doors = _doors(floating)
     segments = {
         network.meta.name: Segment(
             network.meta.name,
             tuple(sorted(one.spec.cidr for one in subnets if one.spec.network == network.meta.name)),
             network.spec.outbound_nat,
-            tuple(sorted(_place(port) for port in ports if port.spec.network == network.meta.name)),
+            tuple(
+                sorted(
+                    _place(port, first_ports, doors)
+                    for port in ports
+                    if port.spec.network == network.meta.name
+                )
+            ),
+            tuple(
+                sorted(_balancer(one, doors) for one in balancers if one.spec.network == network.meta.name)
+            ),
         )
         for network in networks
     }
@@ -88,16 +116,43 @@ def build_topology(
     return joints
 
 
-def _place(port: Any) -> Place:
+def _doors(floating: Sequence[Any]) -> dict[str, list[str]]:
+    """Floating IPs by the name that they lead to."""
+    found: dict[str, list[str]] = {}
+    for one in floating:
+        if one.spec.target:
+            found.setdefault(one.spec.target, []).append(one.spec.address)
+        for forward in one.spec.forwards:
+            door = f"{one.spec.address} {forward.protocol}:{forward.port}"
+            found.setdefault(forward.target, []).append(door)
+    return found
+
+
+def _place(port: Any, first_ports: Mapping[str, str], doors: Mapping[str, list[str]]) -> Place:
+    """A floating IP leads to an instance's first port, or to a port by its name."""
+    meant = {port.meta.name, first_ports.get(port.meta.uid, "")} - {""}
     return Place(
-        port.spec.instance, tuple(port.status.addresses), port.status.node, tuple(port.spec.security_groups)
+        port.spec.instance,
+        tuple(port.status.addresses),
+        port.status.node,
+        tuple(port.spec.security_groups),
+        tuple(sorted(door for name in meant for door in doors.get(name, ()))),
     )
+
+
+def _balancer(balancer: Any, doors: Mapping[str, list[str]]) -> Balancer:
+    listeners = tuple(f"{one.protocol}:{one.port}" for one in balancer.spec.listeners)
+    name = balancer.meta.name
+    return Balancer(name, balancer.spec.address, listeners, tuple(sorted(doors.get(name, ()))))
 
 
 def to_plain(joint: Joint) -> dict[str, Any]:
     """**Pure.** For programs."""
     segments = [
-        one._asdict() | {"places": [place._asdict() for place in one.places]} for one in joint.segments
+        one._asdict()
+        | {"places": [place._asdict() for place in one.places]}
+        | {"balancers": [balancer._asdict() for balancer in one.balancers]}
+        for one in joint.segments
     ]
     return joint._asdict() | {"segments": segments}
 
@@ -124,11 +179,25 @@ def render_tree(joints: Sequence[Joint]) -> Iterator[str]:
 def _segment_lines(segment: Segment, head: str, body: str, *, joined: bool = False) -> Iterator[str]:
     outside = "" if joined else _outside(segment.outbound_nat)
     yield f"{head}network {segment.name}  {', '.join(segment.ranges) or 'no subnet'}{outside}"
-    for index, place in enumerate(segment.places):
-        branch, _ = _branch(index == len(segment.places) - 1)
-        where = place.node or "not placed"
-        groups = ", ".join(place.groups) or "no security group"
-        yield f"{body}{branch}{place.instance}  {', '.join(place.addresses)}  on {where}  [{groups}]"
+    lines = [*map(_balancer_line, segment.balancers), *map(_place_line, segment.places)]
+    for index, line in enumerate(lines):
+        branch, _ = _branch(index == len(lines) - 1)
+        yield f"{body}{branch}{line}"
+
+
+def _balancer_line(balancer: Balancer) -> str:
+    listeners = ", ".join(balancer.listeners)
+    return f"load balancer {balancer.name}  {balancer.address}  {listeners}{_by(balancer.outside)}"
+
+
+def _place_line(place: Place) -> str:
+    where = place.node or "not placed"
+    groups = ", ".join(place.groups) or "no security group"
+    return f"{place.instance}  {', '.join(place.addresses)}  on {where}  [{groups}]{_by(place.outside)}"
+
+
+def _by(outside: Sequence[str]) -> str:
+    return f"  by {', '.join(outside)}" if outside else ""
 
 
 def _branch(last: bool) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from cli.topology import Joint, Place, Segment
+    from cli.topology import Balancer, Joint, Place, Segment
 
 SVG: Final = "http://www.w3.org/2000/svg"
 CARD_WIDTH: Final = 190
@@ -97,18 +97,20 @@ class _Drawing:
         self._box(x, y, width, BAR_HEIGHT, COLOURS["network"], radius=6)
         text = " ".join([segment.name, *segment.ranges, *(["(reaches the outside)"] if outside else [])])
         self._text(x + width // 2, y + 20, text, fill="#ffffff", anchor="middle")
-        for index, place in enumerate(segment.places):
+        stripes = [COLOURS["router"] for _ in segment.balancers]
+        stripes += [self._colours.get(place.node, COLOURS["edge"]) for place in segment.places]
+        cards = [*map(_lines_of_balancer, segment.balancers), *map(_lines_of, segment.places)]
+        for index, (lines, stripe) in enumerate(zip(cards, stripes, strict=True)):
             left = x + index * (CARD_WIDTH + GAP)
             top = y + BAR_HEIGHT + DROP
             self._line(left + CARD_WIDTH // 2, y + BAR_HEIGHT, left + CARD_WIDTH // 2, top)
-            self._card(place, left, top)
+            self._card(list(lines), stripe, left, top)
         self._grow(x + width, y + BAR_HEIGHT)
 
-    def _card(self, place: Place, x: int, y: int) -> None:
-        lines = list(_lines_of(place))
+    def _card(self, lines: Sequence[tuple[str, bool]], stripe: str, x: int, y: int) -> None:
         height = max(CARD_HEIGHT, LINE_HEIGHT * len(lines) + 16)
         self._box(x, y, CARD_WIDTH, height, COLOURS["card"], radius=4, stroke=COLOURS["edge"])
-        self._box(x, y, 8, height, self._colours.get(place.node, COLOURS["edge"]), radius=4)
+        self._box(x, y, 8, height, stripe, radius=4)
         for index, (text, bold) in enumerate(lines):
             weight = "bold" if bold else "normal"
             self._text(x + 18, y + 20 + index * LINE_HEIGHT, text, weight=weight)
@@ -144,8 +146,8 @@ class _Drawing:
 
 
 def _width(segment: Segment) -> int:
-    """Room for its instances, and for its name and ranges."""
-    cards = len(segment.places) * (CARD_WIDTH + GAP) - GAP
+    """Room for its instances and load balancers, and for its name and ranges."""
+    cards = (len(segment.places) + len(segment.balancers)) * (CARD_WIDTH + GAP) - GAP
     words = 8 * len(" ".join([segment.name, *segment.ranges])) + 160
     return max(cards, words, CARD_WIDTH)
 
@@ -156,3 +158,13 @@ def _lines_of(place: Place) -> Iterator[tuple[str, bool]]:
         yield address, False
     yield f"on {place.node}" if place.node else "not placed", False
     yield ", ".join(place.groups) or "no security group", False
+    for door in place.outside:
+        yield f"by {door}", False
+
+
+def _lines_of_balancer(balancer: Balancer) -> Iterator[tuple[str, bool]]:
+    yield balancer.name, True
+    yield balancer.address, False
+    yield f"load balancer {', '.join(balancer.listeners)}", False
+    for door in balancer.outside:
+        yield f"by {door}", False

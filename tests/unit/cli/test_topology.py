@@ -8,7 +8,16 @@ from typing import Any
 
 from cli.topology import build_topology, render_tree
 from cli.topology_picture import SVG, render_topology
-from cumulet.v1 import meta_pb2, network_pb2, port_pb2, router_pb2, subnet_pb2
+from cumulet.v1 import (
+    floatingip_pb2,
+    instance_pb2,
+    loadbalancer_pb2,
+    meta_pb2,
+    network_pb2,
+    port_pb2,
+    router_pb2,
+    subnet_pb2,
+)
 
 
 def named(message: Any, name: str) -> Any:
@@ -64,6 +73,43 @@ def test_the_tree() -> None:
         "   └─ w2  10.1.0.6  on n2  [web]",
         "network alone  no subnet  reaches the outside",
     ]
+
+
+def test_what_leads_there_from_the_outside_is_shown_where_it_leads() -> None:
+    """To the first port of an instance only, to a port by its name, and to a load balancer."""
+    first, second = port("w1", "web", "10.1.0.5"), port("w1", "db", "10.2.0.5")
+    first.meta.uid, second.meta.uid, second.meta.name = "u1", "u2", "w1-db"
+    owner: instance_pb2.Instance = named(instance_pb2.Instance(), "w1")
+    for uid in ("u1", "u2"):
+        owner.spec.networks.add(port_uid=uid)
+    balancer: loadbalancer_pb2.LoadBalancer = named(loadbalancer_pb2.LoadBalancer(), "lb")
+    balancer.spec.network, balancer.spec.address = "web", "10.1.0.200"
+    balancer.spec.listeners.add(protocol="tcp", port=80)
+    floating = []
+    for number, target in enumerate(("w1", "lb", "")):
+        one: floatingip_pb2.FloatingIP = named(floatingip_pb2.FloatingIP(), f"f{number}")
+        one.spec.address, one.spec.target = f"203.0.113.{70 + number}", target
+        floating.append(one)
+    floating[2].spec.forwards.add(protocol="tcp", port=22, target="w1-db")
+    joints = build_topology(
+        [router("r", "db", "web")],
+        [network("web"), network("db")],
+        [],
+        [first, second],
+        [owner],
+        [balancer],
+        floating,
+    )
+    assert list(render_tree(joints))[2:] == [
+        "├─ network db  no subnet",
+        "│  └─ w1  10.2.0.5  on n1  [web]  by 203.0.113.72 tcp:22",
+        "└─ network web  no subnet",
+        "   ├─ load balancer lb  10.1.0.200  tcp:80  by 203.0.113.71",
+        "   └─ w1  10.1.0.5  on n1  [web]  by 203.0.113.70",
+    ]
+    root = ET.fromstring(render_topology(joints))
+    texts = [element.text or "" for element in root.iter(f"{{{SVG}}}text")]
+    assert {"lb", "by 203.0.113.70", "by 203.0.113.71", "by 203.0.113.72 tcp:22"} <= set(texts)
 
 
 def test_nothing_says_how_to_begin() -> None:
