@@ -17,7 +17,7 @@ from cumulet.kinds import FLOATING_IP, INSTANCE, LOAD_BALANCER, NETWORK, PORT, R
 
 
 class Place(NamedTuple):
-    """A port: the instance behind it. `outside`: floating IPs that lead there, single ports with their number."""
+    """A port: the instance behind it. `outside`: floating IPs that lead there, of a forward with its port."""
 
     instance: str
     addresses: tuple[str, ...]
