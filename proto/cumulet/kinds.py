@@ -410,6 +410,9 @@ PORT: Final = _kind(
     Column("MAC", "spec.mac"),
     Column("ADDRESSES", "status.addresses"),
     Column("SECURITY_GROUPS", "spec.security_groups", wide_only=True),
+    Column("ALLOWED_ADDRESSES", "spec.allowed_pairs", wide_only=True),
+    Column("INGRESS_RATE", "spec.ingress_bps", wide_only=True),
+    Column("EGRESS_RATE", "spec.egress_bps", wide_only=True),
     Column("NODE", "status.node", wide_only=True),
     verbs=frozenset({"list", "get", "update", "watch"}),
     flags=(
