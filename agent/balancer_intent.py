@@ -11,11 +11,10 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from agent.net.balancer import BalancerIntent, HealthIntent, ListenerIntent, MemberIntent
-from agent.net.balancer_rules import PROTOCOLS
 from agent.planned import IntentError, check_uid
+from cumulet.protocols import PORT_MAX, TRANSLATED
 from cumulet.v1 import agent_pb2 as pb
 
-PORT_MAX: Final = 65_535
 SECONDS_MAX: Final = 3_600
 ANSWERS_MAX: Final = 100
 
@@ -35,7 +34,7 @@ def parse_balancer(planned: pb.PlannedLoadBalancer, outside: Iterable[str] = ())
 
 
 def _parse_listener(listener: pb.PlannedListener) -> ListenerIntent:
-    if listener.protocol not in PROTOCOLS:
+    if listener.protocol not in TRANSLATED:
         raise IntentError(f"load_balancers.listeners.protocol {listener.protocol} is neither TCP nor UDP")
     return ListenerIntent(listener.protocol, _port("listeners.port", listener.port, 1))
 

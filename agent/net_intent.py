@@ -26,6 +26,7 @@ from agent.net.driver import (
     SubnetIntent,
 )
 from agent.planned import IntentError, check_uid
+from cumulet.protocols import PORT_MAX, TRANSLATED
 from cumulet.v1 import agent_pb2 as pb
 
 _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -34,8 +35,6 @@ VNI_MAX: Final = 2**24 - 1  # Source: RFC 7348, section 5
 GUEST_MTU_MIN: Final = 1280  # RFC 8200, section 5
 GUEST_MTU_MAX: Final = 65_535
 PROTOCOL_MAX: Final = 255
-PORT_MAX: Final = 65_535
-FORWARDED: Final = (6, 17)  # TCP, UDP: IANA's protocol numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def _parse_floating(
 
 
 def _parse_forward(forward: pb.PlannedForward) -> ForwardIntent:
-    if forward.protocol not in FORWARDED or not 0 < forward.port <= PORT_MAX:
+    if forward.protocol not in TRANSLATED or not 0 < forward.port <= PORT_MAX:
         raise IntentError(f"forwards: protocol {forward.protocol}, port {forward.port}")
     if not 0 < forward.target_port <= PORT_MAX:
         raise IntentError(f"forwards.target_port {forward.target_port} is not in 1..{PORT_MAX}")

@@ -15,13 +15,13 @@ from agent.net import rule_words as words
 from agent.net.balancer import BalancerIntent, ListenerIntent, MemberIntent
 from agent.net.program import digest_of_program
 from agent.net.rule_words import COUNTER, Json
+from cumulet.protocols import TRANSLATED
 
 FAMILY: Final = "ip"
 _PREFIX: Final = "cumulet-lb-"
 _TRANSLATE: Final = -100  # of destinations
 _SOURCE_NAT: Final = 100
 _BEFORE_INPUT: Final = -10
-PROTOCOLS: Final = {6: "tcp", 17: "udp"}
 _PROTOCOL: Final[Json] = {"meta": {"key": "l4proto"}}
 _SEED: Final = 0x43554D55  # the same on every node: a client has one member
 
@@ -36,7 +36,7 @@ def owner_of_table(name: str) -> str:
 
 
 def listener_id(balancer: BalancerIntent, listener: ListenerIntent) -> str:
-    return f"{balancer.uid}/{PROTOCOLS[listener.protocol]}/{listener.port}"
+    return f"{balancer.uid}/{TRANSLATED[listener.protocol]}/{listener.port}"
 
 
 def balancer_rules(balancer: BalancerIntent, members: Sequence[MemberIntent]) -> list[Json]:
@@ -76,9 +76,9 @@ def _listener(
     ends = [f"{chain}-{number}" for number in range(len(members))]
     asked = [
         words.is_field("ip", "daddr", _addresses(balancer)),
-        words.is_field(PROTOCOLS[listener.protocol], "dport", listener.port),
+        words.is_field(TRANSLATED[listener.protocol], "dport", listener.port),
     ]
-    protocol = words.match("==", _PROTOCOL, PROTOCOLS[listener.protocol])  # nft asks for it beside a port
+    protocol = words.match("==", _PROTOCOL, TRANSLATED[listener.protocol])  # nft asks for it beside a port
     comment = listener_id(balancer, listener)
     commands = [words.chain(FAMILY, name) for name in (*ends, chain)]
     for name, member in zip(ends, members, strict=True):

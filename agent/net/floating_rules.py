@@ -15,10 +15,10 @@ from agent.net import rule_words as words
 from agent.net.addressing import ROUTER_TUNNEL_LINK, UPLINK_LINK
 from agent.net.driver import FloatingIntent, IPAddress, IPNetwork
 from agent.net.rule_words import ACCEPT, COUNTER, DROP, Json
+from cumulet.protocols import TRANSLATED
 
 _DESTINATION_NAT: Final = -100
 _MANGLE: Final = -150
-_PROTOCOLS: Final = {6: "tcp", 17: "udp"}
 _SOURCE: Final = words.payload("ip", "saddr")
 _DESTINATION: Final = words.payload("ip", "daddr")
 
@@ -75,7 +75,7 @@ def destination_rules(floating: Sequence[FloatingIntent]) -> list[Json]:
         commands.append(words.rule("inet", chain, {"dnat": {"family": "ip", "addr": address}}))
     for one in floating:
         for forward in one.forwards:
-            protocol = _PROTOCOLS[forward.protocol]
+            protocol = TRANSLATED[forward.protocol]
             meant = (
                 words.is_field("ip", "daddr", str(one.address)),
                 words.is_field(protocol, "dport", forward.port),

@@ -23,13 +23,13 @@ from agent.net.driver import (
     RouterIntent,
     RuleIntent,
 )
+from cumulet.protocols import PORT_MAX
 
 _UID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")  # it becomes part of paths and comments
 _MAC: Final = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")  # unicast
 _HOSTNAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)  # RFC 1123, 2.1
 IPV6_PAIR_MAX: Final = 256  # each is an element of the set of what a port may answer for in ND
 BYTE_MAX: Final = 255
-PORT_MAX: Final = 65_535
 WITH_PORTS: Final = frozenset({6, 17, 33, 132, 136})  # TCP, UDP, DCCP, SCTP, UDP-Lite
 SUBNETS_MAX: Final = 64  # one DHCP range, tag and gateway address each
 

@@ -18,12 +18,11 @@ from controller.floating import find_balancer, find_target, ipv4_of
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since, unchanged
+from cumulet.protocols import PORT_MAX, TRANSLATED
 from cumulet.v1 import floatingip_pb2, port_pb2
 
 MUTABLE = ("meta.labels", "spec.description", "spec.target", "spec.forwards")
 FORWARDS_MAX: Final = 100  # each is an entry in the kernel
-PORT_MAX: Final = 65_535
-FORWARDED: Final = ("tcp", "udp")
 
 
 def create(state: State, context: Context, project: str, given: floatingip_pb2.FloatingIP) -> Change:
@@ -152,8 +151,8 @@ def _check_forward(
     spec: floatingip_pb2.FloatingIPSpec, index: int, field: str, violations: Violations
 ) -> None:
     forward = spec.forwards[index]
-    if forward.protocol not in FORWARDED:
-        violations.add(f"{field}.protocol", f"{forward.protocol!r} is not {' or '.join(FORWARDED)}")
+    if forward.protocol not in TRANSLATED.values():
+        violations.add(f"{field}.protocol", f"{forward.protocol!r} is not {' or '.join(TRANSLATED.values())}")
     if not 1 <= forward.port <= PORT_MAX:
         violations.add(f"{field}.port", f"{forward.port} is not a port, 1 to {PORT_MAX}")
     if forward.target_port > PORT_MAX:

@@ -23,6 +23,7 @@ from controller.store.protocol import absent, range_unchanged_since
 from controller.tables import Stored
 from cumulet.errors import InvalidArgumentError
 from cumulet.names import name_error
+from cumulet.protocols import PORT_MAX, TRANSLATED
 from cumulet.v1 import loadbalancer_pb2
 
 MUTABLE = (
@@ -35,7 +36,6 @@ MUTABLE = (
 )
 LISTENERS_MAX: Final = 32  # each is a chain with a rule for each member, on every node with clients
 ENTRIES_MAX: Final = 64
-PORT_NUMBER_MAX: Final = 65_535
 PATH_MAX: Final = 1_024
 INTERVAL_DEFAULT_S: Final = 5
 TIMEOUT_DEFAULT_S: Final = 2
@@ -146,7 +146,7 @@ def _check_listeners(spec: loadbalancer_pb2.LoadBalancerSpec, violations: Violat
     seen: set[tuple[str, int]] = set()
     for index, listener in enumerate(spec.listeners):
         field = f"spec.listeners[{index}]"
-        if listener.protocol not in ("tcp", "udp"):
+        if listener.protocol not in TRANSLATED.values():
             violations.add(f"{field}.protocol", f"{listener.protocol!r} is neither tcp nor udp")
         _check_port(listener.port, f"{field}.port", violations, least=1)
         if (listener.protocol, listener.port) in seen:
@@ -228,5 +228,5 @@ def _check_health(spec: loadbalancer_pb2.LoadBalancerSpec, violations: Violation
 
 
 def _check_port(port: int, field: str, violations: Violations, *, least: int) -> None:
-    if not least <= port <= PORT_NUMBER_MAX:
-        violations.add(field, f"{port} is not between {least} and {PORT_NUMBER_MAX}")
+    if not least <= port <= PORT_MAX:
+        violations.add(field, f"{port} is not between {least} and {PORT_MAX}")

@@ -20,14 +20,13 @@ from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
 from cumulet.errors import FailedPreconditionError
-from cumulet.protocols import ICMP, WITH_PORTS, protocol_number
+from cumulet.protocols import ICMP, PORT_MAX, WITH_PORTS, protocol_number
 from cumulet.v1 import meta_pb2, securitygroup_pb2
 
 MUTABLE = ("meta.labels", "spec")
 DEFAULT_GROUP: Final = "default"
 RULES_MAX: Final = 256  # of one group: each is a rule in the kernel of every node with a member
 GROUPS_OF_PORT_MAX: Final = 8  # each is a jump for the first packet of every connection
-PORT_NUMBER_MAX: Final = 65_535
 ICMP_MAX: Final = 255
 INGRESS: Final = securitygroup_pb2.TRAFFIC_DIRECTION_INGRESS
 EGRESS: Final = securitygroup_pb2.TRAFFIC_DIRECTION_EGRESS
@@ -215,8 +214,8 @@ def _check_ports(
         return
     if not has_ports:
         violations.add(f"{field}.port_min", f"protocol {rule.protocol or 'any'} has no ports")
-    elif not 1 <= rule.port_min <= rule.port_max <= PORT_NUMBER_MAX:
-        problem = f"{rule.port_min}-{rule.port_max} is not a range within 1-{PORT_NUMBER_MAX}"
+    elif not 1 <= rule.port_min <= rule.port_max <= PORT_MAX:
+        problem = f"{rule.port_min}-{rule.port_max} is not a range within 1-{PORT_MAX}"
         violations.add(f"{field}.port_max", problem)
 
 

@@ -20,11 +20,10 @@ from controller.store import keys
 from controller.verify import compare_inventory
 from cumulet.errors import FieldViolation, InvalidArgumentError, NotFoundError, UnavailableError
 from cumulet.names import DEFAULT_PROJECT
-from cumulet.protocols import ICMP, WITH_PORTS, protocol_number
+from cumulet.protocols import ICMP, PORT_MAX, WITH_PORTS, protocol_number
 from cumulet.v1 import agent_pb2, port_pb2, reach_pb2
 
 IP_VERSIONS: Final = (4, 6)
-PORT_MAX: Final = 65_535
 
 
 class ReachMethods:

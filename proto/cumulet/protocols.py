@@ -12,6 +12,8 @@ ICMP_NUMBERS: Final = {4: 1, 6: 58}
 _NUMBERS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
 WITH_PORTS: Final = frozenset(_NUMBERS.values())
 NUMBER_MAX: Final = 255
+PORT_MAX: Final = 65_535
+TRANSLATED: Final = {6: "tcp", 17: "udp"}  # those whose single ports floating IPs and load balancers lead on
 
 
 def protocol_number(word: str, ip_version: int) -> int | None:
