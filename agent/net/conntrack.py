@@ -18,6 +18,7 @@ from agent.net.rtnetlink import NETLINK_NETFILTER, converse, open_conversation
 
 IsOver = Callable[[Connection], bool]
 
+NO_ZONE: Final = 0  # of connections in a routing domain's namespace: nothing there sets another
 # Ended between the dump and the deletion, or already replaced by another.
 _GONE: Final = (errno.ENOENT,)
 

@@ -32,7 +32,6 @@ from agent.net.rules_reader import RulesReader
 from cumulet.addresses import part_address
 
 _SINGLE: Final = 32
-_ZONE: Final = 0  # of a namespace: nothing in it sets another
 
 
 class KernelBalancers:
@@ -51,7 +50,7 @@ class KernelBalancers:
                 self._reader.forget(_owner(router.uid, uid))
                 record = records.pop(uid, None)
                 if record is not None:
-                    _end(record.intent.address, lambda _: True)
+                    _end(record.intent, lambda _: True)
             for uid, balancer in wanted.items():
                 records[uid] = self._ensure_one(router.uid, balancer, records.get(uid))
             _ensure_addresses(self._addresses(router))
@@ -156,7 +155,7 @@ def _end_of_members(before: BalancerIntent, after: BalancerIntent) -> None:
     """What was removed loses its connections; what drains keeps them."""
     gone = set(_targets(before)) - set(_targets(after))
     if gone:
-        _end(before.address, lambda one: (one.protocol, one.second, one.answerer, one.answer_port) in gone)
+        _end(before, lambda one: (one.protocol, one.second, one.answerer, one.answer_port) in gone)
 
 
 def _targets(balancer: BalancerIntent) -> Iterable[tuple[int, int, IPAddress, int]]:
@@ -170,8 +169,11 @@ def _port(member: MemberIntent, listened: int) -> int:
     return member.port or listened
 
 
-def _end(address: IPv4Address, is_over: conntrack.IsOver) -> None:
-    def chosen(connection: Connection) -> bool:
-        return connection.destination == address and is_over(connection)
+def _end(balancer: BalancerIntent, is_over: conntrack.IsOver) -> None:
+    """Of what came to its own address or to one of the outside."""
+    asked = {balancer.address, *balancer.outside}
 
-    conntrack.end_connections(_ZONE, chosen)
+    def chosen(connection: Connection) -> bool:
+        return connection.destination in asked and is_over(connection)
+
+    conntrack.end_connections(conntrack.NO_ZONE, chosen)
