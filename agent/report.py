@@ -118,8 +118,8 @@ class Reporter:
 
 
 def _says_the_same(told: Snapshot, snapshot: Snapshot) -> bool:
-    """Of what is neither an instance's nor a condition."""
-    return (told.acted_on, told.announced) == (snapshot.acted_on, snapshot.announced)
+    """Of what is neither an instance's nor a condition. That something is being changed is no news."""
+    return told.acted_on == snapshot.acted_on and snapshot.announced in (None, told.announced)
 
 
 def _full_report(snapshot: Snapshot) -> pb.AgentReport:

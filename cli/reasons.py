@@ -175,7 +175,7 @@ _FLOATING: Final = {
     "Announced": Meaning("One node answers for the floating IP's address."),
     "Moving": Meaning(
         "The address is to be answered for by another node, as soon as the present one has let it go, or was "
-        "silent for half a minute."
+        "silent for 22 seconds."
     ),
     "Moved": Meaning("The floating IP got another target."),
     "Unused": Meaning(
