@@ -25,6 +25,10 @@ SINGLE: Final = 32
 _NEAR_PRIORITY: Final = 17_000
 _FAR_PRIORITY: Final = 17_001
 _MARK_PRIORITY: Final = 17_000
+_MARK_BITS: Final = (
+    0x7FFFFFFF  # nodes differ in the last 17 bits of their addresses (controller/admit/offers.py)
+)
+_OF_IPV6: Final = 0x80000000
 
 
 def floating_elements(router: RouterIntent) -> frozenset[Element]:
@@ -72,8 +76,12 @@ def table_routes(one: FloatingIntent, link: int) -> frozenset[RouterRoute]:
 
 
 def mark_of_node(vtep: IPAddress) -> int:
-    """Of connections that came by a node's part of the router; also the table that leads back there."""
-    return int(vtep) & 0xFFFFFFFF or 1
+    """Of connections that came by a node's part of the router; also the table that leads back there.
+
+    Never one of the kernel's own tables, 0 and 253 to 255: an IPv4 address is larger, the end of an IPv6 one
+    is made so.
+    """
+    return int(vtep) if vtep.version == 4 else int(vtep) & _MARK_BITS | _OF_IPV6
 
 
 def return_rules(vteps: Iterable[IPAddress]) -> frozenset[PolicyRule]:

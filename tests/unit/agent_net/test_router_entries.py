@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.net import external
 from agent.net.directory import render_digest
-from agent.net.driver import IPNetwork, RemotePort, RouteIntent, RouterDirectory
+from agent.net.driver import IPAddress, IPNetwork, RemotePort, RouteIntent, RouterDirectory
 from agent.net.netlink_neighbour import Neighbour, TunnelEntry
 from agent.net.netlink_route import OF_ROUTER, RouterRoute, parse_router_route, route_of, router_route
 from agent.net.router_entries import (
@@ -112,3 +113,15 @@ def test_a_route_survives_the_wire(
 def test_what_the_kernel_made_is_not_a_routers() -> None:
     route = route_of(RANGES[0], 3, protocol=2)
     assert parse_router_route(router_route(route)) is None
+
+
+@given(st.ip_addresses().filter(lambda vtep: vtep.version == 6 or vtep >= IPv4Address("1.0.0.0")))
+def test_the_table_that_leads_back_to_a_node_is_none_of_the_kernels(vtep: IPAddress) -> None:
+    """A node fd00::fe made the main table its own: its number was the address's last 32 bits, 254."""
+    assert external.mark_of_node(vtep) not in {0, 253, 254, 255}
+
+
+def test_tables_of_nodes_that_are_accepted_together_differ() -> None:
+    first = ip_address("fd00::fe")
+    assert external.mark_of_node(first) != external.mark_of_node(first + 1)
+    assert external.mark_of_node(first) not in {0, 253, 254, 255}
