@@ -38,6 +38,7 @@ from agent.metadata import Metadata
 from agent.metrics import AgentCollector, MetricsServer, Sampler
 from agent.net.driver import IPAddress
 from agent.net.kernel_driver import KernelNet
+from agent.net.kernel_external import check_uplinks
 from agent.net.underlay import find_underlay_mtu
 from agent.reconcile import Agent
 from agent.session import NodeIdentity, Uplink
@@ -331,6 +332,7 @@ async def run_agent(options: Options) -> None:
     underlay_mtu = find_underlay_mtu(options.underlay_address) if options.underlay_address else 0
     hypervisor = LibvirtHypervisor(options.libvirt_uri, device_names=dict(options.device_names))
     uplinks = dict(options.uplinks)
+    check_uplinks(uplinks)
     net = KernelNet(options.state_dir / "net", underlay=options.underlay_address, uplinks=uplinks)
     storage = QemuImgStorage(options.state_dir)
     dialer = GrpcDialer()

@@ -7,7 +7,7 @@ number; an address belongs to the router whose uplink its route leads to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -20,7 +20,7 @@ from agent.net.netlink_ip import Route
 from agent.net.netlink_link import Link
 from agent.net.netlink_neighbour import Proxy, proxy
 from agent.net.netlink_route import OF_ROUTER, RouterRoute, router_route
-from agent.net.netlink_rule import PolicyRule
+from agent.net.netlink_rule import TABLE_MAIN, PolicyRule
 from agent.net.rtnetlink import EntryChange, Netlink
 
 
@@ -36,6 +36,19 @@ class ExternalView:
     def announced(self) -> frozenset[tuple[str, IPv4Address]]:
         names_by_index = {index: name for name, index in self.links.items()}
         return frozenset((names_by_index.get(one.link, ""), one.address) for one in self.proxies)
+
+
+def check_uplinks(uplinks: Mapping[str, str]) -> None:
+    """Raises DriverError when a link is not there: the cloud would be told of what this node cannot do."""
+    with Netlink() as host:
+        for name, link in sorted(uplinks.items()):
+            if host.find_link(link) is None:
+                raise DriverError(
+                    "UplinkMissing",
+                    f"this node has no link {link} to external network {name}; give --uplink {name}=LINK one "
+                    "that `ip link` shows, or leave it out",
+                    permanent=True,
+                )
 
 
 class KernelExternal:
@@ -58,9 +71,9 @@ class KernelExternal:
             routes = [_route(one, index, ways[one].gateway) for one in gone]
             host.change_routes([EntryChange(False, router_route(route)) for route in routes])
             if gone or uplink is None:
-                name = names.uplink_name(router_uid)
-                rules = [one for one in host.rules() if one.link == name and one.source not in keeps]
-                host.change_rules(rules, ())
+                name, present = names.uplink_name(router_uid), host.rules()
+                kept_rules = {one for one in present if one.link != name or one.source in keeps}
+                change_rules(host, present, kept_rules)
 
     def ensure(self, router: RouterIntent) -> None:
         """Raises DriverError naming what cannot be answered for; everything else is."""
@@ -107,9 +120,9 @@ class KernelExternal:
         name = names.uplink_name(router.uid)
         wanted = external.wanted_routes(router, kernel_links.get_link(host, name).index)
         host.change_routes([EntryChange(True, router_route(route)) for route in wanted])
-        rules = external.wanted_rules(router)
-        present = {one for one in host.rules() if one.link == name}
-        host.change_rules(present - rules, rules - present)
+        present = host.rules()
+        others = {one for one in present if one.link != name}
+        change_rules(host, present, others | external.wanted_rules(router))
 
     def _ensure_tables(
         self, host: Netlink, floating: Iterable[FloatingIntent], links: Mapping[str, Link]
@@ -132,6 +145,14 @@ class KernelExternal:
             new = [one for one in wanted - present if one.link == link.index]
             host.change_entries([EntryChange(True, proxy(one)) for one in new])
             announce(link, [one.address for one in new])
+
+
+def change_rules(netlink: Netlink, present: Set[PolicyRule], wanted: Set[PolicyRule]) -> None:
+    """Exactly `wanted` of ours. A table that no rule names any more is emptied before the rule goes."""
+    for table in {one.table for one in present - wanted} - {one.table for one in wanted} - {TABLE_MAIN}:
+        routes = netlink.table_routes(table)
+        netlink.change_routes([EntryChange(False, router_route(route, table)) for route in routes])
+    netlink.change_rules(present - wanted, wanted - present)
 
 
 def external_fits(view: ExternalView, routes: Iterable[Route], router: RouterIntent, uplink: int) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from agent.errors import DriverError
 from agent.net import (
@@ -30,7 +29,7 @@ from agent.net.driver import IPAddress, RouterDirectory, RouterIntent, digest_of
 from agent.net.elements import Element
 from agent.net.intent_check import check_router_directory, check_static_routes
 from agent.net.kernel_balancer import KernelBalancers
-from agent.net.kernel_external import KernelExternal
+from agent.net.kernel_external import KernelExternal, change_rules
 from agent.net.kernel_host import KernelHost
 from agent.net.netlink_link import Link
 from agent.net.netlink_route import RouterRoute, router_route
@@ -40,8 +39,6 @@ from agent.net.router_state import RouterRecord, RouterState
 from agent.net.rtnetlink import EntryChange, Netlink
 from agent.net.rules_reader import RulesReader
 from agent.net.ruleset import NAMESPACE_TABLES
-
-_NO_ZONE: Final = 0  # of connections in a router's namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +250,7 @@ class KernelRouters:
                 table, route = external.mark_of_node(vtep), external.return_route(vtep, tunnel)
                 if route not in inner.table_routes(table):
                     inner.change_routes([EntryChange(True, router_route(route, table))])
-            present = inner.rules()
-            inner.change_rules(present - wanted, wanted - present)
+            change_rules(inner, inner.rules(), wanted)
 
     def _end_translated(self, before: RouterIntent, after: RouterIntent) -> None:
         """Connections by an address that leads elsewhere now, or nowhere."""
@@ -272,7 +268,7 @@ class KernelRouters:
             return connection.source in senders and not inside
 
         with netns.inside(self.namespace(after.uid)):
-            conntrack.end_connections(_NO_ZONE, is_over)
+            conntrack.end_connections(conntrack.NO_ZONE, is_over)
 
     def _ensure_peers(self, uid: str, vni: int, vteps: frozenset[IPAddress]) -> None:
         peers = guard_rules.peer_elements(uid, vni, vteps)

@@ -25,7 +25,7 @@ from tests.support import echo
 from tests.unit.agent_net import probes, talk
 from tests.unit.agent_net.balanced import VIP_PORT, answering, balancer, members, open_balanced
 from tests.unit.agent_net.routed import PORT, Site
-from tests.unit.agent_net.span import FAR_HOST, WORLD, WORLD_CIDR, WORLD_GATEWAY, WORLD_LINK
+from tests.unit.agent_net.span import FAR_HOST, WORLD, WORLD_CIDR, WORLD_GATEWAY, WORLD_LINK, Node
 
 FLOATING, FORWARDED, UNUSED = (IPv4Address(f"198.51.100.{number}") for number in (70, 71, 72))
 OUTSIDE_PORT, FORWARD_PORT = 8080, 2222
@@ -129,6 +129,27 @@ async def test_a_load_balancer_serves_the_outside_and_members_see_the_client(
     assert [await site.invalid(node) for node in site.cloud.nodes] == [0, 0]
 
 
+async def test_a_member_that_is_removed_loses_connections_from_the_outside_too(site: Site) -> None:
+    first = site.cloud.nodes[0]
+    made = replace(balancer(*members(site, "red1")), outside=(UNUSED,))
+    site.router = replace(site.router, balancers=(made,))
+    member = IPv4Address(site.guests["red1"].address())
+    site.floating[first.address] += (replace(floating(UNUSED), members=(member,)),)
+    await site.apply()
+    async with site.guests["red1"].echoing(PORT):
+        begin = partial(talk.Talk, "tcp", str(UNUSED), VIP_PORT)
+        conversation = await first.lab.inside(site.cloud.world, begin)
+        try:
+            assert conversation.goes_on()
+            await site.apply()
+            assert conversation.goes_on()
+            site.router = replace(site.router, balancers=(replace(made, members=members(site, "blue1")),))
+            await site.apply()
+            assert not conversation.goes_on()
+        finally:
+            conversation.close()
+
+
 async def test_the_control_without_the_way_back_no_forward_answers(site: Site) -> None:
     second = site.cloud.nodes[1]
     await second.lab.run(site.namespace(second), "ip", "rule", "del", "pref", "17000")
@@ -189,7 +210,27 @@ async def test_nothing_is_left_when_the_router_goes(site: Site) -> None:
         shown = await first.lab.run(first.lab.host, "ip", *words)
         assert str(FLOATING) not in shown.stdout
         assert str(FORWARDED) not in shown.stdout
+    assert await _routes_in(first, first.lab.host, external.table_of(WORLD_GATEWAY)) == ""
     assert (await first.net.observe_net()).announced == frozenset()
+
+
+async def test_a_table_goes_with_the_last_that_looks_in_it(site: Site) -> None:
+    first, second = site.cloud.nodes
+    out, back = external.table_of(WORLD_GATEWAY), external.mark_of_node(first.address)
+    site.floating[first.address] = site.floating[first.address][:1]
+    await site.apply()
+    assert str(WORLD_GATEWAY) in await _routes_in(first, first.lab.host, out)  # the other address needs it
+    assert await _routes_in(second, site.namespace(second), back) != ""
+    site.floating[first.address] = ()
+    site.announcers[second.address] = ()
+    await site.apply()
+    await site.check()
+    assert await _routes_in(first, first.lab.host, out) == ""
+    assert await _routes_in(second, site.namespace(second), back) == ""
+
+
+async def _routes_in(node: Node, namespace: Path, table: int) -> str:
+    return (await node.lab.run(namespace, "ip", "route", "show", "table", str(table))).stdout
 
 
 async def test_a_lost_uplink_keeps_nothing_else_from_working(site: Site) -> None:
