@@ -284,6 +284,7 @@ class PlannedNetwork(_message.Message):
     OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
     ROUTER_UID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     name: _builtins.str
@@ -294,6 +295,10 @@ class PlannedNetwork(_message.Message):
     """The router that holds its gateways; empty: the network itself does."""
     @_builtins.property
     def subnets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedSubnet]: ...
+    @_builtins.property
+    def provider(self) -> Global___PlannedSegment:
+        """The operator's network that this one is; absent: it has tunnels to other nodes."""
+
     def __init__(
         self,
         *,
@@ -304,14 +309,39 @@ class PlannedNetwork(_message.Message):
         outbound_nat: _builtins.bool = ...,
         mtu: _builtins.int = ...,
         router_uid: _builtins.str = ...,
+        provider: Global___PlannedSegment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "name", b"name", "outbound_nat", b"outbound_nat", "router_uid", b"router_uid", "subnets", b"subnets", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "name", b"name", "outbound_nat", b"outbound_nat", "provider", b"provider", "router_uid", b"router_uid", "subnets", b"subnets", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedNetwork: _TypeAlias = PlannedNetwork  # noqa: Y015
+
+@_typing.final
+class PlannedSegment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLINK_FIELD_NUMBER: _builtins.int
+    VLAN_FIELD_NUMBER: _builtins.int
+    uplink: _builtins.str
+    """The link to it, by the agent's name for it."""
+    vlan: _builtins.int
+    """802.1Q identifier; 0: untagged."""
+    def __init__(
+        self,
+        *,
+        uplink: _builtins.str = ...,
+        vlan: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uplink", b"uplink", "vlan", b"vlan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedSegment: _TypeAlias = PlannedSegment  # noqa: Y015
 
 @_typing.final
 class PlannedRemotePort(_message.Message):

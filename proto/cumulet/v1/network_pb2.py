@@ -26,7 +26,7 @@ from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63umulet/v1/network.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"{\n\x07Network\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.cumulet.v1.NetworkSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.cumulet.v1.NetworkStatus\"8\n\x0bNetworkSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x14\n\x0coutbound_nat\x18\x02 \x01(\x08\"+\n\rNetworkStatus\x12\x0b\n\x03vni\x18\x01 \x01(\r\x12\r\n\x05ports\x18\x02 \x01(\x03\"2\n\x11GetNetworkRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"_\n\x13ListNetworksRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"h\n\x14ListNetworksResponse\x12%\n\x08networks\x18\x01 \x03(\x0b\x32\x13.cumulet.v1.Network\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"g\n\x14\x43reateNetworkRequest\x12$\n\x07network\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Network\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x98\x01\n\x14UpdateNetworkRequest\x12$\n\x07network\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Network\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"n\n\x14\x44\x65leteNetworkRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x17\n\x15\x44\x65leteNetworkResponse\"P\n\x14WatchNetworksRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"m\n\rNetworkChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12$\n\x07network\x18\x03 \x01(\x0b\x32\x13.cumulet.v1.Network2\xdb\x03\n\x0eNetworkService\x12@\n\nGetNetwork\x12\x1d.cumulet.v1.GetNetworkRequest\x1a\x13.cumulet.v1.Network\x12Q\n\x0cListNetworks\x12\x1f.cumulet.v1.ListNetworksRequest\x1a .cumulet.v1.ListNetworksResponse\x12\x46\n\rCreateNetwork\x12 .cumulet.v1.CreateNetworkRequest\x1a\x13.cumulet.v1.Network\x12\x46\n\rUpdateNetwork\x12 .cumulet.v1.UpdateNetworkRequest\x1a\x13.cumulet.v1.Network\x12T\n\rDeleteNetwork\x12 .cumulet.v1.DeleteNetworkRequest\x1a!.cumulet.v1.DeleteNetworkResponse\x12N\n\rWatchNetworks\x12 .cumulet.v1.WatchNetworksRequest\x1a\x19.cumulet.v1.NetworkChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63umulet/v1/network.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"{\n\x07Network\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.cumulet.v1.NetworkSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.cumulet.v1.NetworkStatus\"g\n\x0bNetworkSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x14\n\x0coutbound_nat\x18\x02 \x01(\x08\x12-\n\x08provider\x18\x03 \x01(\x0b\x32\x1b.cumulet.v1.ProviderSegment\"<\n\x0fProviderSegment\x12\x0e\n\x06uplink\x18\x01 \x01(\t\x12\x0c\n\x04vlan\x18\x02 \x01(\r\x12\x0b\n\x03mtu\x18\x03 \x01(\r\"+\n\rNetworkStatus\x12\x0b\n\x03vni\x18\x01 \x01(\r\x12\r\n\x05ports\x18\x02 \x01(\x03\"2\n\x11GetNetworkRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"_\n\x13ListNetworksRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"h\n\x14ListNetworksResponse\x12%\n\x08networks\x18\x01 \x03(\x0b\x32\x13.cumulet.v1.Network\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"g\n\x14\x43reateNetworkRequest\x12$\n\x07network\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Network\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x98\x01\n\x14UpdateNetworkRequest\x12$\n\x07network\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Network\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"n\n\x14\x44\x65leteNetworkRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x17\n\x15\x44\x65leteNetworkResponse\"P\n\x14WatchNetworksRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"m\n\rNetworkChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12$\n\x07network\x18\x03 \x01(\x0b\x32\x13.cumulet.v1.Network2\xdb\x03\n\x0eNetworkService\x12@\n\nGetNetwork\x12\x1d.cumulet.v1.GetNetworkRequest\x1a\x13.cumulet.v1.Network\x12Q\n\x0cListNetworks\x12\x1f.cumulet.v1.ListNetworksRequest\x1a .cumulet.v1.ListNetworksResponse\x12\x46\n\rCreateNetwork\x12 .cumulet.v1.CreateNetworkRequest\x1a\x13.cumulet.v1.Network\x12\x46\n\rUpdateNetwork\x12 .cumulet.v1.UpdateNetworkRequest\x1a\x13.cumulet.v1.Network\x12T\n\rDeleteNetwork\x12 .cumulet.v1.DeleteNetworkRequest\x1a!.cumulet.v1.DeleteNetworkResponse\x12N\n\rWatchNetworks\x12 .cumulet.v1.WatchNetworksRequest\x1a\x19.cumulet.v1.NetworkChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORK']._serialized_start=97
   _globals['_NETWORK']._serialized_end=220
   _globals['_NETWORKSPEC']._serialized_start=222
-  _globals['_NETWORKSPEC']._serialized_end=278
-  _globals['_NETWORKSTATUS']._serialized_start=280
-  _globals['_NETWORKSTATUS']._serialized_end=323
-  _globals['_GETNETWORKREQUEST']._serialized_start=325
-  _globals['_GETNETWORKREQUEST']._serialized_end=375
-  _globals['_LISTNETWORKSREQUEST']._serialized_start=377
-  _globals['_LISTNETWORKSREQUEST']._serialized_end=472
-  _globals['_LISTNETWORKSRESPONSE']._serialized_start=474
-  _globals['_LISTNETWORKSRESPONSE']._serialized_end=578
-  _globals['_CREATENETWORKREQUEST']._serialized_start=580
-  _globals['_CREATENETWORKREQUEST']._serialized_end=683
-  _globals['_UPDATENETWORKREQUEST']._serialized_start=686
-  _globals['_UPDATENETWORKREQUEST']._serialized_end=838
-  _globals['_DELETENETWORKREQUEST']._serialized_start=840
-  _globals['_DELETENETWORKREQUEST']._serialized_end=950
-  _globals['_DELETENETWORKRESPONSE']._serialized_start=952
-  _globals['_DELETENETWORKRESPONSE']._serialized_end=975
-  _globals['_WATCHNETWORKSREQUEST']._serialized_start=977
-  _globals['_WATCHNETWORKSREQUEST']._serialized_end=1057
-  _globals['_NETWORKCHANGE']._serialized_start=1059
-  _globals['_NETWORKCHANGE']._serialized_end=1168
-  _globals['_NETWORKSERVICE']._serialized_start=1171
-  _globals['_NETWORKSERVICE']._serialized_end=1646
+  _globals['_NETWORKSPEC']._serialized_end=325
+  _globals['_PROVIDERSEGMENT']._serialized_start=327
+  _globals['_PROVIDERSEGMENT']._serialized_end=387
+  _globals['_NETWORKSTATUS']._serialized_start=389
+  _globals['_NETWORKSTATUS']._serialized_end=432
+  _globals['_GETNETWORKREQUEST']._serialized_start=434
+  _globals['_GETNETWORKREQUEST']._serialized_end=484
+  _globals['_LISTNETWORKSREQUEST']._serialized_start=486
+  _globals['_LISTNETWORKSREQUEST']._serialized_end=581
+  _globals['_LISTNETWORKSRESPONSE']._serialized_start=583
+  _globals['_LISTNETWORKSRESPONSE']._serialized_end=687
+  _globals['_CREATENETWORKREQUEST']._serialized_start=689
+  _globals['_CREATENETWORKREQUEST']._serialized_end=792
+  _globals['_UPDATENETWORKREQUEST']._serialized_start=795
+  _globals['_UPDATENETWORKREQUEST']._serialized_end=947
+  _globals['_DELETENETWORKREQUEST']._serialized_start=949
+  _globals['_DELETENETWORKREQUEST']._serialized_end=1059
+  _globals['_DELETENETWORKRESPONSE']._serialized_start=1061
+  _globals['_DELETENETWORKRESPONSE']._serialized_end=1084
+  _globals['_WATCHNETWORKSREQUEST']._serialized_start=1086
+  _globals['_WATCHNETWORKSREQUEST']._serialized_end=1166
+  _globals['_NETWORKCHANGE']._serialized_start=1168
+  _globals['_NETWORKCHANGE']._serialized_end=1277
+  _globals['_NETWORKSERVICE']._serialized_start=1280
+  _globals['_NETWORKSERVICE']._serialized_end=1755
 # @@protoc_insertion_point(module_scope)

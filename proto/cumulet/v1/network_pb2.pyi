@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Network(_message.Message):
-    """A tenant's layer-2 network."""
+    """A layer-2 network: a tenant's own, across nodes, or one that the operator has already."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -56,22 +56,58 @@ class NetworkSpec(_message.Message):
 
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     OUTBOUND_NAT_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     outbound_nat: _builtins.bool
     """No guest of the network reaches the outside when false."""
+    @_builtins.property
+    def provider(self) -> Global___ProviderSegment:
+        """The operator's network that this one is; absent: one of the cloud's own, in tunnels between nodes."""
+
     def __init__(
         self,
         *,
         description: _builtins.str = ...,
         outbound_nat: _builtins.bool = ...,
+        provider: Global___ProviderSegment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "outbound_nat", b"outbound_nat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "outbound_nat", b"outbound_nat", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NetworkSpec: _TypeAlias = NetworkSpec  # noqa: Y015
+
+@_typing.final
+class ProviderSegment(_message.Message):
+    """A network that nodes have a link to. Its guests are neighbours of what else is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLINK_FIELD_NUMBER: _builtins.int
+    VLAN_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    uplink: _builtins.str
+    """What agents call their link to it (--uplink NAME=LINK). Instances run on nodes that have one."""
+    vlan: _builtins.int
+    """802.1Q identifier of its frames on that link; 0: they are untagged."""
+    mtu: _builtins.int
+    """Largest IP packet there, in bytes; 0: 1500."""
+    def __init__(
+        self,
+        *,
+        uplink: _builtins.str = ...,
+        vlan: _builtins.int = ...,
+        mtu: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "uplink", b"uplink", "vlan", b"vlan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderSegment: _TypeAlias = ProviderSegment  # noqa: Y015
 
 @_typing.final
 class NetworkStatus(_message.Message):

@@ -58,6 +58,7 @@ class SubnetSpec(_message.Message):
     CIDR_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     DNS_SERVERS_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """Name of the network, in the same project."""
     cidr: _builtins.str
@@ -68,6 +69,10 @@ class SubnetSpec(_message.Message):
     def dns_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Handed to guests by DHCP; empty means the gateway, which forwards to the node's resolvers."""
 
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What ports are given IPv4 addresses from, such as 10.0.0.100-10.0.0.199. None: all of it but the gateway."""
+
     def __init__(
         self,
         *,
@@ -75,10 +80,11 @@ class SubnetSpec(_message.Message):
         cidr: _builtins.str = ...,
         gateway: _builtins.str = ...,
         dns_servers: _abc.Iterable[_builtins.str] | None = ...,
+        ranges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "dns_servers", b"dns_servers", "gateway", b"gateway", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "dns_servers", b"dns_servers", "gateway", b"gateway", "network", b"network", "ranges", b"ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
