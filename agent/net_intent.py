@@ -23,6 +23,7 @@ from agent.net.driver import (
     PortIntent,
     RouterIntent,
     RuleIntent,
+    Segment,
     SubnetIntent,
 )
 from agent.planned import IntentError, check_uid
@@ -68,6 +69,9 @@ def parse_network(network: pb.PlannedNetwork) -> NetworkIntent:
         ports=(),
         mtu=mtu,
         router_uid=check_uid("router_uid", network.router_uid) if network.router_uid else "",
+        segment=Segment(network.provider.uplink, network.provider.vlan)
+        if network.HasField("provider")
+        else None,
     )
 
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from agent.net import names
-from agent.net.driver import IPAddress, NetworkIntent, has_ipv6
+from agent.net.driver import IPAddress, NetworkIntent, announces_ipv6
 from cumulet.addresses import SLAAC_PREFIX_LENGTH, link_local_address
 
 UPLINK_RANGE: Final = IPv4Network("100.64.0.0/10")
@@ -55,11 +55,16 @@ def gateway_pair(uid: str) -> Pair:
 
 
 def gateway_addresses(network: NetworkIntent) -> set[tuple[IPAddress, int]]:
-    """Of the gateway's link, with prefix lengths; the same on every node. Advertisements need a local one."""
+    """Of the gateway's link, with prefix lengths; the same on every node. Advertisements need a local one.
+
+    On an operator's network gateways are the operator's, and the node answers at the metadata address alone.
+    """
+    if network.segment is not None:
+        return {(METADATA_ADDRESS, METADATA_ADDRESS.max_prefixlen)}
     found: set[tuple[IPAddress, int]] = {
         (subnet.gateway, subnet.cidr.prefixlen) for subnet in network.subnets
     }
-    if has_ipv6(network):
+    if announces_ipv6(network):
         found.add((link_local_address(fixed_mac("gateway", network.uid)), SLAAC_PREFIX_LENGTH))
     return found
 

@@ -29,6 +29,7 @@ _STAGES: Final = {
     ("inet", GUARD_TABLE, "input"): "tunnel-sender",
     ("inet", TABLE, "raw"): "no-zone",
     ("inet", TABLE, "honest"): "never-allowed",
+    ("inet", TABLE, "foreign"): "from-provider-network",
     ("inet", TABLE, "services"): "connection-limit",
     ("inet", TABLE, "input"): "to-node",
     ("inet", TABLE, "forward"): "through-node",

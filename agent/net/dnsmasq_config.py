@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from agent.net import names
-from agent.net.driver import NetworkIntent, PortIntent, RemotePort, SubnetIntent, has_ipv6
+from agent.net.addressing import METADATA_ADDRESS
+from agent.net.driver import IPAddress, NetworkIntent, PortIntent, RemotePort, SubnetIntent, announces_ipv6
 
 DOMAIN: Final = "cumulet.internal"  # .internal is reserved for private use (ICANN, 2024)
 LEASE_S: Final = 3600  # addresses are fixed: a lease only says that the guest is there
@@ -63,7 +64,8 @@ def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
 
     Without outbound NAT nothing is forwarded: DNS would be a tunnel out of an isolated network.
     """
-    upstream = _option("resolv-file", str(resolvers)) if network.outbound_nat else _option("no-resolv")
+    forwards = network.outbound_nat or network.segment is not None  # guests of a segment are out already
+    upstream = _option("resolv-file", str(resolvers)) if forwards else _option("no-resolv")
     lines = [
         _option("interface", names.inner_gateway_name(network.uid)),
         _option("except-interface", "lo"),
@@ -84,10 +86,13 @@ def render_config(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
         _option("dhcp-lease-max", str(_LEASES_MAX)),
         _option("quiet-dhcp"),
     ]
-    if has_ipv6(network):
+    if announces_ipv6(network):
         lines += _advertisement_options(network)
     for index, subnet in enumerate(network.subnets):
-        lines += _subnet_options(f"subnet{index}", subnet, network.mtu)
+        if network.segment is None:
+            lines += _subnet_options(f"subnet{index}", subnet, network.mtu)
+        elif subnet.cidr.version == 4:
+            lines += _segment_options(f"subnet{index}", subnet, network)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -143,13 +148,30 @@ def _advertisement_options(network: NetworkIntent) -> list[str]:
 
 def _subnet_options(tag: str, subnet: SubnetIntent, mtu: int) -> list[str]:
     network = subnet.cidr.network_address
-    dns = subnet.dns_servers or (subnet.gateway,)
     if subnet.cidr.version == 6:
+        dns = subnet.dns_servers or (subnet.gateway,)
         servers = ",".join(f"[{server}]" for server in dns)
         return [
             _option("dhcp-range", f"set:{tag},{network},ra-stateless,{subnet.cidr.prefixlen},{LEASE_S}"),
             _option("dhcp-option", f"tag:{tag},option6:dns-server,{servers}"),
         ]
+    return _leasing_options(tag, subnet, subnet.gateway, mtu)
+
+
+def _segment_options(tag: str, subnet: SubnetIntent, network: NetworkIntent) -> list[str]:
+    """Of an operator's network, where this server has no address but that of metadata: guests are told the
+    way to it. A client that is told of ways ignores the option for its router (RFC 3442)."""
+    ways = f"0.0.0.0/0,{subnet.gateway},{METADATA_ADDRESS}/32,0.0.0.0"
+    link = names.inner_gateway_name(network.uid)
+    return [
+        _option("shared-network", f"{link},{subnet.cidr.network_address}"),
+        *_leasing_options(tag, subnet, METADATA_ADDRESS, network.mtu),
+        _option("dhcp-option", f"tag:{tag},option:classless-static-route,{ways}"),
+    ]
+
+
+def _leasing_options(tag: str, subnet: SubnetIntent, names_server: IPAddress, mtu: int) -> list[str]:
+    network, dns = subnet.cidr.network_address, subnet.dns_servers or (names_server,)
     return [
         _option("dhcp-range", f"set:{tag},{network},static,{subnet.cidr.netmask},{LEASE_S}"),
         _option("dhcp-option", f"tag:{tag},option:router,{subnet.gateway}"),

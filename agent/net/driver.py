@@ -66,10 +66,20 @@ class PortIntent:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A network that the operator has: the name of the link to it, and its 802.1Q identifier there, or 0."""
+
+    uplink: str
+    vlan: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkIntent:
     """A network as it is to be on this node, with the ports of local instances in uid order.
 
     `router_uid`: the router whose namespace holds the network's gateways; empty: the network's own does.
+    `segment`: the operator's network that this one is; then its subnets' gateways are the operator's, too,
+    and it has no tunnel. None: one of the cloud's own.
     """
 
     uid: str
@@ -79,6 +89,7 @@ class NetworkIntent:
     ports: tuple[PortIntent, ...]
     mtu: int = GUEST_MTU_DEFAULT
     router_uid: str = ""
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -291,8 +302,9 @@ class Net(Protocol):
     async def close(self) -> None: ...
 
 
-def has_ipv6(network: NetworkIntent) -> bool:
-    return any(subnet.cidr.version == 6 for subnet in network.subnets)
+def announces_ipv6(network: NetworkIntent) -> bool:
+    """Its gateway has IPv6 addresses and tells guests of the ranges: an operator's network has its own."""
+    return network.segment is None and any(subnet.cidr.version == 6 for subnet in network.subnets)
 
 
 def digest_of(intent: NetworkIntent | RouterIntent) -> str:

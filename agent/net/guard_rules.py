@@ -52,7 +52,7 @@ table bridge cumulet-guard {
     set targets { typeof iifname . @th,64,128; }
     chain prerouting {
         type filter hook prerouting priority -340; policy accept;
-        meta mark 0x43000000 iifname @tunnels jump foreign
+        meta mark { 0x43000000, 0x43fffffd } iifname @tunnels jump foreign
         meta l4proto ipv6-icmp iifname @speakers jump speaker
     }
     chain speaker {
@@ -63,20 +63,25 @@ table bridge cumulet-guard {
     chain foreign {
         ether saddr @gateways counter drop
         ether daddr @gateways counter drop
+        arp saddr ip 169.254.169.254 counter drop
     }
 }
 """
 
 
 def tunnel_elements(network: NetworkIntent, underlay: IPAddress | None) -> frozenset[Element]:
-    """Of a network that spans: where its tunnel ends here, and what never passes it."""
-    if underlay is None:
+    """Of a network that spans: where its tunnel ends here, and what never passes it; or its patch."""
+    if network.segment is not None:
+        way, ends = names.patch_bridge_name(network.uid), frozenset[Element]()
+    elif underlay is not None:
+        way, ends = names.tunnel_name(network.uid), tunnel_end(network.uid, network.vni, underlay)
+    else:
         return frozenset()
-    tunnel, gateway = names.tunnel_name(network.uid), addressing.fixed_mac("gateway", network.uid)
+    gateway = addressing.fixed_mac("gateway", network.uid)
     return frozenset(
         {
-            *tunnel_end(network.uid, network.vni, underlay),
-            Element("bridge", "tunnels", (tunnel,), network.uid, table=GUARD_TABLE),
+            *ends,
+            Element("bridge", "tunnels", (way,), network.uid, table=GUARD_TABLE),
             Element("bridge", "gateways", (gateway,), network.uid, table=GUARD_TABLE),
         }
     )

@@ -8,7 +8,7 @@
     bridge forward      the mark becomes the receiver's
     inet  ingress       what `egress` found established passes; else the receiver's groups judge
 
-A mark is our tag in the upper byte and a port's number on this node; three numbers are special. It is the
+A mark is our tag in the upper byte and a port's number on this node; four numbers are special. It is the
 sender's until the bridge knows the receiver (`oifname` is known to the bridge family only, conntrack to inet
 only), and zero again when the frame leaves. Default is drop at each step.
 
@@ -22,16 +22,18 @@ from __future__ import annotations
 from typing import Final
 
 from agent.net import rule_words as words
+from agent.net.addressing import METADATA_ADDRESS
 from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Json
 from cumulet.addresses import PART_RANGE
 
-NUMBER_MAX: Final = 0xFFFFFE
+NUMBER_MAX: Final = 0xFFFFFD
 _TAG: Final = 0x43000000
 _TAG_LENGTH: Final = 8  # bits
 _CT_MARK: Final[Json] = {"ct": {"key": "mark"}}
 _OURS: Final[Json] = {"prefix": {"addr": _TAG, "len": _TAG_LENGTH}}
 OPEN: Final = _TAG  # of a tunnel's link: its frames are judged at the guest's end
 GATEWAY: Final = _TAG | 0xFFFFFE  # of a gateway's link: judged there, too
+SEGMENT: Final = _TAG | 0xFFFFFD  # of the link to an operator's network, where anybody may send anything
 ROUTED: Final = 0x43000001  # of a connection: it came by the gateway
 _KNOWN: Final = _TAG | 0xFFFFFF  # of an established connection
 # That one guest begins, so that it cannot fill the node's table (262,144 connections on common nodes). Not
@@ -48,6 +50,7 @@ _RAW: Final = -300  # before conntrack, at -200
 _EGRESS: Final = -150
 _RECEIVER: Final = -10  # before br_netfilter hands the frame to inet's forward, at -1
 
+_METADATA: Final = str(METADATA_ADDRESS)
 _DHCP: Final = 67
 _DHCP_CLIENT: Final = 68
 _DHCPV6: Final = 547
@@ -170,6 +173,8 @@ def inet_rules() -> list[Json]:
         words.rule("inet", "raw", words.iifname("@bridges"), *DROP),
         words.chain("inet", "honest"),
         *(words.rule("inet", "honest", *statements) for statements in _honest()),
+        words.chain("inet", "foreign"),
+        *(words.rule("inet", "foreign", *statements) for statements in _foreign()),
         words.chain("inet", "services"),
         *(words.rule("inet", "services", *statements) for statements in _services()),
         words.chain("inet", "routed"),
@@ -201,6 +206,7 @@ def _egress() -> list[tuple[Json, ...]]:
         (words.match("==", _CT_MARK, ROUTED), words.jump("routed")),
         (words.ct_state("established"), words.set_mark(_KNOWN), PASS),
         (words.match("==", MARK, OPEN), PASS),
+        (words.match("==", MARK, SEGMENT), words.goto("foreign")),
         (words.match("==", MARK, GATEWAY), words.ct_state("new"), _set_ct_mark(ROUTED), PASS),
         (words.match("==", MARK, GATEWAY), PASS),
         (words.jump("honest"),),
@@ -248,13 +254,28 @@ def _honest() -> list[tuple[Json, ...]]:
     ]
 
 
+def _foreign() -> list[tuple[Json, ...]]:
+    """What no neighbour on an operator's network may send to guests: answers that are their node's to give.
+    Its routers may advertise themselves."""
+    servers = words.match("==", words.payload("udp", "sport"), {"set": [_DHCP, _DHCPV6]})
+    return [
+        (words.ct_state("invalid"), *DROP),
+        (_from_part(), *DROP),
+        (words.is_field("ip", "saddr", _METADATA), *DROP),
+        (servers, *DROP),
+        (words.is_field("icmp", "type", "redirect"), *DROP),
+        (words.is_field("icmpv6", "type", _REDIRECT), *DROP),
+        (PASS,),
+    ]
+
+
 def _services() -> list[tuple[Json, ...]]:
     """What a guest may always ask of its own node; and its limit of connections before everything else."""
     gateway4 = words.match("==", {"concat": [IIFNAME, words.payload("ip", "daddr")]}, "@gateways4")
     gateway6 = words.match("==", {"concat": [IIFNAME, words.payload("ip6", "daddr")]}, "@gateways6")
     domain = words.match("==", {"meta": {"key": "l4proto"}}, {"set": ["udp", "tcp"]})
     asks_name = words.match("==", words.payload("th", "dport"), 53)
-    metadata = words.is_field("ip", "daddr", "169.254.169.254")
+    metadata = words.is_field("ip", "daddr", _METADATA)
     return [
         too_many(CONNECTIONS_MAX),
         (gateway4, domain, asks_name, *ACCEPT),
@@ -272,8 +293,11 @@ def _ingress() -> list[tuple[Json, ...]]:
     clear = words.set_mark(0)
     icmpv6 = words.payload("icmpv6", "type")
     udp = words.payload("udp", "sport")
+    asks_server = words.match("==", words.payload("udp", "dport"), {"set": [_DHCP, _DHCPV6]})
     return [
         (words.match("==", MARK, {"set": [OPEN, GATEWAY]}), clear, PASS),
+        (words.match("==", MARK, SEGMENT), asks_server, *DROP),  # its own node answers
+        (words.match("==", MARK, SEGMENT), clear, PASS),
         (words.ct_state("established", "related"), clear, PASS),
         (words.ct_state("invalid"), *DROP),
         # No guest's: `honest` drops them at their sender.

@@ -30,6 +30,7 @@ _MAC: Final = re.compile(r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}")  # uni
 _HOSTNAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)  # RFC 1123, 2.1
 IPV6_PAIR_MAX: Final = 256  # each is an element of the set of what a port may answer for in ND
 BYTE_MAX: Final = 255
+VLAN_MAX: Final = 4094  # IEEE 802.1Q; 4095 is reserved
 WITH_PORTS: Final = frozenset({6, 17, 33, 132, 136})  # TCP, UDP, DCCP, SCTP, UDP-Lite
 SUBNETS_MAX: Final = 64  # one DHCP range, tag and gateway address each
 
@@ -45,6 +46,13 @@ def check_network(network: NetworkIntent) -> None:
         if subnet.gateway not in subnet.cidr:
             problem = f"{subnet.gateway} is outside {subnet.cidr}"
             raise _invalid("network", network.uid, f"subnets[{subnet.uid}].gateway", problem)
+    if network.segment is not None and not 0 <= network.segment.vlan <= VLAN_MAX:
+        problem = f"{network.segment.vlan} is not between 0 and {VLAN_MAX}"
+        raise _invalid("network", network.uid, "segment.vlan", problem)
+    if network.segment is not None and network.router_uid:
+        raise _invalid(
+            "network", network.uid, "router_uid", "an operator's network has the operator's router"
+        )
     for port in network.ports:
         check_port(port)
         if port.network_uid != network.uid:

@@ -42,6 +42,7 @@ from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_network import KernelNetwork
 from agent.net.kernel_router import KernelRouters, recorded_elements
+from agent.net.kernel_segment import KernelSegments
 from agent.net.listeners import Listeners
 from agent.net.probe import open_sockets
 from agent.net.router_state import RouterState
@@ -114,6 +115,7 @@ class KernelNet:
             reader,
             self._directory,
             self._groups,
+            KernelSegments(self._state, reader, uplinks or {}),
             self._routers.check_ready,
         )
         self._reader = reader
@@ -131,6 +133,7 @@ class KernelNet:
                 self._directory,
                 self._groups,
                 self._routers,
+                self._network.segments,
             ),
         )
 

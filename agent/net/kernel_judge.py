@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.net import addressing, guard_rules, names, ports, ruleset
+from agent.net import addressing, guard_rules, kernel_links, kernel_segment, names, ports, ruleset
 from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_pair
 from agent.net.directory import EntryMirror, Spot, render_digest
 from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork, PortIntent
 from agent.net.elements import Element
 from agent.net.kernel_external import ExternalView
+from agent.net.kernel_segment import SegmentView
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.rates import Rates, wanted_rates
@@ -24,7 +25,7 @@ from agent.net.rules_reader import Tables
 from agent.net.state import NetworkRecord
 
 Item = tuple[str, str, str]  # kind, host name, owner uid
-_KINDS: Final = {"gateway": "veth", "uplink": "veth", addressing.ROUTER_UPLINK: "veth"}
+_PAIRS: Final = ("gateway", "uplink", addressing.ROUTER_UPLINK, kernel_segment.KIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class HostView:
     groups: Mapping[str, str]  # digests
     rates: Mapping[str, Rates]  # of taps
     external: ExternalView = field(default_factory=ExternalView)
+    segments: SegmentView = field(default_factory=SegmentView)
 
 
 def judge(host: HostView, networks: tuple[NetworkView, ...]) -> ObservedNet:
@@ -143,7 +145,21 @@ def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:
         and _is_attached(gateway, bridge, ports.GATEWAY)
         and _leads_to(host, bridge, gateway_pair(uid).inner_mac, gateway)
         and has_way_out
-        and _tunnel_fits(host, network, bridge)
+        and (_patch_fits if network.segment is not None else _tunnel_fits)(host, network, bridge)
+    )
+
+
+def _patch_fits(host: HostView, network: NetworkIntent, bridge: Link) -> bool:
+    near = host.links.links.get(names.patch_bridge_name(network.uid))
+    far = host.links.links.get(names.patch_uplink_name(network.uid))
+    alias = names.alias(kernel_segment.KIND, network.uid)
+    return (
+        near is not None
+        and far is not None
+        and (near.alias, far.alias, far.up, far.mtu) == (alias, alias, True, network.mtu)
+        and _is_attached(near, bridge, ports.SEGMENT)
+        and names.tunnel_name(network.uid) not in host.links.links
+        and kernel_segment.segment_fits(host.segments, network)
     )
 
 
@@ -180,6 +196,7 @@ def _leads_to(host: HostView, bridge: Link, mac: str, link: Link) -> bool:
 
 def _directories(host: HostView, networks: tuple[NetworkView, ...]) -> Iterator[tuple[str, str]]:
     """Of the networks that have a tunnel. The nodes that may send are part of it."""
+    yield from host.segments.directories.items()
     for network in networks:
         bridge = host.links.links.get(names.bridge_name(network.uid))
         tunnel = host.links.links.get(names.tunnel_name(network.uid))
@@ -200,6 +217,7 @@ def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
         and (gateway.up, gateway.mac, gateway.mtu) == (True, pair.inner_mac, network.mtu)
         and view.addresses_of(gateway.name) == gateway_addresses(network)
         and (bool(network.router_uid) or _way_out_fits(view, network))
+        and view.routes >= kernel_links.near_routes(network, gateway.index)
     )
 
 
@@ -263,7 +281,7 @@ def _host_items(host: HostView) -> Iterator[Item]:
     for link in host.links.links.values():
         mark = names.parse_alias(link.alias)
         if mark is not None:
-            yield (_KINDS.get(mark[0], mark[0]), link.name, mark[1])
+            yield ("veth" if mark[0] in _PAIRS else mark[0], link.name, mark[1])
     for element in host.tables.elements:
         yield ("nft-element", f"{element.family}/{element.set_name}/{' '.join(element.value)}", element.owner)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
 from agent.errors import DriverError
 from agent.net import addressing, names, netns, ports, sysctl
 from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_pair
-from agent.net.driver import IPAddress, NetworkIntent, has_ipv6
+from agent.net.driver import IPAddress, NetworkIntent, announces_ipv6
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.netlink_neighbour import port_entry
@@ -53,7 +54,7 @@ def ensure_links(network: NetworkIntent, namespace: Path, underlay: IPAddress | 
         attach(host, get_link(host, pair.name), bridge, ports.GATEWAY, pair.inner_mac)
         gateway = get_link(inner, pair.inner)
         ensure_mtu(inner, gateway, network.mtu)
-        if has_ipv6(network):
+        if announces_ipv6(network):
             with netns.inside(namespace):
                 sysctl.make_ipv6_gateway(pair.inner)
         set_up(inner, gateway)  # first: a link that is down loses IPv6 addresses
@@ -63,8 +64,17 @@ def ensure_links(network: NetworkIntent, namespace: Path, underlay: IPAddress | 
                 host, inner, uplink_pair(network.uid), network.uid, network.vni, namespace_fd
             )
             inner.ensure_route(Route(None, 0, uplink.index, addressing.HOST_END))
-        _ensure_tunnel(host, network, bridge, underlay)
+        for route in near_routes(network, gateway.index):
+            inner.ensure_route(route)
+        _ensure_tunnel(host, network, bridge, underlay if network.segment is None else None)
     return is_new or is_changed
+
+
+def near_routes(network: NetworkIntent, gateway: int) -> set[Route]:
+    """To guests of an operator's network: the gateway's link has no address of their ranges. **Pure.**"""
+    subnets = network.subnets if network.segment is not None else ()
+    cidrs = [one.cidr for one in subnets if isinstance(one.cidr, IPv4Network)]
+    return {Route(cidr.network_address, cidr.prefixlen, gateway, None) for cidr in cidrs}
 
 
 def attach(host: Netlink, link: Link, bridge: Link, port: BridgePort, mac: str = "") -> None:

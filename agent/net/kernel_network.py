@@ -29,6 +29,7 @@ from agent.net.driver import NetworkIntent, PortIntent, RemotePort, digest_of
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
+from agent.net.kernel_segment import KernelSegments
 from agent.net.netlink_link import Link
 from agent.net.ports import guest_port
 from agent.net.program import NetworkProgram, build_program
@@ -47,9 +48,11 @@ class KernelNetwork:
         reader: RulesReader,
         directory: KernelDirectory,
         groups: KernelGroups,
+        segments: KernelSegments,
         check_router: Callable[[str, str], None],
     ) -> None:
         """`check_router` raises DriverError unless networks may come into a router."""
+        self.segments = segments
         self._directory = directory
         self._groups = groups
         self._state = state
@@ -83,6 +86,7 @@ class KernelNetwork:
             qos.ensure_all_rates(host, network)
         rules = "" if network.router_uid else self._ensure_namespace(network.uid, program, record).fingerprint
         gateway_is_new = kernel_links.ensure_links(network, self.home(network), self._host.underlay)
+        self.segments.ensure(network)
         self._ensure_server(network, program, is_synced=record is not None and not gateway_is_new)
         if network.router_uid:
             netns.remove(self.namespace(network.uid))
@@ -101,6 +105,7 @@ class KernelNetwork:
         files = self._state.files(uid)
         if files.directory.exists():
             dnsmasq.stop(files)
+        self.segments.ensure_absent(uid)
         kernel_links.delete_host_links(uid)
         netns.remove(self.namespace(uid))
         self._host.ensure_elements(uid, frozenset(), lambda element: element.owner == uid)
@@ -112,6 +117,10 @@ class KernelNetwork:
 
     def ensure_directory(self, uid: str, remotes: frozenset[RemotePort]) -> None:
         """Who may send is known before anybody is sent to."""
+        if self.segments.holds(uid):
+            self._name_remotes(uid, remotes)  # where they are, the segment knows
+            self.segments.remember_directory(uid, remotes)
+            return
         with Netlink() as host:
             bridge, tunnel = self._find_spot(host, uid)
         vni = tunnel.tunnel.vni if tunnel.tunnel is not None else 0

@@ -22,6 +22,7 @@ from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
 from agent.net.kernel_judge import HostView, LinkView, NamespaceView, NetworkView, judge
 from agent.net.kernel_router import KernelRouters
+from agent.net.kernel_segment import KernelSegments
 from agent.net.netlink_neighbour import AF_INET6, Neighbour
 from agent.net.program import build_program
 from agent.net.rates import Rates, wanted_rates
@@ -45,6 +46,7 @@ def observe(
     directory: KernelDirectory,
     groups: KernelGroups,
     routers: KernelRouters,
+    segments: KernelSegments,
 ) -> ObservedNet:
     tables = host.tables()
     mirror = directory.follow()
@@ -65,6 +67,7 @@ def observe(
         groups=groups.digests(tables),
         rates=_rates(links, views),
         external=_external(routers),
+        segments=segments.view(),
     )
     observed = judge(host_view, views)
     return replace(

@@ -50,6 +50,16 @@ def tunnel_name(network_uid: str) -> str:
     return f"cvx{_short(network_uid)}"
 
 
+def patch_bridge_name(network_uid: str) -> str:
+    """The bridge's end of the pair between a provider network and the node's link to it."""
+    return f"cpb{_short(network_uid)}"
+
+
+def patch_uplink_name(network_uid: str) -> str:
+    """The other end of it."""
+    return f"cpu{_short(network_uid)}"
+
+
 def namespace_name(domain_uid: str) -> str:
     """Of a routing domain: a router, or a network without one. Namespaces may have long names."""
     return f"cumulet-{domain_uid}"

@@ -105,6 +105,22 @@ def neighbour(link: int, address: IPAddress, mac: str) -> bytes:
     return head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, pack_mac(mac))
 
 
+def station_entry(link: int, mac: str) -> bytes:
+    """The link itself takes frames to `mac`, besides those to its own."""
+    head = _NEIGHBOUR.pack(AF_BRIDGE, link, _NUD_PERMANENT, _NTF_SELF, 0)
+    return head + attribute(_NDA_LLADDR, pack_mac(mac))
+
+
+def parse_station(payload: bytes) -> tuple[int, str] | None:
+    """(link, MAC) of such an entry, whoever made it."""
+    family, link, state, flags, _ = _NEIGHBOUR.unpack_from(payload)
+    found = attributes(payload, _NEIGHBOUR.size)
+    is_own = family == AF_BRIDGE and flags & _NTF_SELF and state & _NUD_PERMANENT
+    if not is_own or _NDA_DST in found or _NDA_MASTER in found:
+        return None
+    return link, found.get(_NDA_LLADDR, b"").hex(":")
+
+
 def proxy(value: Proxy) -> bytes:
     head = _NEIGHBOUR.pack(AF_INET, value.link, 0, _NTF_PROXY, 0)
     return head + attribute(_NDA_DST, value.address.packed) + attribute(_NDA_PROTOCOL, bytes([_PROTOCOL]))

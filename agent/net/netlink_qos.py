@@ -94,7 +94,19 @@ def redirection(link: int, to: int) -> bytes:
         _ACT_OPTIONS, attribute(_MIRRED_PARMS, parms)
     )
     options = attribute(_U32_SEL, _MATCH_ALL) + attribute(_U32_ACT, attribute(1, action))
-    return _filter_header(link) + attribute(_KIND, pack_text("u32")) + attribute(_OPTIONS, options)
+    return ingress_filter(link, "u32", options)
+
+
+def ingress_filter(link: int, kind: str, options: bytes) -> bytes:
+    """The only one for what comes in by the link."""
+    info = _PRIORITY << 16 | int.from_bytes(struct.pack("!H", _ETH_P_ALL), "little")
+    header = _HEADER.pack(0, 0, link, 0, _INGRESS_HANDLE, info)
+    return header + attribute(_KIND, pack_text(kind)) + attribute(_OPTIONS, options)
+
+
+def filter_options(payload: bytes) -> dict[int, bytes]:
+    """Of any kind of filter."""
+    return attributes(attributes(payload, _HEADER.size).get(_OPTIONS, b""), 0)
 
 
 def filter_dump(link: int) -> bytes:
@@ -130,16 +142,10 @@ def parse_bucket_drops(payload: bytes) -> tuple[int, int] | None:
 
 def parse_redirection(payload: bytes) -> int | None:
     """The link that a filter redirects to."""
-    options = attributes(attributes(payload, _HEADER.size).get(_OPTIONS, b""), 0)
-    action = attributes(attributes(options.get(_U32_ACT, b""), 0).get(1, b""), 0)
+    action = attributes(attributes(filter_options(payload).get(_U32_ACT, b""), 0).get(1, b""), 0)
     parms = attributes(action.get(_ACT_OPTIONS, b""), 0).get(_MIRRED_PARMS)
     return int(_MIRRED.unpack_from(parms)[6]) if parms else None
 
 
 def _header(link: int, handle: int, parent: int) -> bytes:
     return _HEADER.pack(0, 0, link, handle, parent, 0)
-
-
-def _filter_header(link: int) -> bytes:
-    info = _PRIORITY << 16 | int.from_bytes(struct.pack("!H", _ETH_P_ALL), "little")
-    return _HEADER.pack(0, 0, link, 0, _INGRESS_HANDLE, info)

@@ -1,7 +1,8 @@
 """What a network's bridge does at each kind of its ports.
 
 **Pure.** No port learns: entries are set from intent, so no frame can move them. What the bridge does not
-know goes nowhere; what is for everybody goes to the guests and the gateway of this node only.
+know goes nowhere; what is for everybody goes to the guests and the gateway of this node only. An operator's
+network gets both.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ TUNNEL: Final = BridgePort(
     suppresses=True,
     isolated=True,
 )
+SEGMENT: Final = BridgePort(learns=False, isolated=True)
 GUEST: Final = BridgePort(learns=False, floods_unicast=False)
 _GUEST_WITH_MACS: Final = BridgePort(learns=False)
 GUESTS: Final = (GUEST, _GUEST_WITH_MACS)

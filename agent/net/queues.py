@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from agent.net import netlink_link, netlink_wire
+from agent.net import netlink_bpf, netlink_link, netlink_wire
 from agent.net import netlink_qos as wire
 from agent.net.rtnetlink import converse, open_conversation
 
@@ -76,6 +76,21 @@ class Queues:
                 if to is not None:
                     return to
         return None
+
+    def run_program(self, link: int, program_fd: int, name: str) -> None:
+        """On what comes in by `link`, in place of what filters are there."""
+        self.delete_ingress(link)
+        self._do(wire.RTM_NEWQDISC, _REPLACE, wire.ingress(link))
+        self._do(wire.RTM_NEWTFILTER, _NEW, netlink_bpf.program_filter(link, program_fd, name))
+
+    def find_program(self, link: int) -> str:
+        """The name of the program that is run on what comes in by `link`; empty without one."""
+        with _tolerating_none():
+            for answer in self._ask(wire.RTM_GETTFILTER, netlink_wire.F_DUMP, wire.filter_dump(link)):
+                name = netlink_bpf.parse_program_name(answer)
+                if name:
+                    return name
+        return ""
 
     def delete_ingress(self, link: int) -> None:
         """With its filters."""

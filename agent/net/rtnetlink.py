@@ -156,6 +156,12 @@ class Netlink:
                 if entry is not None:
                     yield entry
 
+    def stations(self, link: int) -> frozenset[str]:
+        """MACs that a link takes frames to besides its own, whoever asked it to."""
+        dump = self._dump(netlink_neighbour.RTM_GETNEIGH, netlink_neighbour.dump(netlink_neighbour.AF_BRIDGE))
+        found = filter(None, map(netlink_neighbour.parse_station, dump))
+        return frozenset(mac for index, mac in found if index == link)
+
     def router_routes(self) -> Iterator[RouterRoute]:
         """Of the main table, but those that the kernel made of addresses."""
         for ip_version in (4, 6):

@@ -51,6 +51,13 @@ def base_chain(family: str, name: str, kind: str, hook: str, priority: int, poli
     return {"add": {"chain": {**body, "policy": policy}}}
 
 
+def device_chain(family: str, name: str, hook: str, link: str, priority: int) -> Json:
+    """What passes by one link."""
+    command = base_chain(family, name, "filter", hook, priority)
+    command["add"]["chain"]["dev"] = link
+    return command
+
+
 def rule(family: str, chain_name: str, *statements: Json) -> Json:
     body = {"family": family, "table": TABLE, "chain": chain_name, "expr": list(statements)}
     return {"add": {"rule": body}}

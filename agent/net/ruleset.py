@@ -55,7 +55,11 @@ def network_elements(network: NetworkIntent, zone: int) -> frozenset[Element]:
     }
     marks = {
         names.gateway_link_name(uid): guest_rules.GATEWAY,
-        names.tunnel_name(uid): guest_rules.OPEN,
+        **(
+            {names.patch_bridge_name(uid): guest_rules.SEGMENT}
+            if network.segment is not None
+            else {names.tunnel_name(uid): guest_rules.OPEN}
+        ),
     }
     open_links = {
         Element("bridge", "receivers", (link,), uid, data=str(mark)) for link, mark in marks.items()

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from agent.errors import DriverError
 from agent.net.dnsmasq_config import ServerFiles
-from agent.net.driver import AddressPair, NetworkIntent, PortIntent, SubnetIntent
+from agent.net.driver import AddressPair, NetworkIntent, PortIntent, Segment, SubnetIntent
 
 _RECORD: Final = "intent.json"
 _OTHERS_MAY_ENTER: Final = 0o001
@@ -164,6 +164,7 @@ def _network_json(record: NetworkRecord) -> dict[str, Any]:
         "outbound_nat": network.outbound_nat,
         "mtu": network.mtu,
         "router_uid": network.router_uid,
+        "segment": [network.segment.uplink, network.segment.vlan] if network.segment is not None else None,
         "subnets": [
             [subnet.uid, str(subnet.cidr), str(subnet.gateway), list(map(str, subnet.dns_servers))]
             for subnet in network.subnets
@@ -205,6 +206,7 @@ def _network_record(raw: dict[str, Any]) -> NetworkRecord:
         ports=tuple(_port(raw["uid"], port) for port in raw["ports"]),
         mtu=raw["mtu"],
         router_uid=raw["router_uid"],
+        segment=Segment(*raw["segment"]) if raw["segment"] is not None else None,
     )
     return NetworkRecord(intent, raw["digest"], raw["program"], raw["rules"])
 

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 _IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
 _TCP = 6
 _UDP, _ICMPV6 = 17, 58
-_SOLICIT, _ADVERT = 135, 136
+_ROUTER_ADVERT, _SOLICIT, _ADVERT = 134, 135, 136
+_LIFETIME_S = 3600
+_VLAN = 0x8100
 _OVERRIDE = 0x20000000
 
 
@@ -62,6 +64,20 @@ def neighbour_advert(
     """Says that `target` is at `mac`, whatever was thought before."""
     body = struct.pack("!I", _OVERRIDE) + target.packed + b"\x02\x01" + pack_mac(mac)
     return ethernet(to_mac, mac, _IPV6, _icmpv6(sender, receiver, _ADVERT, body))
+
+
+def router_advert(mac: str, sender: IPv6Address, prefix: IPv6Network) -> bytes:
+    """To all: this is a router, and here hosts make themselves addresses in `prefix`."""
+    flags = 0xC0  # on the link, and to make addresses of
+    option = struct.pack("!BBBBIII", 3, 4, prefix.prefixlen, flags, _LIFETIME_S, _LIFETIME_S, 0)
+    body = struct.pack("!BBHII", 64, 0, _LIFETIME_S, 0, 0) + option + prefix[0].packed
+    group = IPv6Address("ff02::1")
+    return ethernet(_group_mac(group), mac, _IPV6, _icmpv6(sender, group, _ROUTER_ADVERT, body))
+
+
+def tagged(frame: bytes, vlan: int) -> bytes:
+    """With an 802.1Q tag."""
+    return frame[:12] + struct.pack("!HH", _VLAN, vlan) + frame[12:]
 
 
 def vxlan(vni: int, inner: bytes) -> bytes:

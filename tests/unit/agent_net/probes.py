@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 
 _ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
+_SOL_PACKET, _PACKET_AUXDATA = 263, 8
+_AUXDATA = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata: ..., VLAN's identifier and type
 _EAR_BYTES = 1 << 24
 _QUIET_S = 0.2
 _LINK_ADDRESS_LENGTH = 5  # of AF_PACKET: link, protocol, type of packet, ...; an IPv6 address has four parts
@@ -77,6 +79,27 @@ class Ear:
             data, sender = self._socket.recvfrom(1 << 16)
             if len(sender) < _LINK_ADDRESS_LENGTH or sender[2] != socket.PACKET_OUTGOING:
                 found.append(data)
+        return found
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TagEar:
+    """VLANs of the frames that come in by a link; the kernel takes tags off before anybody hears them."""
+
+    def __init__(self, link: str) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+        self._socket.bind((link, _ETH_P_ALL))
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+
+    def heard(self, mac: str) -> set[int]:
+        """Of the frames from this MAC; 0 is no tag."""
+        found = set()
+        while select.select([self._socket], [], [], _QUIET_S)[0]:
+            data, extras, _, _ = self._socket.recvmsg(1 << 16, 256)
+            if data[6:12].hex(":") == mac:
+                found.add(_AUXDATA.unpack_from(extras[0][2])[-2])
         return found
 
     def close(self) -> None:

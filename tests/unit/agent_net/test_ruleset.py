@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from agent.net import names, ruleset
+from agent.net import names, ruleset, segment
 from agent.net.balancer import BalancerIntent, ListenerIntent, MemberIntent
 from agent.net.balancer_rules import balancer_rules
 from agent.net.driver import FloatingIntent, ForwardIntent, NetworkIntent, RouterIntent
@@ -53,6 +53,10 @@ BALANCER = BalancerIntent(
 )
 BY_SOURCE = replace(BALANCER, by_source=True)
 ASKED = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
+CROSSINGS = (
+    segment.Crossing(NETWORK.uid, "eth1", 0, frozenset({"52:54:00:00:00:01", "52:54:00:00:00:02"})),
+    segment.Crossing("1f1e2d3c-4b5a-4678-9abc-def012345678", "eth1", 20, frozenset({"52:54:00:00:00:03"})),
+)
 GOLDENS = Path(__file__).parent / "goldens"
 
 
@@ -71,6 +75,8 @@ GOLDENS = Path(__file__).parent / "goldens"
             balancer_rules(replace(BALANCER, by_source=True), BALANCER.members),
         ),
         ("balancer_rules_refused.json", balancer_rules(BALANCER, ())),
+        ("crossing_rules.json", segment.crossing_rules(CROSSINGS)),
+        ("crossing_rules_absent.json", segment.crossing_rules(())),
         ("remove_elements.json", remove_elements(ruleset.port_elements(DB, 2))),
     ],
 )
