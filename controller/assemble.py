@@ -9,8 +9,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Final
 
-from controller.admit.externalnetwork import pool_of
 from controller.admit.placementgroup import members_of
+from controller.admit.pool import pool_of
 from controller.admit.subnet import Range, addresses_of, range_of
 from controller.balancers import resolve_members
 from controller.fleet import allocatable, is_ready

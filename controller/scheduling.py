@@ -17,7 +17,7 @@ from cumulet.convert import resources_from
 from cumulet.resources import ZERO, Resources
 from cumulet.v1 import instance_pb2, node_pb2, placement_pb2, placementgroup_pb2, store_pb2
 from scheduler.group import PlacementGroup, Rule, Scope, domain_of
-from scheduler.model import Effect, NodeView, Request, Resident, Taint
+from scheduler.model import UPLINK, Effect, NodeView, Request, Resident, Taint
 from scheduler.packing import coarse, end_s, lasts_level, later
 from scheduler.topology import NO_CELL, Choice, Device, DeviceRequest, DeviceShare
 
@@ -29,18 +29,18 @@ _SCOPES: Final[Mapping[int, Scope]] = {
 
 
 def wanted_capabilities(spec: instance_pb2.InstanceSpec) -> frozenset[str]:
-    """The instance's and its image's."""
+    """The instance's, its image's, and the links to its provider networks."""
     image = spec.image_files
     machine = (f"{ARCHITECTURE}{image.architecture}",) if image.architecture else ()
-    return frozenset((*spec.capabilities, *image.capabilities, *machine))
+    uplinks = (f"{UPLINK}{one.uplink}" for one in spec.networks if one.uplink)
+    return frozenset((*spec.capabilities, *image.capabilities, *machine, *uplinks))
 
 
 def capabilities_of(status: node_pb2.NodeStatus) -> frozenset[str]:
     """What the node reported. Agents before capabilities were reported ran on x86-64 only."""
-    if status.capabilities:
-        return frozenset(status.capabilities)
     word = "kvm" if status.virt_type == node_pb2.VIRT_TYPE_KVM else "tcg"
-    return frozenset((word, f"{ARCHITECTURE}x86_64"))
+    host = status.capabilities or (word, f"{ARCHITECTURE}x86_64")
+    return frozenset((*host, *(f"{UPLINK}{name}" for name in status.uplinks)))
 
 
 def group_name(project: str, name: str) -> str:

@@ -16,7 +16,7 @@ from shlex import quote
 from typing import ClassVar, Final
 
 from cumulet.resources import BASE_NAMES, Resources
-from scheduler.model import Request, Resident, Taint
+from scheduler.model import UPLINK, Request, Resident, Taint
 from scheduler.topology import Choice, DeviceRequest
 
 ONE_COMMAND: Final = 0
@@ -158,6 +158,8 @@ class DropCapability(Proposal):
     step: ClassVar = ONE_WISH_LESS
 
     def __str__(self) -> str:
+        if self.name.startswith(UPLINK):
+            return f"attach it to no network of uplink {self.name.removeprefix(UPLINK)}"
         return f"do without capability {self.name}"
 
 

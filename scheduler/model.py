@@ -40,6 +40,7 @@ ALLOCATION_RATIO_MAX: Final = 64.0  # beyond it every guest starves; Nova's defa
 PREFERENCES_MAX: Final = 8  # of a request; who wants more has not decided what matters
 PREFERENCE_WEIGHT_MAX: Final = 100
 GROUPS_MAX: Final = 8  # of a request
+UPLINK: Final = "uplink:"  # how the capability of a link to an operator's network begins
 GANG_SIZE_MAX: Final = 40  # a gang is committed in one etcd transaction of at most 128 writes
 T = TypeVar("T")
 Slot = tuple[Callable[[Any], Any], Callable[[Any, Any], None]]  # how a field is read and written

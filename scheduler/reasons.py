@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.model import UPLINK
+
 
 @dataclass(frozen=True, slots=True)
 class Cordoned:
@@ -136,6 +138,9 @@ class NoCapability:
         return f"capability:{self.capability}"
 
     def __str__(self) -> str:
+        if self.capability.startswith(UPLINK):
+            name = self.capability.removeprefix(UPLINK)
+            return f"no uplink {name}: its agent has no --uplink {name}=LINK"
         return f"capability {self.capability} is wanted, the node does not have it"
 
 

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Final
 
@@ -15,7 +13,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
-from controller.admit.subnet import DRAWS, RESERVED
+from controller.admit.pool import Pool, parse_pool, pool_of
+from controller.admit.provider import check_against_subnets, rest_on_subnets
+from controller.admit.subnet import RESERVED
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
@@ -26,35 +26,8 @@ from cumulet.names import name_error
 from cumulet.v1 import externalnetwork_pb2
 
 MUTABLE = ("meta.labels", "spec.description", "spec.gateway", "spec.ranges")
-RANGES_MAX: Final = 64
 PREFIX_MIN: Final = 8
 PREFIX_MAX: Final = 30  # gateway, node, and something to give away
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Addresses to give away: (first, last) of each range, rising, without the gateway."""
-
-    cidr: IPv4Network
-    gateway: IPv4Address | None
-    ranges: tuple[tuple[IPv4Address, IPv4Address], ...]
-
-    @property
-    def size(self) -> int:
-        inside = self.gateway is not None and any(low <= self.gateway <= high for low, high in self.ranges)
-        return sum(int(high) - int(low) + 1 for low, high in self.ranges) - inside
-
-    def holds(self, address: IPv4Address) -> bool:
-        return address != self.gateway and any(low <= address <= high for low, high in self.ranges)
-
-    def __iter__(self) -> Iterator[IPv4Address]:
-        for low, high in self.ranges:
-            yield from (IPv4Address(number) for number in range(int(low), int(high) + 1))
-
-
-def pool_of(spec: externalnetwork_pb2.ExternalNetworkSpec) -> Pool:
-    """Of a stored external network."""
-    return _parse_pool(spec, Violations())
 
 
 def create(
@@ -69,6 +42,7 @@ def create(
     made = externalnetwork_pb2.ExternalNetwork(meta=meta, spec=spec)
     change = common.put_new(state, keys.EXTERNAL_NETWORKS, (meta.name,), made)
     change.compares.append(range_unchanged_since(keys.EXTERNAL_NETWORKS.prefix(), state.revision))
+    rest_on_subnets(change, state, spec.uplink)
     text = f"external network {meta.name} ({spec.cidr}) was created"
     change.events.append(common.event(context, "external-network", meta, "Created", text))
     return change
@@ -96,6 +70,7 @@ def update(
         range_unchanged_since(keys.EXTERNAL_NETWORKS.prefix(), state.revision),
         range_unchanged_since(keys.ADDRESSES.prefix(row.message.meta.uid), state.revision),
     ]
+    rest_on_subnets(change, state, merged.spec.uplink)
     return change
 
 
@@ -119,26 +94,15 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
 def choose_floating_address(
     context: Context, network: Stored, taken: Collection[str], wish: str
 ) -> IPv4Address:
-    """The wish, or a free one. Raises InvalidArgumentError, FailedPreconditionError when none is free.
-
-    Random draws, so that concurrent controllers rarely choose the same.
-    """
+    """The wish, or a free one. Raises InvalidArgumentError, FailedPreconditionError when none is free."""
     name, pool = network.message.meta.name, pool_of(network.message.spec)
     if wish:
         return _wished(name, pool, taken, wish)
-    everything = pool.size
-    if len(taken) < everything:
-        spread = [int(high) - int(low) + 1 for low, high in pool.ranges]
-        for _ in range(DRAWS):
-            (low, high) = context.rng.choices(pool.ranges, spread)[0]
-            drawn = IPv4Address(context.rng.randint(int(low), int(high)))
-            if str(drawn) not in taken and pool.holds(drawn):
-                return drawn
-        for address in pool:
-            if str(address) not in taken and pool.holds(address):
-                return address
+    found = pool.find_free(context.rng, taken)
+    if found is not None:
+        return found
     raise FailedPreconditionError(
-        f"all {everything} addresses of external network {name} are taken: delete a floating IP that nobody "
+        f"all {pool.size} addresses of external network {name} are taken: delete a floating IP that nobody "
         "needs, or have its ranges extended",
         hints=[f"cumulet external-network show {name}", "cumulet floating-ip list"],
     )
@@ -150,8 +114,7 @@ def _wished(name: str, pool: Pool, taken: Collection[str], wish: str) -> IPv4Add
     except AddressValueError:
         raise _refuse_address(f"{wish!r} is not an IPv4 address") from None
     if not pool.holds(address):
-        ranges = ", ".join(f"{low}-{high}" for low, high in pool.ranges)
-        raise _refuse_address(f"{address} is not one that external network {name} gives away: {ranges}")
+        raise _refuse_address(f"{address} is not one that external network {name} gives away: {pool}")
     if wish in taken:
         raise _refuse_address(f"{address} is taken: choose another or none")
     return address
@@ -166,45 +129,34 @@ def _check(
 ) -> None:
     common.check_description(spec.description, violations)
     violations.add("spec.uplink", name_error(spec.uplink))
-    pool = _parse_pool(spec, violations)
+    cidr = _parse_cidr(spec.cidr, violations)
+    gateway = _parse_gateway(spec.gateway, cidr, violations)
+    pool = parse_pool(spec.ranges, cidr, gateway, violations)
     if violations.found:
         return
-    spec.cidr = str(pool.cidr)
-    if not pool.size:
-        violations.add("spec.ranges", "there is no address to give away")
+    spec.cidr = str(cidr)
     for parts, row in state.rows(keys.EXTERNAL_NETWORKS).items():
         other = row.message
         if parts[0] == own_name or other.spec.uplink != spec.uplink:
             continue
-        for low, high in pool.ranges:
-            if any(low <= last and first <= high for first, last in pool_of(other.spec).ranges):
-                text = f"{low}-{high} overlaps what external network {parts[0]} gives away on the same uplink"
-                violations.add("spec.ranges", text)
+        shared = pool.shared_with(pool_of(other.spec))
+        if shared:
+            text = f"{shared} overlaps what external network {parts[0]} gives away on the same uplink"
+            violations.add("spec.ranges", text)
+    check_against_subnets(state, spec.uplink, pool, violations)
 
 
-def _parse_pool(spec: externalnetwork_pb2.ExternalNetworkSpec, violations: Violations) -> Pool:
-    cidr = _parse_cidr(spec.cidr, violations)
-    gateway: IPv4Address | None = None
-    if spec.gateway:
-        try:
-            gateway = IPv4Address(spec.gateway)
-            if gateway not in cidr:
-                violations.add("spec.gateway", f"{gateway} is not in {cidr}")
-        except AddressValueError:
-            violations.add("spec.gateway", f"{spec.gateway!r} is not an IPv4 address")
-    if len(spec.ranges) > RANGES_MAX:
-        violations.add("spec.ranges", f"{len(spec.ranges)} ranges, at most {RANGES_MAX}")
-    ranges = [
-        found
-        for index, text in enumerate(spec.ranges)
-        if (found := _parse_range(text, f"spec.ranges[{index}]", cidr, violations))
-    ]
-    ranges.sort()
-    for (_, last), (first, high) in itertools.pairwise(ranges):
-        if first <= last:
-            violations.add("spec.ranges", f"{first}-{high} overlaps the range that ends with {last}")
-    whole = (cidr.network_address + 1, cidr.broadcast_address - 1)
-    return Pool(cidr, gateway, tuple(ranges) if spec.ranges else (whole,))
+def _parse_gateway(text: str, cidr: IPv4Network, violations: Violations) -> IPv4Address | None:
+    if not text:
+        return None
+    try:
+        gateway = IPv4Address(text)
+    except AddressValueError:
+        violations.add("spec.gateway", f"{text!r} is not an IPv4 address")
+        return None
+    if gateway not in cidr:
+        violations.add("spec.gateway", f"{gateway} is not in {cidr}")
+    return gateway
 
 
 def _parse_cidr(text: str, violations: Violations) -> IPv4Network:
@@ -219,22 +171,3 @@ def _parse_cidr(text: str, violations: Violations) -> IPv4Network:
         if isinstance(reserved, IPv4Network) and cidr.overlaps(reserved):
             violations.add("spec.cidr", f"{cidr} overlaps {reserved}, which is reserved")
     return cidr
-
-
-def _parse_range(
-    text: str, field: str, cidr: IPv4Network, violations: Violations
-) -> tuple[IPv4Address, IPv4Address] | None:
-    first, dash, last = text.partition("-")
-    try:
-        low = IPv4Address(first.strip())
-        high = IPv4Address(last.strip()) if dash else low
-    except AddressValueError as error:
-        violations.add(field, f"{text!r} is not a range such as {cidr[1]}-{cidr[2]} ({error})")
-        return None
-    if high < low:
-        violations.add(field, f"{text} ends before it begins")
-    elif not (cidr.network_address < low and high < cidr.broadcast_address):
-        violations.add(field, f"{text} is not within the host addresses of {cidr}")
-    else:
-        return low, high
-    return None

@@ -13,6 +13,7 @@ from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.externalnetwork import choose_floating_address
 from controller.admit.project import charge_floating_ip
+from controller.admit.provider import find_provider
 from controller.commit import Change
 from controller.floating import find_balancer, find_target, ipv4_of
 from controller.state import State
@@ -142,8 +143,11 @@ def _find_router(
     if router is not None:
         name: str = router.message.meta.name
         return name
-    hint = f"cumulet router create NAME --network {network}"
-    violations.add(field, f"network {network} of {word} has no router, so nothing leads there: {hint}")
+    if find_provider(state, project, network) is not None:
+        text = "is a provider network: the outside comes by the operator's router, not by floating IPs"
+    else:
+        text = f"has no router, so nothing leads there: cumulet router create NAME --network {network}"
+    violations.add(field, f"network {network} of {word} {text}")
     return None
 
 

@@ -22,7 +22,7 @@ from controller.assemble import instance_phase
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
-from controller.store.protocol import absent
+from controller.store.protocol import absent, unchanged
 from controller.tables import Stored, devices_milli
 from cumulet import lifecycle
 from cumulet.convert import resources_from, timestamp
@@ -253,7 +253,8 @@ def _resolve_networks(
             violations.add(f"spec.networks[{index}].network", unknown("network", attachment.network, known))
             continue
         referred.append((keys.NETWORKS, row, project, attachment.network))
-        spec.networks.add(network=attachment.network, address=attachment.address)
+        uplink = row.message.spec.provider.uplink  # of a provider network, which cannot become another
+        spec.networks.add(network=attachment.network, address=attachment.address, uplink=uplink)
 
 
 def _resolve_groups(
@@ -316,8 +317,8 @@ def _add_port(
         subnet_name, attachment.address = chosen
         port.spec.addresses.add(subnet=subnet_name, address=attachment.address)
         _claim(change, keys.ADDRESSES.key(network_uid, attachment.address), uid.encode())
-        row = common.get_row(state, keys.SUBNETS, project, subnet_name)
-        common.rest_on(change, keys.SUBNETS, row, project, subnet_name)
+        row = common.get_row(state, keys.SUBNETS, project, subnet_name)  # its ranges are those that were read
+        change.compares.append(unchanged(keys.SUBNETS.key(project, subnet_name), row.mod_revision))
     _claim(change, keys.MACS.key(network_uid, mac), uid.encode())
     _claim(change, keys.PORTS.key(project, name), common.encode(port))
 

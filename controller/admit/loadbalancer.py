@@ -13,6 +13,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
+from controller.admit.provider import find_provider
 from controller.admit.subnet import choose_address, range_of
 from controller.balancers import networks_near
 from controller.commit import Change
@@ -118,6 +119,9 @@ def _check_network(
     if network is None:
         known = state.rows(keys.NETWORKS, project)
         violations.add("spec.network", common.unknown("network", spec.network, known))
+    elif find_provider(state, project, spec.network) is not None:
+        problem = f"{spec.network} is a provider network: no router of the cloud balances there"
+        violations.add("spec.network", problem)
     elif state.router_of(project, spec.network) is None:
         problem = f"{spec.network} has no router, which is what balances: attach it to one first"
         violations.add("spec.network", problem)

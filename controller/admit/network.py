@@ -1,4 +1,4 @@
-"""Admission of networks: VNI, quota.
+"""Admission of networks: VNI, the segment of a provider network, quota.
 
 **Pure.**
 """
@@ -12,6 +12,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.project import charge_network
+from controller.admit.provider import (
+    check_outbound,
+    check_segment,
+    claim_segment,
+    describe_segment,
+    free_segment,
+)
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
@@ -19,7 +26,7 @@ from controller.store.protocol import absent, range_absent, range_unchanged_sinc
 from cumulet.errors import FailedPreconditionError, UnavailableError
 from cumulet.v1 import network_pb2
 
-MUTABLE = ("meta.labels", "spec")
+MUTABLE = ("meta.labels", "spec.description", "spec.outbound_nat")
 # The protocol has 24 bits. A network's transit address on a node is 100.64.0.0/10 plus its VNI: 22 bits.
 VNI_MAX: Final = 2**22 - 2
 VNI_TRIES: Final = 64  # random draws: even with half of all VNIs taken, a miss is 1 in 2**64
@@ -29,7 +36,9 @@ def create(state: State, context: Context, project: str, given: network_pb2.Netw
     violations = Violations()
     project_row = common.get_live_row(state, keys.PROJECTS, project)
     meta = common.new_meta(given.meta, project, context, violations)
-    common.check_description(given.spec.description, violations)
+    _check(given.spec, violations)
+    if given.spec.HasField("provider"):
+        check_segment(state, project, given.spec, violations)
     violations.raise_any(f"network {given.meta.name!r} was not created")
     vni = free_vni(state, context)
     made = network_pb2.Network(meta=meta, spec=given.spec, status=network_pb2.NetworkStatus(vni=vni))
@@ -37,9 +46,12 @@ def create(state: State, context: Context, project: str, given: network_pb2.Netw
     charge_network(change, state, project)
     common.rest_on(change, keys.PROJECTS, project_row, project)
     claim_vni(change, vni, meta.uid)
-    change.events.append(
-        common.event(context, "network", meta, "Created", f"network {meta.name} was created with VNI {vni}")
-    )
+    how = f"with VNI {vni}"
+    if given.spec.HasField("provider"):
+        claim_segment(change, given.spec.provider, meta.uid)
+        how = f"on uplink {describe_segment(given.spec.provider)}"
+    text = f"network {meta.name} was created {how}"
+    change.events.append(common.event(context, "network", meta, "Created", text))
     return change
 
 
@@ -48,7 +60,7 @@ def update(
 ) -> Change:
     row, merged = common.updated(state, keys.NETWORKS, parts, given, mask, MUTABLE)
     violations = Violations()
-    common.check_description(merged.spec.description, violations)
+    _check(merged.spec, violations)
     violations.raise_any(f"network {'/'.join(parts)} was not changed")
     return common.put_changed(keys.NETWORKS, parts, row, merged)
 
@@ -87,8 +99,15 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
         range_unchanged_since(keys.ROUTERS.prefix(project), state.revision),
     ]
     change.writes[keys.VNIS.key(str(row.message.status.vni))] = None
+    if row.message.spec.HasField("provider"):
+        free_segment(change, row.message.spec.provider)
     change.events.append(common.event(context, "network", meta, "Deleted", f"network {name} was deleted"))
     return change
+
+
+def _check(spec: network_pb2.NetworkSpec, violations: Violations) -> None:
+    common.check_description(spec.description, violations)
+    check_outbound(spec, violations)
 
 
 def claim_vni(change: Change, vni: int, uid: str) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.network import claim_vni, free_vni
+from controller.admit.provider import find_provider
 from controller.admit.subnet import Address, Cidr, Range, range_of
 from controller.balancers import balancers_in
 from controller.commit import Change
@@ -137,6 +138,8 @@ def _check_network(
         violations.add(field, common.unknown("network", name, state.rows(keys.NETWORKS, project)))
     elif name in spec.networks[:index]:
         violations.add(field, f"{name} is there twice")
+    elif find_provider(state, project, name) is not None:
+        violations.add(field, f"network {name} is a provider network: its router is the operator's")
     other = state.router_of(project, name)
     if other is not None and other.message.meta.name != own_name:
         violations.add(

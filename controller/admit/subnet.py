@@ -6,7 +6,7 @@ ever taken, and a port has one in each IPv6 subnet of its network.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import (
@@ -24,6 +24,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
+from controller.admit.pool import Pool, parse_pool, pool_of
+from controller.admit.provider import check_against_external, find_provider, rest_on_external
 from controller.balancers import balancers_in
 from controller.commit import Change
 from controller.state import State
@@ -34,11 +36,11 @@ from cumulet.addresses import PART_RANGE, SLAAC_PREFIX_LENGTH, slaac_address
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import port_pb2, subnet_pb2
 
-MUTABLE = ("meta.labels", "spec.dns_servers")
+MUTABLE = ("meta.labels", "spec.dns_servers", "spec.ranges")
 PREFIX_MIN: Final = 8  # a larger range is a typing error
 PREFIX_MAX: Final = 29  # network, broadcast, gateway, and five for guests
 DNS_SERVERS_MAX: Final = 3  # what resolvers read (MAXNS in resolv.h)
-DRAWS: Final = 32  # random tries before the range is searched in order
+LOST_SHOWN: Final = 8  # addresses that a refusal names
 RANGES_KEPT: Final = 4096  # parsed ones: a plan asks for its subnet's at each port
 MACS: Final = 2**40  # that ports can have: admit/instance.py draws five bytes
 
@@ -64,17 +66,19 @@ Cidr = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A subnet's parsed addresses."""
+    """A subnet's parsed addresses. `pool` is what IPv4 ports are given; None in IPv6."""
 
     cidr: Cidr
     gateway: Address
+    pool: Pool | None
 
     @property
     def usable(self) -> int:
         """Addresses that ports can have."""
-        return self.cidr.num_addresses - 3 if isinstance(self.cidr, IPv4Network) else MACS
+        return MACS if self.pool is None else self.pool.size
 
     def holds(self, address: IPv4Address) -> bool:
+        """Whether a guest could have the address, given to it or not."""
         return address in self.cidr and address not in (
             self.cidr.network_address,
             self.cidr.broadcast_address,
@@ -84,12 +88,14 @@ class Range:
 
 def range_of(spec: subnet_pb2.SubnetSpec) -> Range:
     """The addresses of a stored subnet."""
-    return _parse_range(spec.cidr, spec.gateway)
+    return _parse_range(spec.cidr, spec.gateway, tuple(spec.ranges))
 
 
 @lru_cache(maxsize=RANGES_KEPT)
-def _parse_range(cidr: str, gateway: str) -> Range:
-    return Range(ip_network(cidr), ip_address(gateway))
+def _parse_range(cidr: str, gateway: str, ranges: tuple[str, ...]) -> Range:
+    parsed = ip_network(cidr)
+    spec = subnet_pb2.SubnetSpec(cidr=cidr, gateway=gateway, ranges=ranges)
+    return Range(parsed, ip_address(gateway), pool_of(spec) if parsed.version == 4 else None)
 
 
 def addresses_of(state: State, port: port_pb2.Port) -> list[str]:
@@ -115,10 +121,16 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
         violations.add("spec.network", f"network {given.spec.network!r} does not exist in project {project}")
     elif cidr is not None:
         _check_overlap(state, project, given, cidr, violations)
+    if cidr is not None and gateway is not None:
+        _check_ranges(state, project, given.spec, cidr, gateway, violations)
     violations.raise_any(f"subnet {given.meta.name!r} was not created")
     assert network is not None  # violations.raise_any has refused otherwise
     spec = subnet_pb2.SubnetSpec(
-        network=given.spec.network, cidr=str(cidr), gateway=str(gateway), dns_servers=given.spec.dns_servers
+        network=given.spec.network,
+        cidr=str(cidr),
+        gateway=str(gateway),
+        dns_servers=given.spec.dns_servers,
+        ranges=given.spec.ranges,
     )
     change = common.put_new(
         state, keys.SUBNETS, (project, meta.name), subnet_pb2.Subnet(meta=meta, spec=spec)
@@ -128,6 +140,7 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
     change.compares += [
         range_unchanged_since(table.prefix(project), state.revision) for table in (keys.SUBNETS, keys.ROUTERS)
     ]
+    _rest_on_external(change, state, project, spec)
     return change
 
 
@@ -136,9 +149,17 @@ def update(
 ) -> Change:
     row, merged = common.updated(state, keys.SUBNETS, parts, given, mask, MUTABLE)
     violations = Violations()
-    _check_dns(merged.spec, violations)
+    project, spec = parts[0], merged.spec
+    was = range_of(row.message.spec)
+    _check_dns(spec, violations)
+    _check_ranges(state, project, spec, was.cidr, was.gateway, violations)
     violations.raise_any(f"subnet {'/'.join(parts)} was not changed")
-    return common.put_changed(keys.SUBNETS, parts, row, merged)
+    change = common.put_changed(keys.SUBNETS, parts, row, merged)
+    if list(spec.ranges) != list(row.message.spec.ranges):
+        _check_held(change, state, project, spec, violations)
+        violations.raise_any(f"subnet {'/'.join(parts)} was not changed")
+        _rest_on_external(change, state, project, spec)
+    return change
 
 
 def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) -> Change:
@@ -200,20 +221,18 @@ def choose_address(
             hints=[f"cumulet subnet create SUBNET --network {name} --cidr 10.0.0.0/24 --project {project}"],
         )
     ranges = [(subnet, range_of(row.message.spec)) for subnet, row in every]
-    subnets = [(subnet, addresses) for subnet, addresses in ranges if addresses.cidr.version == 4]
+    subnets = [(subnet, addresses) for subnet, addresses in ranges if addresses.pool is not None]
     taken = {*state.addresses_in(network.message.meta.uid), *besides}
     if wish:
         return _wished(project, name, subnets, taken, wish, field)
     for subnet, addresses in subnets:
-        for address in _candidates(addresses, context):
-            if str(address) not in taken and addresses.holds(address):
-                return subnet, str(address)
+        assert addresses.pool is not None  # it is of IPv4
+        found = addresses.pool.find_free(context.rng, taken)
+        if found is not None:
+            return subnet, str(found)
     if not subnets:
         return None
-    raise FailedPreconditionError(
-        f"all addresses of network {project}/{name} are taken: add a subnet",
-        hints=[f"cumulet subnet create SUBNET --network {name} --cidr 10.1.0.0/24 --project {project}"],
-    )
+    raise _exhausted(project, name, every)
 
 
 def _wished(
@@ -233,22 +252,28 @@ def _wished(
     except AddressValueError:
         raise refuse(f"{wish!r} is not an IPv4 address (IPv6 addresses follow from the MAC)") from None
     for subnet, addresses in subnets:
-        if addresses.holds(address):
+        if _gives(addresses, address):
             if str(address) in taken:
                 raise refuse(f"{address} is taken in network {project}/{network}: choose another or none")
             return subnet, str(address)
+        if addresses.holds(address):
+            raise refuse(f"{address} is not one that subnet {subnet} gives away: {addresses.pool}")
     ranges = ", ".join(f"{addresses.cidr} ({subnet})" for subnet, addresses in subnets)
     raise refuse(
         f"{address} is outside the network's subnets or reserved in them (first, last, gateway): {ranges}"
     )
 
 
-def _candidates(addresses: Range, context: Context) -> Iterator[IPv4Address]:
-    """Of an IPv4 range."""
-    assert isinstance(addresses.cidr, IPv4Network)
-    for _ in range(DRAWS):
-        yield addresses.cidr[context.rng.randrange(1, addresses.cidr.num_addresses - 1)]
-    yield from addresses.cidr.hosts()
+def _exhausted(project: str, network: str, subnets: list[tuple[str, Stored]]) -> FailedPreconditionError:
+    narrow = next((name for name, row in subnets if row.message.spec.ranges), None)
+    what = "add a subnet" if narrow is None else f"widen the ranges of subnet {narrow}, or add a subnet"
+    command = f"create SUBNET --network {network} --cidr 10.1.0.0/24"
+    if narrow is not None:
+        command = f"show {narrow}"
+    return FailedPreconditionError(
+        f"all addresses of network {project}/{network} are taken: {what}",
+        hints=[f"cumulet subnet {command} --project {project}"],
+    )
 
 
 def _parse_cidr(text: str, violations: Violations) -> Cidr | None:
@@ -285,6 +310,51 @@ def _parse_gateway(text: str, cidr: Cidr | None, violations: Violations) -> Addr
     if gateway not in cidr or gateway in (cidr.network_address, cidr.broadcast_address):
         violations.add("spec.gateway", f"{gateway} is not a host address of {cidr}")
     return gateway
+
+
+def _check_ranges(
+    state: State,
+    project: str,
+    spec: subnet_pb2.SubnetSpec,
+    cidr: Cidr,
+    gateway: Address,
+    violations: Violations,
+) -> None:
+    """That the subnet has what it is to give away, and that nobody else gives it away."""
+    if isinstance(cidr, IPv6Network):
+        if spec.ranges:
+            text = "are of IPv4: guests make IPv6 addresses themselves, leave it out"
+            violations.add("spec.ranges", text)
+        return
+    assert isinstance(gateway, IPv4Address)  # it is in the range
+    pool = parse_pool(spec.ranges, cidr, gateway, violations)
+    segment = find_provider(state, project, spec.network)
+    if segment is not None:
+        check_against_external(state, segment, pool, violations)
+
+
+def _rest_on_external(change: Change, state: State, project: str, spec: subnet_pb2.SubnetSpec) -> None:
+    segment = find_provider(state, project, spec.network)
+    if segment is not None:
+        rest_on_external(change, state, segment)
+
+
+def _check_held(
+    change: Change, state: State, project: str, spec: subnet_pb2.SubnetSpec, violations: Violations
+) -> None:
+    """That no address in use would be outside the new ranges, and that none comes to be."""
+    network = common.get_row(state, keys.NETWORKS, project, spec.network)
+    addresses, uid = range_of(spec), network.message.meta.uid
+    held = sorted(map(IPv4Address, state.addresses_in(uid)))
+    lost = [str(one) for one in held if addresses.holds(one) and not _gives(addresses, one)]
+    if lost:
+        text = f"{', '.join(lost[:LOST_SHOWN])} would be outside, and ports or load balancers have them"
+        violations.add("spec.ranges", text)
+    change.compares.append(range_unchanged_since(keys.ADDRESSES.prefix(uid), state.revision))
+
+
+def _gives(addresses: Range, address: IPv4Address) -> bool:
+    return addresses.pool is not None and addresses.pool.holds(address)
 
 
 def _check_dns(spec: subnet_pb2.SubnetSpec, violations: Violations) -> None:

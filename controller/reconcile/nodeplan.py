@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from controller.admit.instance import STOP_TIMEOUT_DEFAULT_S
+from controller.admit.provider import MTU_DEFAULT
 from controller.admit.subnet import addresses_of
 from controller.balancers import planned_balancers
 from controller.floating import announcers_of, floating_on
@@ -166,6 +167,10 @@ def _add_network(
         outbound_nat=network.spec.outbound_nat,
         mtu=guest_mtu_bytes,
     )
+    if network.spec.HasField("provider"):
+        segment = network.spec.provider
+        planned.provider.uplink, planned.provider.vlan = segment.uplink, segment.vlan
+        planned.mtu = segment.mtu or MTU_DEFAULT
     router = state.router_of(network.meta.project, network.meta.name)
     if router is not None:
         planned.router_uid = router.message.meta.uid

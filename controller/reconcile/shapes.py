@@ -38,6 +38,7 @@ class Shapes:
             spec.numa_cells,
             spec.expected_lifetime_s,
             spec.image_files.architecture,
+            tuple(one.uplink for one in spec.networks if one.uplink),
             _rest(spec) if _is_special(spec) else None,
         )
         known = self._known.get(shape)

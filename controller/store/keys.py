@@ -121,6 +121,9 @@ ADDRESSES: Final = Table(
 )
 MACS: Final = Table("macs", ("network_uid", "mac"), None, API, "uid of the port that holds a MAC")
 VNIS: Final = Table("vnis", ("vni",), None, API, "uid of the network or router that holds a VNI")
+SEGMENTS: Final = Table(
+    "segments", ("uplink", "vlan"), None, API, "uid of the provider network that is this segment of an uplink"
+)
 PLACEMENTS: Final = Table(
     "placements",
     ("node", "uid"),
@@ -202,6 +205,7 @@ TABLES: Final = (
     ADDRESSES,
     MACS,
     VNIS,
+    SEGMENTS,
     PLACEMENTS,
     TOMBSTONES,
     INSTANCE_STATUS,

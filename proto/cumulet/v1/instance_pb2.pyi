@@ -264,21 +264,25 @@ class NetworkAttachment(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     PORT_UID_FIELD_NUMBER: _builtins.int
+    UPLINK_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     address: _builtins.str
     """A wish; empty means any free one."""
     port_uid: _builtins.str
     """Uid of the port made for it. Output only."""
+    uplink: _builtins.str
+    """Of a provider network: the link that the instance's node must have. Output only."""
     def __init__(
         self,
         *,
         network: _builtins.str = ...,
         address: _builtins.str = ...,
         port_uid: _builtins.str = ...,
+        uplink: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network", b"network", "port_uid", b"port_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "network", b"network", "port_uid", b"port_uid", "uplink", b"uplink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -208,7 +208,7 @@ class NodeStatus(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[_placement_pb2.Device]: ...
     @_builtins.property
     def uplinks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What its agent calls its links to external networks."""
+        """What its agent calls its links to the operator's networks."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cumulet.v1 import system_pb2 as cumulet_dot_v1_dot_system__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/reach.proto\x12\ncumulet.v1\x1a\x17\x63umulet/v1/system.proto\"\x88\x01\n\x13\x45xplainReachRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x10\n\x08protocol\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\x05\x12\x12\n\nip_version\x18\x06 \x01(\x05\x12\x0c\n\x04live\x18\x07 \x01(\x08\"\x82\x01\n\tReachStep\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.cumulet.v1.ReachStepKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0e\n\x06passes\x18\x04 \x01(\x08\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0f\n\x07rule_id\x18\x06 \x01(\t\"\x88\x01\n\tReachPath\x12\x12\n\nip_version\x18\x01 \x01(\x05\x12\x16\n\x0esource_address\x18\x02 \x01(\t\x12\x16\n\x0etarget_address\x18\x03 \x01(\t\x12\x11\n\treachable\x18\x04 \x01(\x08\x12$\n\x05steps\x18\x05 \x03(\x0b\x32\x15.cumulet.v1.ReachStep\"\xca\x01\n\x14\x45xplainReachResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12$\n\x05paths\x18\x04 \x03(\x0b\x32\x15.cumulet.v1.ReachPath\x12+\n\x0b\x64ifferences\x18\x05 \x03(\x0b\x32\x16.cumulet.v1.Difference\x12\x13\n\x0b\x61sked_nodes\x18\x06 \x03(\t\x12\x14\n\x0csilent_nodes\x18\x07 \x03(\t*\xb7\x02\n\rReachStepKind\x12\x1f\n\x1bREACH_STEP_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14REACH_STEP_KIND_PORT\x10\x01\x12\"\n\x1eREACH_STEP_KIND_SECURITY_GROUP\x10\x02\x12\x1a\n\x16REACH_STEP_KIND_BRIDGE\x10\x03\x12\x1a\n\x16REACH_STEP_KIND_TUNNEL\x10\x04\x12\x1a\n\x16REACH_STEP_KIND_ROUTER\x10\x05\x12\x17\n\x13REACH_STEP_KIND_NAT\x10\x06\x12\x1b\n\x17REACH_STEP_KIND_OUTSIDE\x10\x07\x12\x1c\n\x18REACH_STEP_KIND_BALANCER\x10\x08\x12\x1f\n\x1bREACH_STEP_KIND_FLOATING_IP\x10\t2a\n\x0cReachService\x12Q\n\x0c\x45xplainReach\x12\x1f.cumulet.v1.ExplainReachRequest\x1a .cumulet.v1.ExplainReachResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63umulet/v1/reach.proto\x12\ncumulet.v1\x1a\x17\x63umulet/v1/system.proto\"\x88\x01\n\x13\x45xplainReachRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x10\n\x08protocol\x18\x04 \x01(\t\x12\x0c\n\x04port\x18\x05 \x01(\x05\x12\x12\n\nip_version\x18\x06 \x01(\x05\x12\x0c\n\x04live\x18\x07 \x01(\x08\"\x82\x01\n\tReachStep\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.cumulet.v1.ReachStepKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0e\n\x06passes\x18\x04 \x01(\x08\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0f\n\x07rule_id\x18\x06 \x01(\t\"\x88\x01\n\tReachPath\x12\x12\n\nip_version\x18\x01 \x01(\x05\x12\x16\n\x0esource_address\x18\x02 \x01(\t\x12\x16\n\x0etarget_address\x18\x03 \x01(\t\x12\x11\n\treachable\x18\x04 \x01(\x08\x12$\n\x05steps\x18\x05 \x03(\x0b\x32\x15.cumulet.v1.ReachStep\"\xca\x01\n\x14\x45xplainReachResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12$\n\x05paths\x18\x04 \x03(\x0b\x32\x15.cumulet.v1.ReachPath\x12+\n\x0b\x64ifferences\x18\x05 \x03(\x0b\x32\x16.cumulet.v1.Difference\x12\x13\n\x0b\x61sked_nodes\x18\x06 \x03(\t\x12\x14\n\x0csilent_nodes\x18\x07 \x03(\t*\xd4\x02\n\rReachStepKind\x12\x1f\n\x1bREACH_STEP_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14REACH_STEP_KIND_PORT\x10\x01\x12\"\n\x1eREACH_STEP_KIND_SECURITY_GROUP\x10\x02\x12\x1a\n\x16REACH_STEP_KIND_BRIDGE\x10\x03\x12\x1a\n\x16REACH_STEP_KIND_TUNNEL\x10\x04\x12\x1a\n\x16REACH_STEP_KIND_ROUTER\x10\x05\x12\x17\n\x13REACH_STEP_KIND_NAT\x10\x06\x12\x1b\n\x17REACH_STEP_KIND_OUTSIDE\x10\x07\x12\x1c\n\x18REACH_STEP_KIND_BALANCER\x10\x08\x12\x1f\n\x1bREACH_STEP_KIND_FLOATING_IP\x10\t\x12\x1b\n\x17REACH_STEP_KIND_SEGMENT\x10\n2a\n\x0cReachService\x12Q\n\x0c\x45xplainReach\x12\x1f.cumulet.v1.ExplainReachRequest\x1a .cumulet.v1.ExplainReachResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cumulet.v1.reach_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REACHSTEPKIND']._serialized_start=680
-  _globals['_REACHSTEPKIND']._serialized_end=991
+  _globals['_REACHSTEPKIND']._serialized_end=1020
   _globals['_EXPLAINREACHREQUEST']._serialized_start=64
   _globals['_EXPLAINREACHREQUEST']._serialized_end=200
   _globals['_REACHSTEP']._serialized_start=203
@@ -42,6 +42,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REACHPATH']._serialized_end=472
   _globals['_EXPLAINREACHRESPONSE']._serialized_start=475
   _globals['_EXPLAINREACHRESPONSE']._serialized_end=677
-  _globals['_REACHSERVICE']._serialized_start=993
-  _globals['_REACHSERVICE']._serialized_end=1090
+  _globals['_REACHSERVICE']._serialized_start=1022
+  _globals['_REACHSERVICE']._serialized_end=1119
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,8 @@ class _ReachStepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReachSt
     REACH_STEP_KIND_OUTSIDE: _ReachStepKind.ValueType  # 7
     REACH_STEP_KIND_BALANCER: _ReachStepKind.ValueType  # 8
     REACH_STEP_KIND_FLOATING_IP: _ReachStepKind.ValueType  # 9
+    REACH_STEP_KIND_SEGMENT: _ReachStepKind.ValueType  # 10
+    """The operator's network that a provider network is."""
 
 class ReachStepKind(_ReachStepKind, metaclass=_ReachStepKindEnumTypeWrapper): ...
 
@@ -49,6 +51,8 @@ REACH_STEP_KIND_NAT: ReachStepKind.ValueType  # 6
 REACH_STEP_KIND_OUTSIDE: ReachStepKind.ValueType  # 7
 REACH_STEP_KIND_BALANCER: ReachStepKind.ValueType  # 8
 REACH_STEP_KIND_FLOATING_IP: ReachStepKind.ValueType  # 9
+REACH_STEP_KIND_SEGMENT: ReachStepKind.ValueType  # 10
+"""The operator's network that a provider network is."""
 Global___ReachStepKind: _TypeAlias = ReachStepKind  # noqa: Y015
 
 @_typing.final

@@ -64,10 +64,10 @@ class SubnetSpec(_message.Message):
     cidr: _builtins.str
     """Such as 10.0.0.0/24; host bits must be 0."""
     gateway: _builtins.str
-    """The router's address; by default the first of the range."""
+    """The router's address; by default the first of the range. In a provider network it is the operator's."""
     @_builtins.property
     def dns_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Handed to guests by DHCP; empty means the gateway, which forwards to the node's resolvers."""
+        """Handed to guests by DHCP; empty means the cloud's own, which forwards to the node's resolvers."""
 
     @_builtins.property
     def ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
