@@ -185,6 +185,7 @@ _WRITTEN: Final[dict[str, Callable[[Any], str]]] = {
     "DeviceRequest": _device_request,
     "StaticRoute": lambda route: f"{route.cidr}={route.next_hop}",
     "PortForward": _forward,
+    "ProviderSegment": lambda one: f"{one.uplink}/{one.vlan}" if one.vlan else str(one.uplink),
     "SecurityRule": _rule,
     "Listener": _balancing,
     "LoadBalancerMember": _balancing,

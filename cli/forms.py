@@ -286,7 +286,10 @@ def assign(message: Any, flags: Iterable[Flag], values: Mapping[str, Any]) -> li
         value = values.get(option_key(flag))
         if value is None or value == ():
             continue
-        _put(message, flag.path.split("."), flag.shape, value)
+        try:
+            _put(message, flag.path.split("."), flag.shape, value)
+        except ValueError as error:  # what protobuf says of a number that the field cannot hold
+            raise click.UsageError(f"--{flag.name}: {error}") from None
         paths.append(flag.path)
     return paths
 

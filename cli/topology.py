@@ -36,13 +36,19 @@ class Balancer(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A network with its ranges and what is on it."""
+    """A network with its ranges and what is on it. `provider`: the operator's network that it is, if one."""
 
     name: str
     ranges: tuple[str, ...]
     outbound_nat: bool
     places: tuple[Place, ...]
     balancers: tuple[Balancer, ...] = ()
+    provider: str = ""
+
+    @property
+    def outside(self) -> str:
+        """What it reaches by itself, empty for nothing."""
+        return self.provider or ("reaches the outside" if self.outbound_nat else "")
 
 
 class Joint(NamedTuple):
@@ -103,6 +109,7 @@ def build_topology(
             tuple(
                 sorted(_balancer(one, doors) for one in balancers if one.spec.network == network.meta.name)
             ),
+            _provider(network.spec),
         )
         for network in networks
     }
@@ -114,6 +121,13 @@ def build_topology(
         joints.append(Joint(router.meta.name, router.spec.outbound_nat, routes, joined))
     joints += [Joint("", one.outbound_nat, (), (one,)) for _, one in sorted(segments.items())]
     return joints
+
+
+def _provider(spec: Any) -> str:
+    if not spec.HasField("provider"):
+        return ""
+    vlan = f", VLAN {spec.provider.vlan}" if spec.provider.vlan else ""
+    return f"provider {spec.provider.uplink}{vlan}"
 
 
 def _doors(floating: Sequence[Any]) -> dict[str, list[str]]:
@@ -165,7 +179,8 @@ def render_tree(joints: Sequence[Joint]) -> Iterator[str]:
         if not joint.name:
             yield from _segment_lines(joint.segments[0], "", "")
             continue
-        yield f"router {joint.name}{_outside(joint.outbound_nat)}"
+        outside = "  reaches the outside" if joint.outbound_nat else ""
+        yield f"router {joint.name}{outside}"
         parts: list[tuple[str, Segment | None]] = [(f"route {route}", None) for route in joint.routes]
         parts += [("", segment) for segment in joint.segments]
         for index, (text, segment) in enumerate(parts):
@@ -177,7 +192,7 @@ def render_tree(joints: Sequence[Joint]) -> Iterator[str]:
 
 
 def _segment_lines(segment: Segment, head: str, body: str, *, joined: bool = False) -> Iterator[str]:
-    outside = "" if joined else _outside(segment.outbound_nat)
+    outside = f"  {segment.outside}" if segment.outside and not joined else ""
     yield f"{head}network {segment.name}  {', '.join(segment.ranges) or 'no subnet'}{outside}"
     lines = [*map(_balancer_line, segment.balancers), *map(_place_line, segment.places)]
     for index, line in enumerate(lines):
@@ -202,7 +217,3 @@ def _by(outside: Sequence[str]) -> str:
 
 def _branch(last: bool) -> tuple[str, str]:
     return ("└─ ", "   ") if last else ("├─ ", "│  ")
-
-
-def _outside(outbound_nat: bool) -> str:
-    return "  reaches the outside" if outbound_nat else ""

@@ -82,7 +82,7 @@ class _Drawing:
         for segment, width in zip(joint.segments, widths, strict=True):
             if joint.name:
                 self._line(x + width // 2, self._y + ROUTER_HEIGHT, x + width // 2, top)
-            self._segment(segment, x, top, width, outside=segment.outbound_nat and not joint.name)
+            self._segment(segment, x, top, width, outside="" if joint.name else segment.outside)
             x += width + GAP
         self._grow(self._x + total, top)
 
@@ -93,9 +93,9 @@ class _Drawing:
         self._text(self._x + width // 2, self._y + 27, ", ".join(words), fill="#ffffff", anchor="middle")
         self._grow(self._x + width, self._y + ROUTER_HEIGHT)
 
-    def _segment(self, segment: Segment, x: int, y: int, width: int, *, outside: bool) -> None:
+    def _segment(self, segment: Segment, x: int, y: int, width: int, *, outside: str) -> None:
         self._box(x, y, width, BAR_HEIGHT, COLOURS["network"], radius=6)
-        text = " ".join([segment.name, *segment.ranges, *(["(reaches the outside)"] if outside else [])])
+        text = " ".join([segment.name, *segment.ranges, *([f"({outside})"] if outside else [])])
         self._text(x + width // 2, y + 20, text, fill="#ffffff", anchor="middle")
         stripes = [COLOURS["router"] for _ in segment.balancers]
         stripes += [self._colours.get(place.node, COLOURS["edge"]) for place in segment.places]
@@ -148,7 +148,7 @@ class _Drawing:
 def _width(segment: Segment) -> int:
     """Room for its instances and load balancers, and for its name and ranges."""
     cards = (len(segment.places) + len(segment.balancers)) * (CARD_WIDTH + GAP) - GAP
-    words = 8 * len(" ".join([segment.name, *segment.ranges])) + 160
+    words = 8 * len(" ".join([segment.name, *segment.ranges, segment.provider])) + 160
     return max(cards, words, CARD_WIDTH)
 
 

@@ -265,14 +265,16 @@ def _wished(
 
 
 def _exhausted(project: str, network: str, subnets: list[tuple[str, Stored]]) -> FailedPreconditionError:
+    refused = f"all addresses of network {project}/{network} are taken"
     narrow = next((name for name, row in subnets if row.message.spec.ranges), None)
-    what = "add a subnet" if narrow is None else f"widen the ranges of subnet {narrow}, or add a subnet"
-    command = f"create SUBNET --network {network} --cidr 10.1.0.0/24"
     if narrow is not None:
-        command = f"show {narrow}"
+        return FailedPreconditionError(
+            f"{refused}: widen the ranges of subnet {narrow}, or add a subnet",
+            hints=[f"cumulet subnet show {narrow} --project {project}"],
+        )
     return FailedPreconditionError(
-        f"all addresses of network {project}/{network} are taken: {what}",
-        hints=[f"cumulet subnet {command} --project {project}"],
+        f"{refused}: add a subnet",
+        hints=[f"cumulet subnet create SUBNET --network {network} --cidr 10.1.0.0/24 --project {project}"],
     )
 
 
