@@ -1,70 +1,39 @@
 """Whether packets from one port to another arrive, computed from intent alone: the State, no node is asked.
 
 **Pure.** It follows a packet through what `nodeplan.py` and `directory.py` plan: the sender's groups, its
-network's bridge and tunnel or its router, the receiver's groups. Replies need no rule of their own: security
-groups are stateful.
+network's bridge and tunnel, segment or router, the receiver's groups. Replies need no rule of their own:
+security groups are stateful.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Final
 
+from controller.admit.provider import describe_segment, find_provider
 from controller.admit.subnet import Address, addresses_of
 from controller.floating import sender_floating
+from controller.reach_groups import EGRESS, INGRESS, judge
+from controller.reach_steps import (
+    BRIDGE,
+    NAT,
+    OUTSIDE,
+    PORT,
+    ROUTER,
+    SEGMENT,
+    TUNNEL,
+    Path,
+    Step,
+    Traffic,
+)
 from controller.state import State
 from controller.store import keys
-from cumulet.protocols import protocol_number
-from cumulet.v1 import port_pb2, reach_pb2, router_pb2, securitygroup_pb2
+from cumulet.v1 import network_pb2, port_pb2, reach_pb2, router_pb2
 
-INGRESS: Final = securitygroup_pb2.TRAFFIC_DIRECTION_INGRESS
-EGRESS: Final = securitygroup_pb2.TRAFFIC_DIRECTION_EGRESS
-ECHO_REQUEST: Final = {4: 8, 6: 128}  # Source: RFC 792; RFC 4443, section 4.1
-
-PORT: Final = reach_pb2.REACH_STEP_KIND_PORT
-GROUP: Final = reach_pb2.REACH_STEP_KIND_SECURITY_GROUP
-BRIDGE: Final = reach_pb2.REACH_STEP_KIND_BRIDGE
-TUNNEL: Final = reach_pb2.REACH_STEP_KIND_TUNNEL
-ROUTER: Final = reach_pb2.REACH_STEP_KIND_ROUTER
-NAT: Final = reach_pb2.REACH_STEP_KIND_NAT
-OUTSIDE: Final = reach_pb2.REACH_STEP_KIND_OUTSIDE
-BALANCER: Final = reach_pb2.REACH_STEP_KIND_BALANCER
-FLOATING_IP: Final = reach_pb2.REACH_STEP_KIND_FLOATING_IP
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """The first packet of a connection. `protocol` is IANA's number; ICMP means an echo request."""
-
-    ip_version: int
-    protocol: int
-    port: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    kind: reach_pb2.ReachStepKind.ValueType
-    name: str
-    node: str
-    passes: bool
-    message: str
-    rule_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """`steps` end with the one that decides: the last passes where the packet arrives."""
-
-    ip_version: int
-    source: str
-    target: str
-    steps: tuple[Step, ...]
-
-    @property
-    def reachable(self) -> bool:
-        return bool(self.steps) and all(step.passes for step in self.steps)
+# What the outside sees of a sender without a floating IP is its node's address there, which nobody told.
+SOMEBODY: Final = IPv4Address("0.0.0.0")
 
 
 def reach_port(
@@ -98,6 +67,15 @@ def find_port(state: State, project: str, network: str, address: Address) -> por
 def reach_outside(state: State, source: port_pb2.Port, target: Address, traffic: Traffic) -> Path:
     """The way to an address that is none of a port."""
     return _Walk(state, source, target, traffic).walk()
+
+
+def seen_outside(state: State, source: port_pb2.Port, own: str) -> Address:
+    """Whom the outside sees when a port sends from `own`: in a provider network that very address."""
+    floating = sender_floating(state, source)
+    if floating is not None:
+        return ip_address(floating.spec.address)
+    is_there = find_provider(state, source.meta.project, source.spec.network) is not None
+    return ip_address(own) if own and is_there else SOMEBODY
 
 
 def leave(state: State, source: port_pb2.Port, target: Address, traffic: Traffic) -> Path:
@@ -168,11 +146,15 @@ class _Walk:
             name = _name_of(self.target)
             yield Step(PORT, name, "", False, f"{name} has no IPv{version} address")
             return
-        yield self._at_group(self.source, EGRESS, target, node or "")
+        yield judge(self.state, self.source, EGRESS, target, self.traffic, node or "")
         if isinstance(self.target, port_pb2.Port) and self._is_near(source, target):
             text = "both are in one subnet: no router"
             yield Step(BRIDGE, self.source.spec.network, node or "", True, text)
             yield from self._arrive(self.target, source, target, node or "")
+            return
+        segment = self._segment_of(self.source)
+        if segment is not None:
+            yield from self._by_segment(segment, source, target, node or "")
         else:
             yield from self._routed(source, target, node or "")
 
@@ -180,7 +162,7 @@ class _Walk:
         node = self.state.places.node_of(self.source)
         yield self._at_port(self.source, source, node, "sends from")
         assert target is not None  # whoever asks means an address of the version
-        yield self._at_group(self.source, EGRESS, target, node or "")
+        yield judge(self.state, self.source, EGRESS, target, self.traffic, node or "")
 
     def _at_port(self, port: port_pb2.Port, address: Address | None, node: str | None, does: str) -> Step:
         name = port.meta.name
@@ -190,41 +172,6 @@ class _Walk:
         if address is None:
             return Step(PORT, name, node, False, f"port {name} has no IPv{self.traffic.ip_version} address")
         return Step(PORT, name, node, True, f"instance {port.spec.instance} {does} {address}")
-
-    def _at_group(self, port: port_pb2.Port, direction: int, remote: Address, node: str) -> Step:
-        """The first rule, in order of the port's groups, that allows it."""
-        project, names = port.meta.project, port.spec.security_groups
-        word = "out" if direction == EGRESS else "in"
-        for name in names:
-            row = self.state.find(keys.SECURITY_GROUPS, project, name)
-            for rule in row.message.spec.rules if row is not None else ():
-                if rule.direction == direction and self._allows(project, rule, remote):
-                    text = f"security group {name} of {port.spec.instance} lets it {word}"
-                    return Step(GROUP, name, node, True, text, rule.id)
-        groups = ", ".join(names) or "none"
-        text = f"no rule of {port.spec.instance}'s security groups ({groups}) lets it {word}"
-        return Step(GROUP, groups, node, False, text)
-
-    def _allows(self, project: str, rule: securitygroup_pb2.SecurityRule, remote: Address) -> bool:
-        if rule.ip_version not in (0, self.traffic.ip_version) or not self._is_of(rule):
-            return False
-        if rule.remote_cidr:
-            return remote in ip_network(rule.remote_cidr)
-        if rule.remote_group:
-            members = self.state.ports_with(project, rule.remote_group)
-            return any(str(remote) in addresses_of(self.state, row.message) for row in members)
-        return True
-
-    def _is_of(self, rule: securitygroup_pb2.SecurityRule) -> bool:
-        """The rule means this protocol and this port."""
-        traffic = self.traffic
-        if protocol_number(rule.protocol, traffic.ip_version) not in (0, traffic.protocol):
-            return False
-        if rule.port_min and not rule.port_min <= traffic.port <= rule.port_max:
-            return False
-        if rule.HasField("icmp_type") and rule.icmp_type != ECHO_REQUEST[traffic.ip_version]:
-            return False
-        return not rule.HasField("icmp_code") or rule.icmp_code == 0
 
     def _is_near(self, source: Address, target: Address) -> bool:
         """The sender finds the address in a subnet of its own, and the port is in its network."""
@@ -261,15 +208,52 @@ class _Walk:
         else:
             yield from self._to_outside(ROUTER, f"router {name}", name, spec.outbound_nat, target, node)
 
+    def _segment_of(self, port: port_pb2.Port | Address) -> network_pb2.ProviderSegment | None:
+        """The operator's network that the port's is; None for one of the cloud's own, and for an address."""
+        if not isinstance(port, port_pb2.Port):
+            return None
+        return find_provider(self.state, port.meta.project, port.spec.network)
+
+    def _by_segment(
+        self, segment: network_pb2.ProviderSegment, source: Address, target: Address, node: str
+    ) -> Iterator[Step]:
+        """To what is on the operator's network, or behind its router."""
+        name = segment.uplink
+        if isinstance(target, IPv4Address) and (target.is_link_local or target.is_loopback):
+            yield Step(SEGMENT, name, node, False, f"{target} belongs to the node, not to {name}")
+            return
+        yield _cross(self.state, segment, node, "")
+        theirs = self._segment_of(self.target)
+        if theirs is not None:
+            yield from self._from_outside(theirs, source, target)
+        elif isinstance(self.target, port_pb2.Port):
+            text = (
+                f"network {self.target.spec.network} is within the cloud: no route leads there from outside"
+            )
+            yield Step(OUTSIDE, name, "", False, text)
+        else:
+            where = f"on {describe_segment(segment)}" if self._subnet_of(target) else "outside"
+            yield Step(OUTSIDE, str(target), "", True, f"{target} is {where}: what is there decides")
+
+    def _from_outside(
+        self, segment: network_pb2.ProviderSegment, source: Address, target: Address
+    ) -> Iterator[Step]:
+        """To a port of a provider network from another network, by the operator's router."""
+        assert isinstance(self.target, port_pb2.Port)  # whose network is the segment
+        text = f"the operator's router decides whether it goes on to {describe_segment(segment)}"
+        yield Step(OUTSIDE, segment.uplink, "", True, text)
+        yield from self._arrive(self.target, source, target, "")
+
     def _unrouted(self, target: Address, node: str) -> Iterator[Step]:
         """The network's own gateway leads to the outside and to no other subnet."""
         network = self.state.find(keys.NETWORKS, self.source.meta.project, self.source.spec.network)
         name = self.source.spec.network
+        within = isinstance(self.target, port_pb2.Port) and self._segment_of(self.target) is None
         if network is None:
             yield Step(BRIDGE, name, node, False, f"network {name} does not exist any more")
-        elif self._subnet_of(target) is not None and not isinstance(self.target, port_pb2.Port):
+        elif self._subnet_of(target) is not None and not within:
             yield Step(BRIDGE, name, node, False, f"no port of network {name} has {target}")
-        elif isinstance(self.target, port_pb2.Port):
+        elif within and isinstance(self.target, port_pb2.Port):
             where = self.target.spec.network
             text = f"network {name} has no router, so it is not joined to {where}"
             if where == name:
@@ -289,11 +273,12 @@ class _Walk:
         node: str,
     ) -> Iterator[Step]:
         floating = sender_floating(self.state, self.source) if target.version == 4 else None
+        theirs = self._segment_of(self.target)
         if not outbound_nat and floating is None:
             yield Step(kind, name, node, False, f"{what} does not let guests out (outbound NAT is off)")
         elif target.version == 6:
             yield Step(kind, name, node, False, f"{what}: IPv6 is not translated, and no route leads outside")
-        elif isinstance(self.target, port_pb2.Port):
+        elif isinstance(self.target, port_pb2.Port) and theirs is None:
             yield Step(kind, name, node, False, f"{what} leads outside, where no port of the cloud is")
         elif _is_reserved(target):
             yield Step(kind, name, node, False, f"{target} belongs to the node, not to the outside")
@@ -302,6 +287,9 @@ class _Walk:
             if floating is not None:
                 of = f"{floating.spec.address} of floating IP {floating.meta.name}"
             yield Step(NAT, name, node, True, f"{what} sends it from {of}")
+            if theirs is not None:
+                yield from self._from_outside(theirs, seen_outside(self.state, self.source, ""), target)
+                return
             yield Step(OUTSIDE, str(target), "", True, f"{target} is outside: what is there decides")
 
     def _by_route(
@@ -336,7 +324,7 @@ class _Walk:
     def _arrive(self, port: port_pb2.Port, source: Address, target: Address, node: str) -> Iterator[Step]:
         yield from self._tunnel(port, node)
         where = self.state.places.node_of(port)
-        yield self._at_group(port, INGRESS, source, where or "")
+        yield judge(self.state, port, INGRESS, source, self.traffic, where or "")
         yield self._at_port(port, target, where, "receives at")
 
     def _tunnel(self, port: port_pb2.Port, node: str) -> Iterator[Step]:
@@ -346,6 +334,10 @@ class _Walk:
             yield self._at_port(port, None, None, "")
             return
         if where == node:
+            return
+        segment = self._segment_of(port)
+        if segment is not None:
+            yield _cross(self.state, segment, node, where)
             return
         for end in (node, where):
             if end not in self.state.underlays:
@@ -371,6 +363,19 @@ class _Walk:
     def _of_version(self, port: port_pb2.Port) -> list[Address]:
         found = [ip_address(text) for text in addresses_of(self.state, port)]
         return [address for address in found if address.version == self.traffic.ip_version]
+
+
+def _cross(state: State, segment: network_pb2.ProviderSegment, node: str, to: str) -> Step:
+    """From a node to another one; an empty name is what else is on the segment."""
+    name = segment.uplink
+    for end in filter(None, (node, to)):
+        status = state.find(keys.NODE_STATUS, end)
+        if status is None or name not in status.message.uplinks:
+            text = f"node {end} has no link to {name}: its agent's --uplink {name}=LINK"
+            return Step(SEGMENT, name, end, False, text)
+    ends = [f"from {node}" if node else "", f"to {to}" if to else ""]
+    text = " ".join(filter(None, [f"by {describe_segment(segment)}", *ends]))
+    return Step(SEGMENT, name, node or to, True, text)
 
 
 def _name_of(target: port_pb2.Port | Address) -> str:

@@ -11,7 +11,8 @@ from ipaddress import ip_address
 
 from controller.admit.subnet import Address
 from controller.balancers import Member, balancers_in, networks_near, resolve_members
-from controller.reach import BALANCER, Path, Step, Traffic, arrive, find_near, leave
+from controller.reach import arrive, find_near, leave
+from controller.reach_steps import BALANCER, Path, Step, Traffic
 from controller.state import State
 from cumulet.protocols import WITH_PORTS, protocol_number
 from cumulet.v1 import loadbalancer_pb2, port_pb2

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 from controller.admit.subnet import Address
 from controller.balancers import resolve_members
-from controller.floating import Way, find_target, find_way, sender_floating
-from controller.reach import (
+from controller.floating import Way, find_target, find_way
+from controller.reach import SOMEBODY, enter, find_port, leave, reach_outside, seen_outside
+from controller.reach_balancer import listens, say
+from controller.reach_steps import (
     BALANCER,
     FLOATING_IP,
     NAT,
@@ -21,20 +23,14 @@ from controller.reach import (
     Path,
     Step,
     Traffic,
-    enter,
-    find_port,
-    leave,
-    reach_outside,
+    until_stopped,
 )
-from controller.reach_balancer import listens, say
 from controller.state import State
 from controller.store import keys
 from cumulet.protocols import protocol_number
 from cumulet.v1 import floatingip_pb2, port_pb2
 
 IPV4: Final = 4
-# What the target sees of a sender without a floating IP is its node's address there, which nobody told.
-_SOMEBODY: Final = IPv4Address("0.0.0.0")
 
 
 def find_floating(state: State, address: Address) -> floatingip_pb2.FloatingIP | None:
@@ -60,7 +56,7 @@ def reach_from_outside(
     """From an address that is not the cloud's."""
     begin = Step(OUTSIDE, str(source), "", True, f"{source} is outside: that it sends is not the cloud's")
     steps = (begin, *_enter(state, floating, source, traffic))
-    return Path(IPV4, str(source), floating.spec.address, _until_stopped(steps))
+    return Path(IPV4, str(source), floating.spec.address, until_stopped(steps))
 
 
 def reach_floating(
@@ -73,17 +69,16 @@ def reach_floating(
     is_here = router is not None and way.router is not None and way.router.meta.uid == router.message.meta.uid
     if is_here and node and _announcer(state, floating) == node:
         out = leave(state, source, address, traffic)
-        remote: Address = ip_address(out.source) if out.source else _SOMEBODY
+        remote = ip_address(out.source) if out.source else SOMEBODY
     else:
         out = reach_outside(state, source, address, traffic)
-        own = sender_floating(state, source)
-        remote = ip_address(own.spec.address) if own is not None else _SOMEBODY
+        remote = seen_outside(state, source, out.source)
         if out.reachable:
             out = replace(out, steps=out.steps[:-1])  # what is outside there is known
     if not out.reachable:
         return out
     steps = (*out.steps, *_enter(state, floating, remote, traffic))
-    return replace(out, steps=_until_stopped(steps))
+    return replace(out, steps=until_stopped(steps))
 
 
 def _enter(
@@ -149,9 +144,3 @@ def _translated(name: str, node: str, to: str) -> Step:
 def _announcer(state: State, floating: floatingip_pb2.FloatingIP) -> str:
     record = state.find(keys.ANNOUNCEMENTS, floating.meta.uid)
     return str(record.message.node) if record is not None else ""
-
-
-def _until_stopped(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Up to the first that does not pass."""
-    stops = next((index for index, step in enumerate(steps) if not step.passes), len(steps))
-    return steps[: stops + 1]

@@ -12,9 +12,11 @@ from typing import Final
 from controller.admit import common
 from controller.admit.subnet import Address
 from controller.controller import Controller
-from controller.reach import Path, Step, Traffic, find_near, reach_outside, reach_port
+from controller.reach import find_near, reach_outside, reach_port
 from controller.reach_balancer import find_balancer, reach_balancer
 from controller.reach_floating import find_floating, floating_to, reach_floating, reach_from_outside
+from controller.reach_provider import address_for, find_on_segments, is_on_segment, reach_from_segment
+from controller.reach_steps import Path, Step, Traffic
 from controller.state import State
 from controller.store import keys
 from controller.verify import compare_inventory
@@ -82,26 +84,45 @@ def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach
     if isinstance(source, port_pb2.Port):
         paths = [_path(state, source, target, traffic) for traffic in traffics]
     else:
-        paths = _from_outside(state, source, target, traffics)
+        paths = _from_outside(state, project, source, target, traffics)
     if not request.ip_version:  # a version that one end does not have is no answer while there is another
         paths = [path for path in paths if path.source and path.target] or paths[:1]
     return _response(state, request, paths)
 
 
 def _from_outside(
-    state: State, source: Address, target: port_pb2.Port | Address, traffics: list[Traffic]
+    state: State, project: str, source: Address, target: port_pb2.Port | Address, traffics: list[Traffic]
 ) -> list[Path]:
-    """By a floating IP, or not at all. Raises InvalidArgumentError."""
+    """Within a provider network, by a floating IP, or not at all. Raises InvalidArgumentError."""
+    port = target if isinstance(target, port_pb2.Port) else find_on_segments(state, project, target)
+    if port is not None and is_on_segment(state, port):
+        return [_from_segment(state, source, target, port, traffics)]
     if isinstance(target, port_pb2.Port):
         floating, told = floating_to(state, target), f"{target.meta.name} has no floating IP"
     else:
         floating, told = find_floating(state, target), f"{target} is no floating IP"
     if floating is None:
-        raise _refused("target", f"{told}, and the outside ({source}) comes by nothing else")
+        text = f"{told} and is in no provider network: the outside ({source}) comes by nothing else"
+        raise _refused("target", text)
     traffic = next((one for one in traffics if one.ip_version == source.version == 4), None)
     if traffic is None:
         raise _refused("source", f"{source}: floating IPs are of IPv4")
     return [reach_from_outside(state, source, floating, traffic)]
+
+
+def _from_segment(
+    state: State,
+    source: Address,
+    target: port_pb2.Port | Address,
+    port: port_pb2.Port,
+    traffics: list[Traffic],
+) -> Path:
+    address = address_for(state, port, source) if isinstance(target, port_pb2.Port) else target
+    traffic = next((one for one in traffics if one.ip_version == source.version), None)
+    if traffic is None or address is None or address.version != source.version:
+        text = f"{port.meta.name} has no IPv{source.version} address, or another version is asked for"
+        raise _refused("source", f"{source}: {text}")
+    return reach_from_segment(state, source, port, address, traffic)
 
 
 def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, traffic: Traffic) -> Path:

@@ -30,10 +30,11 @@ from agent.storage.fake import FakeStorage, FakeStore
 from controller.admit.subnet import Address, addresses_of, range_of
 from controller.balancers import resolve_members
 from controller.floating import find_way
-from controller.reach import BALANCER, Traffic, find_near, reach_outside, reach_port
-from controller.reach import Path as Way
+from controller.reach import find_near, reach_outside, reach_port
 from controller.reach_balancer import find_balancer, reach_balancer
 from controller.reach_floating import find_floating, reach_from_outside
+from controller.reach_steps import BALANCER, Traffic
+from controller.reach_steps import Path as Way
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan
 from controller.state import Changed, State

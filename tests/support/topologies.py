@@ -29,8 +29,8 @@ from controller.admit import router as admit_router
 from controller.admit import securitygroup as admit_group
 from controller.admit import subnet as admit_subnet
 from controller.admit.subnet import addresses_of
-from controller.reach import BALANCER, FLOATING_IP
-from controller.reach import Path as Way
+from controller.reach_steps import BALANCER, FLOATING_IP
+from controller.reach_steps import Path as Way
 from controller.store import keys
 from cumulet.errors import CumuletError
 from cumulet.v1 import (

@@ -202,7 +202,7 @@ def test_an_end_that_is_nothing_is_not_found() -> None:
     add(paper, "one", "a")
     with pytest.raises(NotFoundError, match="target 'nobody' is no instance"):
         ask(paper, "one", "nobody")
-    with pytest.raises(InvalidArgumentError, match="has no floating IP, and the outside"):
+    with pytest.raises(InvalidArgumentError, match="has no floating IP and is in no provider network"):
         ask(paper, "192.0.2.9", "one")
 
 
