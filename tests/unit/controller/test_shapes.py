@@ -32,6 +32,7 @@ PREFERENCES = st.builds(placement_pb2.Preference, key=WORDS, value=WORDS, weight
 DEVICES = st.builds(
     placement_pb2.DeviceRequest, models=FEW, count=st.just(1), share_milli=st.sampled_from([500, 1000])
 )
+ATTACHMENTS = st.builds(instance_pb2.NetworkAttachment, network=WORDS, uplink=st.sampled_from(["", "a", "b"]))
 IMAGES = st.builds(image_pb2.ImageSpec, architecture=st.sampled_from(["", "x86_64"]), capabilities=FEW)
 SPECS = st.builds(
     instance_pb2.InstanceSpec,
@@ -46,6 +47,7 @@ SPECS = st.builds(
     tolerations=st.lists(TOLERATIONS, max_size=2),
     preferences=st.lists(PREFERENCES, max_size=2),
     devices=st.lists(DEVICES, max_size=1),
+    networks=st.lists(ATTACHMENTS, max_size=2),
     gang=st.one_of(st.none(), st.builds(placement_pb2.Gang, name=WORDS, size=st.integers(1, 2))),
 )
 
