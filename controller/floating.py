@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
+from controller.admit.provider import find_provider
 from controller.fleet import is_ready
 from controller.state import State
 from controller.store import keys
@@ -143,7 +144,7 @@ def _way_to_balancer(
     router = state.router_of(balancer.meta.project, balancer.spec.network)
     name = balancer.meta.name
     if router is None:
-        return Way(reason=NO_ROUTER, text=f"network {balancer.spec.network} of {name} has no router")
+        return _no_router(state, balancer.meta.project, balancer.spec.network, name)
     parts = _nodes_of(state, router.message)
     if not parts:
         return Way(reason=NOT_PLACED, text=f"no instance is on any network of load balancer {name}")
@@ -174,7 +175,7 @@ def _way_to_target(state: State, floating: floatingip_pb2.FloatingIP) -> Way:
         return Way(reason=TARGET_MISSING, text=f"there is no instance and no port {word}")
     router = state.router_of(port.meta.project, port.spec.network)
     if router is None:
-        return Way(reason=NO_ROUTER, text=f"network {port.spec.network} of {word} has no router")
+        return _no_router(state, port.meta.project, port.spec.network, word)
     fixed = ipv4_of(port)
     if not fixed:
         return Way(reason=NO_ADDRESS, text=f"{word} has no IPv4 address")
@@ -232,9 +233,15 @@ def _find_forward(state: State, project: str, forward: floatingip_pb2.PortForwar
     if node is None:
         return Way(reason=NOT_PLACED, text=f"{word} is on no node")
     if state.router_of(project, port.spec.network) is None:
-        return Way(reason=NO_ROUTER, text=f"network {port.spec.network} of {word} has no router")
+        return _no_router(state, project, port.spec.network, word)
     target_port = forward.target_port or forward.port
     return Forward(forward.protocol, forward.port, port, address, target_port, node)
+
+
+def _no_router(state: State, project: str, network: str, word: str) -> Way:
+    provided = find_provider(state, project, network) is not None
+    has = "is a provider network, where no floating IP leads" if provided else "has no router"
+    return Way(reason=NO_ROUTER, text=f"network {network} of {word} {has}")
 
 
 def _nodes_of(state: State, router: router_pb2.Router) -> set[str]:

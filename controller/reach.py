@@ -32,6 +32,7 @@ from controller.state import State
 from controller.store import keys
 from cumulet.v1 import network_pb2, port_pb2, reach_pb2, router_pb2
 
+METADATA: Final = IPv4Address("169.254.169.254")  # of every node, on each network
 # What the outside sees of a sender without a floating IP is its node's address there, which nobody told.
 SOMEBODY: Final = IPv4Address("0.0.0.0")
 
@@ -219,7 +220,7 @@ class _Walk:
     ) -> Iterator[Step]:
         """To what is on the operator's network, or behind its router."""
         name = segment.uplink
-        if isinstance(target, IPv4Address) and (target.is_link_local or target.is_loopback):
+        if target == METADATA:
             yield Step(SEGMENT, name, node, False, f"{target} belongs to the node, not to {name}")
             return
         yield _cross(self.state, segment, node, "")

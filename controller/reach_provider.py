@@ -10,10 +10,11 @@ from ipaddress import ip_address, ip_network
 
 from controller.admit.provider import find_provider
 from controller.admit.subnet import Address, addresses_of
-from controller.reach import enter
+from controller.reach import METADATA, enter
 from controller.reach_steps import OUTSIDE, Path, Step, Traffic, until_stopped
 from controller.state import State
 from controller.store import keys
+from cumulet.addresses import PART_RANGE
 from cumulet.v1 import port_pb2
 
 
@@ -47,6 +48,10 @@ def reach_from_segment(
     state: State, source: Address, target: port_pb2.Port, address: Address, traffic: Traffic
 ) -> Path:
     """From an address that is not the cloud's to a port of a provider network."""
+    if source == METADATA or source in PART_RANGE:
+        text = f"{source} is the nodes' own: what comes from there by the operator's network is dropped"
+        refused = Step(OUTSIDE, str(source), "", False, text)
+        return Path(traffic.ip_version, str(source), str(address), (refused,))
     begin = Step(OUTSIDE, str(source), "", True, f"{source} is outside: that it sends is not the cloud's")
     way = enter(state, target, source, address, "", traffic)
     return replace(way, steps=until_stopped((begin, *way.steps)))

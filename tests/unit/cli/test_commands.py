@@ -190,6 +190,38 @@ def test_a_dry_run_shows_the_choice_and_creates_nothing(run: Run, cloud: FakeClo
     assert ("instance", "default", "web") not in cloud.objects
 
 
+def test_a_provider_network_and_its_ranges(run: Run, cloud: FakeCloud) -> None:
+    assert run("network", "create", "office", "--uplink", "office", "--vlan", "20", "--mtu", "9000").code == 0
+    assert run("network", "create", "lan").code == 0
+    assert run("network", "create", "flat", "--uplink", "office").code == 0
+    office, lan, _ = (request.network.spec for request in cloud.called("CreateNetwork"))
+    assert (office.provider.uplink, office.provider.vlan, office.provider.mtu) == ("office", 20, 9000)
+    assert not office.outbound_nat
+    assert not lan.HasField("provider")
+    out = run("network", "list", "--columns", "NAME,PROVIDER", "--no-headers", "--sort-by", "NAME").out
+    assert [line.split() for line in out.splitlines()] == [
+        ["flat", "office"],
+        ["lan", "-"],
+        ["office", "office/20"],
+    ]
+    line = "subnet create s --network office --cidr 192.168.7.0/24"
+    assert run(*line.split(), "--range", "192.168.7.9", "--range", "192.168.7.20-192.168.7.29").code == 0
+    assert list(cloud.called("CreateSubnet")[0].subnet.spec.ranges) == [
+        "192.168.7.9",
+        "192.168.7.20-192.168.7.29",
+    ]
+    assert "192.168.7.9,192.168.7.20-192.168.7.29" in run("subnet", "list", "-o", "wide").out
+    assert run("subnet", "update", "s", "--range", "192.168.7.8").code == 0
+    assert list(cloud.called("UpdateSubnet")[0].update_mask.paths) == ["spec.ranges"]
+
+
+def test_a_number_that_no_field_holds_is_a_wrong_word(run: Run, cloud: FakeCloud) -> None:
+    code, _, err = run("network", "create", "office", "--uplink", "office", "--vlan", str(2**32))
+    assert code == ExitCode.USAGE
+    assert "--vlan: " in err
+    assert not cloud.calls
+
+
 def test_update_masks_what_was_given(run: Run, cloud: FakeCloud) -> None:
     stored = cloud.add(NETWORK, "web", description="old")
     stored.meta.labels.update({"a": "1", "b": "2"})

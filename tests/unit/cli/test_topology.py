@@ -6,7 +6,7 @@ import json
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from cli.topology import build_topology, render_tree
+from cli.topology import build_topology, render_tree, to_plain
 from cli.topology_picture import SVG, render_topology
 from cumulet.v1 import (
     floatingip_pb2,
@@ -73,6 +73,20 @@ def test_the_tree() -> None:
         "   └─ w2  10.1.0.6  on n2  [web]",
         "network alone  no subnet  reaches the outside",
     ]
+
+
+def test_a_provider_network_says_which_segment_it_is() -> None:
+    tagged, flat = network("office"), network("printers")
+    tagged.spec.provider.uplink, tagged.spec.provider.vlan = "office", 20
+    flat.spec.provider.uplink = "office"
+    joints = build_topology([], [tagged, flat], [subnet("office", "192.168.7.0/24")], [])
+    assert list(render_tree(joints)) == [
+        "network office  192.168.7.0/24  provider office, VLAN 20",
+        "network printers  no subnet  provider office",
+    ]
+    assert to_plain(joints[0])["segments"][0]["provider"] == "provider office, VLAN 20"
+    texts = [element.text for element in ET.fromstring(render_topology(joints)).iter(f"{{{SVG}}}text")]
+    assert "office 192.168.7.0/24 (provider office, VLAN 20)" in texts
 
 
 def test_what_leads_there_from_the_outside_is_shown_where_it_leads() -> None:
@@ -146,7 +160,5 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_json_is_the_same_for_programs() -> None:
-    from cli.topology import to_plain
-
     plain = json.loads(json.dumps([to_plain(joint) for joint in JOINTS]))
     assert plain[0]["segments"][1]["places"][0]["instance"] == "w1"

@@ -24,6 +24,7 @@ from controller.admit.pool import RANGES_MAX, Pool
 from controller.assemble import assemble
 from controller.commit import Change
 from controller.explain import explain_placement, foretell_placement
+from controller.floating import find_way
 from controller.reconcile.fleetview import FleetView
 from controller.reconcile.nodeplan import compile_plan
 from controller.store import keys
@@ -33,7 +34,8 @@ from cumulet.v1 import floatingip_pb2, loadbalancer_pb2, meta_pb2, network_pb2, 
 from scheduler.policy import PACK
 from tests.unit.controller import cloud
 from tests.unit.controller.cloud import ATTACH, Paper
-from tests.unit.controller.test_floating import external_message
+from tests.unit.controller.test_floating import add as add_floating
+from tests.unit.controller.test_floating import external_message, with_internet
 from tests.unit.controller.test_routers import add_router, router_message
 
 CIDR = "192.168.7.0/24"
@@ -198,6 +200,22 @@ def test_no_router_floating_ip_or_load_balancer_of_the_cloud_is_there() -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         admit_balancer.create(paper.state, paper.context, "p1", front)
     assert "no router of the cloud balances there" in found_in(refused)["spec.network"]
+
+
+def test_a_floating_ip_whose_target_moved_into_one_leads_nowhere_and_says_why() -> None:
+    paper = with_internet()
+    add_network(paper)
+    add_subnet(paper)
+    paper.add_instance("mover", networks=[ATTACH(network="a")])
+    floating = add_floating(paper, target="mover")
+    paper.write(
+        {keys.PORTS.key("p1", row.message.meta.name): None for row in paper.state.ports_of("p1", "mover")}
+    )
+    paper.write({keys.INSTANCES.key("p1", "mover"): None})
+    paper.add_instance("mover", networks=[ATTACH(network="office")])
+    way = find_way(paper.state, floating)
+    assert (way.reason, way.node) == ("NoRouter", "")
+    assert way.text == "network office of mover is a provider network, where no floating IP leads"
 
 
 # --- ranges --------------------------------------------------------------------------------------

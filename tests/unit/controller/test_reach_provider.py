@@ -140,9 +140,13 @@ def test_a_node_that_lost_its_uplink_is_named(lost: str, ends: str) -> None:
 
 
 def test_the_metadata_address_stays_on_the_node() -> None:
-    path = path_of(with_guests(), "one", "169.254.169.254")
+    paper = with_guests("in any")
+    path = path_of(paper, "one", "169.254.169.254")
     assert (kinds(path)[-1], path.reachable) == ("SEGMENT", False)
     assert "belongs to the node" in path.steps[-1].message
+    for forged in ("169.254.169.254", "198.18.0.7"):
+        path = path_of(paper, forged, "strict")
+        assert (kinds(path), path.reachable) == (["OUTSIDE"], False)
 
 
 def test_another_subnet_of_it_is_behind_the_operators_router() -> None:
