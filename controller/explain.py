@@ -25,13 +25,13 @@ from scheduler.answer import Candidate, Explanation, Rejection
 from scheduler.filters import reasons_against
 from scheduler.fleet import Fleet
 from scheduler.group import Occupancy
-from scheduler.model import NodeView, Request, Room
+from scheduler.model import UPLINK, NodeView, Request, Room
 from scheduler.plan import explain_on
 from scheduler.policy import policy_named
 from scheduler.relief import FlavorOption
 
 # Refusals that the list of nodes, their marks and what they offer make plain.
-_OF_NODES: Final = ("not-ready", "taint:", "dedicated", "capability:", "label:", "devices", "numa")
+_OF_NODES: Final = ("not-ready", "taint:", "dedicated", "capability:", UPLINK, "label:", "devices", "numa")
 HINTS_MAX: Final = 3  # commands that help, the cheapest first; a page of them helps nobody
 OPTIONS_MAX: Final = 64  # flavors that are tried instead; a cloud has about twenty
 _NUMBER: Final = re.compile(r"(?<![\w.-])\d+(?![\w-])")  # not the one in a name

@@ -127,6 +127,11 @@ class Dedicated:
         return f"the node is dedicated to {', '.join(self.projects)}"
 
 
+def capability_kind(capability: str) -> str:
+    """By which refusals for a capability are counted; an uplink's says itself what it is."""
+    return capability if capability.startswith(UPLINK) else f"capability:{capability}"
+
+
 @dataclass(frozen=True, slots=True)
 class NoCapability:
     """Host or node do not offer it."""
@@ -135,7 +140,7 @@ class NoCapability:
 
     @property
     def kind(self) -> str:
-        return f"capability:{self.capability}"
+        return capability_kind(self.capability)
 
     def __str__(self) -> str:
         if self.capability.startswith(UPLINK):

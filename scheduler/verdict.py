@@ -15,6 +15,7 @@ import numpy as np
 from scheduler.columns import Bools, Columns, Ints
 from scheduler.group import PlacementGroup, Rule, Scope
 from scheduler.model import Effect, Request, Taint
+from scheduler.reasons import capability_kind
 from scheduler.topology import part
 
 
@@ -102,7 +103,7 @@ class Verdict:
         if self.dedicated is not None:
             yield Finding("dedicated", self.dedicated)
         for name in sorted(self.capabilities):
-            yield Finding(f"capability:{name}", self.capabilities[name])
+            yield Finding(capability_kind(name), self.capabilities[name])
         for name in self.request.groups:
             if name in self.missing_groups:
                 yield Finding(f"group-missing:{name}", np.ones(self.columns.count, np.bool_))

@@ -499,7 +499,7 @@ def test_without_a_node_that_has_the_uplink_it_waits_and_a_dry_run_says_why() ->
     paper.add_instance("guest", networks=[ATTACH(network="office")])
     kept = FleetView(paper.state, PACK)
     refused = explain_placement(kept, paper.state, paper.instance("guest")).summary
-    assert "capability:uplink:office on 2" in refused
+    assert "none of 2 nodes fits (uplink:office on 2)" in refused
     assert "attach it to no network of uplink office" in refused
     with pytest.raises(NoCapacityError, match="uplink:office"):
         foretell_placement(kept, paper.state, paper.instance("guest"))
