@@ -44,6 +44,12 @@ class Journal(Protocol):
     def write_plan(self, plan: pb.NodePlan) -> None:
         """Raises JournalError; then nothing may be done for this plan."""
 
+    def read_proven(self) -> frozenset[str]:
+        """Links to operators' networks that did not cut this node off (trial.py)."""
+
+    def write_proven(self, uplinks: frozenset[str]) -> None:
+        """Raises JournalError."""
+
 
 class JournalError(Exception):
     """The journal cannot be written; the message names the file and the next step."""
@@ -55,6 +61,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self._plan: bytes | None = None
         self._acted = pb.PlanVersion()
+        self._proven: frozenset[str] = frozenset()
 
     def read_plan(self) -> pb.NodePlan | None:
         return None if self._plan is None else pb.NodePlan.FromString(self._plan)
@@ -67,9 +74,15 @@ class MemoryJournal:
             self._acted = pb.PlanVersion.FromString(plan.version.SerializeToString())
         self._plan = plan.SerializeToString()
 
+    def read_proven(self) -> frozenset[str]:
+        return self._proven
+
+    def write_proven(self, uplinks: frozenset[str]) -> None:
+        self._proven = uplinks
+
 
 class FileJournal:
-    """Two files in a directory of the agent: `plan` and `acted`."""
+    """Three files in a directory of the agent: `plan`, `acted` and `proven`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -87,23 +100,34 @@ class FileJournal:
 
     def write_plan(self, plan: pb.NodePlan) -> None:
         if is_newer(plan.version, self.read_acted()):
-            self._write("acted", plan.version)
+            self._write("acted", plan.version.SerializeToString())
             self._acted = pb.PlanVersion.FromString(plan.version.SerializeToString())
-        self._write("plan", plan)
+        self._write("plan", plan.SerializeToString())
+
+    def read_proven(self) -> frozenset[str]:
+        return frozenset((self._read_payload("proven") or b"").decode().split())
+
+    def write_proven(self, uplinks: frozenset[str]) -> None:
+        self._write("proven", "\n".join(sorted(uplinks)).encode())
 
     def _read(self, name: str, kind: type[M]) -> M | None:
-        path = self._directory / name
+        payload = self._read_payload(name)
         try:
-            with path.open("rb") as file:
-                payload = unpack(file.read(JOURNAL_BYTES_MAX))
             return None if payload is None else kind.FromString(payload)
-        except (OSError, DecodeError):
+        except DecodeError:
             return None
 
-    def _write(self, name: str, message: Message) -> None:
+    def _read_payload(self, name: str) -> bytes | None:
+        try:
+            with (self._directory / name).open("rb") as file:
+                return unpack(file.read(JOURNAL_BYTES_MAX))
+        except OSError:
+            return None
+
+    def _write(self, name: str, payload: bytes) -> None:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(self._directory / name, pack(message.SerializeToString()))
+            replace_file(self._directory / name, pack(payload))
         except OSError as err:
             raise JournalError(
                 f"cannot write the journal {self._directory / name}: {err.strerror}; "

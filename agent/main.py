@@ -355,7 +355,8 @@ async def _serve(
 ) -> None:
     clock, rng = SystemClock(), random.Random()
     leader = Leader(dialer)
-    agent = Agent(options.node, drivers, FileJournal(options.state_dir / "journal"), leader, clock, rng)
+    journal = FileJournal(options.state_dir / "journal")
+    agent = Agent(options.node, drivers, journal, leader, clock, rng, dict(options.uplinks))
     uplink = Uplink(options.controllers, identity, agent, dialer, leader, clock, rng)
     with ExitStack() as stack:
         if options.metrics_address is not None:

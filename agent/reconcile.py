@@ -36,6 +36,7 @@ from agent.report import (
     condition,
     find_announced,
 )
+from agent.trials import Trials
 from cumulet.clock import Clock
 from cumulet.v1 import agent_pb2 as pb
 from cumulet.v1 import meta_pb2
@@ -63,6 +64,7 @@ class _Session:
 
     nonce: str
     is_alive: Callable[[], bool]
+    heard_at: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,11 @@ class Agent:
         source: FileSource,
         clock: Clock,
         rng: random.Random,
+        uplinks: Mapping[str, str] | None = None,
     ) -> None:
+        """`uplinks`: links to operators' networks by the name that plans use."""
         self.node = node
+        self._trials = Trials(uplinks or {}, journal, clock)
         self.drivers = drivers
         self._journal = journal
         self._clock = clock
@@ -154,9 +159,12 @@ class Agent:
         """The newest version that the agent will not go behind."""
         return self._journal.read_acted()
 
-    def begin_session(self, nonce: str, is_alive: Callable[[], bool]) -> None:
-        """The leader has welcomed a session with this nonce."""
-        self._session = _Session(nonce, is_alive)
+    def begin_session(self, nonce: str, is_alive: Callable[[], bool], heard_at: Callable[[], float]) -> None:
+        """The leader has welcomed a session with this nonce.
+
+        `heard_at`: when what it last answered to was sent, by the monotonic clock.
+        """
+        self._session = _Session(nonce, is_alive, heard_at)
         self._offered = None
         self._acted_on, self._dispatched = pb.PlanVersion(), pb.PlanVersion()
         self._plan_trouble = ""
@@ -203,13 +211,17 @@ class Agent:
 
     def _diff(self, observed: Observed) -> Decision:
         return diff(
-            self._intent,
+            self._trials.apply(self._intent, self._heard_at()),
             observed,
             self._memory,
             self._clock.monotonic(),
             directory=self._directory,
             in_session=self.in_session,
         )
+
+    def _heard_at(self) -> float | None:
+        session = self._session
+        return session.heard_at() if session is not None and self.has_live_session() else None
 
     def wake(self) -> None:
         """Look soon."""
@@ -265,6 +277,7 @@ class Agent:
         now = self._clock.monotonic()
         in_session = self.in_session
         self._memory = remember_look(self._memory, self._intent, observed, now)
+        self._trials.advance(self._intent, self._heard_at())
         decision = self._diff(observed)
         started = self._applier.dispatch(decision, stale, group)
         if in_session and self._accepted is not None:
@@ -276,6 +289,7 @@ class Agent:
     def _next_at(self, decision: Decision) -> float:
         now = self._clock.monotonic()
         due = [now + self._jittered(OBSERVE_EVERY_S)]
+        due += self._trials.due()
         due += [at for at in (decision.wake_at, self._applier.next_retry_at()) if at is not None]
         return min(due)
 
@@ -329,10 +343,11 @@ class Agent:
 
     def _look(self, observed: Observed, refusals: tuple[Refusal, ...], stale: frozenset[str]) -> Look:
         busy = stale | self._applier.busy()
+        refusals += self._trials.refusals(self._intent)
         return Look(self._intent, observed, self._memory, self._applier.failures, refusals, busy)
 
     async def _publish(self, number: int, look: Look) -> None:
-        conditions = (condition(HYPERVISOR_READY, True, "Ready", ""), self._plan_condition())
+        conditions = (condition(HYPERVISOR_READY, True, "Ready", ""), *self._own_conditions())
         snapshot = Snapshot(
             number,
             self._acted_on,
@@ -348,17 +363,19 @@ class Agent:
     async def _publish_unknown(self, number: int, err: DriverError) -> None:
         """Nothing is known: what was said of instances before stays said."""
         _log.warning("node not observed", reason=err.reason, message=err.message)
-        conditions = (condition(HYPERVISOR_READY, False, err.reason, err.message), self._plan_condition())
+        conditions = (condition(HYPERVISOR_READY, False, err.reason, err.message), *self._own_conditions())
         now = self._clock.now()
         before = self.snapshot or Snapshot(0, pb.PlanVersion(), False, {}, {}, (), now)
         await self._announce(
             replace(before, round=number, known=False, conditions=conditions, observed_at=now)
         )
 
-    def _plan_condition(self) -> meta_pb2.Condition:
+    def _own_conditions(self) -> tuple[meta_pb2.Condition, ...]:
+        """Of the node, besides its hypervisor's."""
+        accepted = condition(PLAN_ACCEPTED, True, "Accepted", "")
         if self._plan_trouble:
-            return condition(PLAN_ACCEPTED, False, "PlanRefused", self._plan_trouble)
-        return condition(PLAN_ACCEPTED, True, "Accepted", "")
+            accepted = condition(PLAN_ACCEPTED, False, "PlanRefused", self._plan_trouble)
+        return (accepted, *self._trials.conditions())
 
     async def _announce(self, snapshot: Snapshot) -> None:
         self.rounds = snapshot.round

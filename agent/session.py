@@ -138,7 +138,7 @@ class Uplink:
             self._redirected = address  # it leads: after a break it is asked first
             interval_s = _clamp(welcome.heartbeat_interval_s)
             session = _Session(end, address, interval_s, self._agent, self._dialer, self._clock, self._rng)
-            self._agent.begin_session(nonce, session.is_alive)
+            self._agent.begin_session(nonce, session.is_alive, session.heard_at)
             self._leader.address, self.welcomed = address, True
             self.sessions += 1
             _log.info("session", controller=address, nonce=nonce)
@@ -206,6 +206,10 @@ class _Session:
     def is_alive(self) -> bool:
         """The leader has answered to something that was sent not long ago."""
         return self._clock.monotonic() - self._proof_at < self._patience_s
+
+    def heard_at(self) -> float:
+        """When what the leader last answered to was sent."""
+        return self._proof_at
 
     @property
     def _patience_s(self) -> float:

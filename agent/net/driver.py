@@ -67,10 +67,14 @@ class PortIntent:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A network that the operator has: the name of the link to it, and its 802.1Q identifier there, or 0."""
+    """A network that the operator has: the name of the link to it, and its 802.1Q identifier there, or 0.
+
+    Not `joined`, the guests here have each other and their node, and nothing passes by the link.
+    """
 
     uplink: str
     vlan: int = 0
+    joined: bool = True
 
 
 @dataclass(frozen=True, slots=True)

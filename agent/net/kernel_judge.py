@@ -152,6 +152,8 @@ def _host_links_fit(host: HostView, network: NetworkIntent) -> bool:
 def _patch_fits(host: HostView, network: NetworkIntent, bridge: Link) -> bool:
     near = host.links.links.get(names.patch_bridge_name(network.uid))
     far = host.links.links.get(names.patch_uplink_name(network.uid))
+    if network.segment is not None and not network.segment.joined:
+        return near is None and host.segments.is_sound
     alias = names.alias(kernel_segment.KIND, network.uid)
     return (
         near is not None

@@ -117,7 +117,8 @@ class KernelNetwork:
 
     def ensure_directory(self, uid: str, remotes: frozenset[RemotePort]) -> None:
         """Who may send is known before anybody is sent to."""
-        if self.segments.holds(uid):
+        known = self._state.find_intent(uid)
+        if known is not None and known.segment is not None:
             self._name_remotes(uid, remotes)  # where they are, the segment knows
             self.segments.remember_directory(uid, remotes)
             return

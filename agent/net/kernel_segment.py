@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import DriverError
-from agent.net import addressing, bpf, kernel_links, names, netns, ports, segment, sysctl
+from agent.net import addressing, announce, bpf, kernel_links, names, netns, ports, segment, sysctl
 from agent.net.directory import digest_of_directory
 from agent.net.driver import NetworkIntent, RemotePort, Segment
 from agent.net.netlink_link import Link
@@ -57,7 +57,7 @@ class KernelSegments:
     def ensure(self, network: NetworkIntent) -> None:
         """Raises DriverError when this node has no link to it, or one that is too narrow."""
         uid, wanted = network.uid, network.segment
-        if wanted is None:
+        if wanted is None or not wanted.joined:
             self.ensure_absent(uid)
             return
         with Netlink() as host:
@@ -68,17 +68,12 @@ class KernelSegments:
             _run(uplink_end, segment.outward_program(uplink.index, uplink.mac, wanted.vlan))
             self._program(host, {**self._known(), uid: crossing})
 
-    def holds(self, uid: str) -> bool:
-        """The network is a provider network that is here."""
-        return uid in self._known()
-
     def remember_directory(self, uid: str, remotes: frozenset[RemotePort]) -> None:
         """Of a provider network the kernel holds nothing by which it could be told."""
         self._directories[uid] = digest_of_directory(remotes)
 
     def ensure_absent(self, uid: str) -> None:
         known = self._known()
-        self._directories.pop(uid, None)
         with Netlink() as host:
             if uid in known:
                 self._program(host, {other: one for other, one in known.items() if other != uid})
@@ -86,8 +81,11 @@ class KernelSegments:
 
     def view(self) -> SegmentView:
         known = self._known()
+        recorded = [one.uid for one in self._state.networks() if one.segment is not None]
+        directories = {uid: self._directories.get(uid, "") for uid in recorded}
         if not known:
-            return SegmentView(is_sound=self._reader.read(_OWNER, TABLES).is_absent)
+            is_absent = self._reader.read(_OWNER, TABLES).is_absent
+            return SegmentView(directories=directories, is_sound=is_absent)
         with Netlink() as host, Queues() as queues:
             found = {name: host.find_link(link) for name, link in self._uplinks.items()}
             links = {name: link for name, link in found.items() if link is not None and link.up}
@@ -100,7 +98,6 @@ class KernelSegments:
                 name: queues.find_program(link.index) for name, link in ends.items() if link is not None
             }
             stations = {link.name: host.stations(link.index) for link in links.values()}
-        directories = {uid: self._directories.get(uid, "") for uid in known}
         return SegmentView(links, programs, stations, directories, self._is_sound(known))
 
     def _is_sound(self, known: Mapping[str, Crossing]) -> bool:
@@ -157,7 +154,10 @@ class KernelSegments:
         if not self._is_sound(crossings):
             batch = segment.crossing_rules(crossings.values())
             self._rules = self._reader.replace(_OWNER, TABLES, batch).fingerprint
-        self._crossings = crossings
+        before, self._crossings = self._known(), crossings
+        for uid, one in crossings.items():
+            new = one.macs - (before[uid].macs if uid in before else frozenset())
+            announce.introduce(kernel_links.get_link(host, one.link), sorted(new), one.vlan)
         gone = {link: macs - wanted.get(link, set()) for link, macs in every.items()}
         _change_stations(host, gone, present=False)
         _write_stations(self._stations, wanted)
@@ -168,18 +168,18 @@ class KernelSegments:
             self._crossings = {
                 network.uid: segment.crossing_of(network, network.segment, link)
                 for network in self._state.networks()
-                if network.segment is not None and (link := self._uplinks.get(network.segment.uplink))
+                if network.segment is not None
+                and network.segment.joined
+                and (link := self._uplinks.get(network.segment.uplink))
             }
         return self._crossings
 
 
 def segment_fits(view: SegmentView, network: NetworkIntent) -> bool:
-    """What the patch of a network needs besides its links. **Pure.**"""
+    """What the patch of a provider network needs besides its links. **Pure.**"""
     wanted = network.segment
-    if wanted is None:
-        return True
-    link = view.links.get(wanted.uplink)
-    if link is None:
+    link = view.links.get(wanted.uplink) if wanted is not None else None
+    if wanted is None or link is None:
         return False
     inward, outward = (
         segment.program_name(program)

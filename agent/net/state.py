@@ -10,6 +10,7 @@ observed as incomplete and programmed again. What is there is never believed wit
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _network_json(record: NetworkRecord) -> dict[str, Any]:
         "outbound_nat": network.outbound_nat,
         "mtu": network.mtu,
         "router_uid": network.router_uid,
-        "segment": [network.segment.uplink, network.segment.vlan] if network.segment is not None else None,
+        "segment": dataclasses.astuple(network.segment) if network.segment is not None else None,
         "subnets": [
             [subnet.uid, str(subnet.cidr), str(subnet.gateway), list(map(str, subnet.dns_servers))]
             for subnet in network.subnets

@@ -135,8 +135,9 @@ class ReachWorld:
             FakeStorage(store),
             kvm=True,
         )
-        agent = Agent(name, drivers, MemoryJournal(), NoImages(), SystemClock(), random.Random(name))
-        agent.begin_session(NONCE, lambda: True)
+        clock = SystemClock()
+        agent = Agent(name, drivers, MemoryJournal(), NoImages(), clock, random.Random(name))
+        agent.begin_session(NONCE, lambda: True, clock.monotonic)
         self.nodes.append(NodeSide(name, span, agent))
         self.paper.add_node(name, vcpu=512, memory_mib=2**20, disk_gib=10_000)
         row = self.state.find(keys.NODE_STATUS, name)

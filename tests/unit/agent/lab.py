@@ -30,6 +30,7 @@ from .build import FILES, NODE, plan
 
 ADDRESS = "c1:7443"
 PATIENCE_S = 900.0  # virtual: a scenario that takes longer is stuck
+UPLINKS = {"office": "eth1"}
 
 
 @dataclass
@@ -155,7 +156,7 @@ class Lab:
         )
         leader = Leader(self.link)
         clock = LoopClock()
-        self.agent = Agent(NODE, drivers, self.journal, leader, clock, rng)
+        self.agent = Agent(NODE, drivers, self.journal, leader, clock, rng, UPLINKS)
         self.uplink = Uplink(self.addresses, IDENTITY, self.agent, self.link, leader, clock, rng)
         try:
             async with asyncio.TaskGroup() as group:
