@@ -124,7 +124,7 @@ def _rich_node(name: str, choices: Choices, groups: tuple[str, ...]) -> NodeView
             ((), (), (), (Taint("old"),), (Taint("gpu", "yes"), Taint("old")), (Taint("gpu", "no"),), SOFT)
         ),
         dedicated_to=frozenset(choices.one_of(((), (), (), ("default",), ("other",)))),
-        capabilities=frozenset(choices.one_of((("kvm",), ("kvm", "cpu:v3"), ()))),
+        capabilities=frozenset(choices.one_of((("kvm",), ("kvm", "uplink:lab"), ()))),
         cells=cells,
         devices=devices,
         busy_until_s=choices.one_of((None, 0, 3_000, 50_000)),
@@ -157,7 +157,7 @@ def _rich_request(uid: str, choices: Choices, groups: tuple[str, ...]) -> Reques
     return replace(
         _request(uid, choices),
         tolerations=frozenset(choices.one_of(((), (), (Toleration("old"),), (Toleration("gpu", "yes"),)))),
-        capabilities=frozenset(choices.one_of(((), (), ("kvm",), ("cpu:v3", "kvm")))),
+        capabilities=frozenset(choices.one_of(((), (), ("kvm",), ("uplink:lab", "kvm")))),
         preferences=choices.one_of(((), (), (Preference("zone", "a", 5),))),
         groups=choices.one_of(((), (), groups[:1], groups[1:2], groups[2:], groups[::-1], ("gone",))),
         numa_cells=choices.one_of((0, 0, 0, 1, 2)),
