@@ -32,7 +32,11 @@ TICK_S = 0.1
 
 
 def build_agent(
-    name: str, controller: str, seed: int, devices: tuple[placement_pb2.Device, ...] = ()
+    name: str,
+    controller: str,
+    seed: int,
+    devices: tuple[placement_pb2.Device, ...] = (),
+    uplinks: tuple[str, ...] = (),
 ) -> tuple[Agent, Uplink]:
     rng = random.Random(seed)
     clock = SystemClock()
@@ -53,6 +57,7 @@ def build_agent(
         (),
         "127.0.0.1",
         devices=devices,
+        uplinks=uplinks,
     )
     return agent, Uplink((controller,), identity, agent, dialer, leader, clock, rng)
 

@@ -255,10 +255,13 @@ async def serving(
 
 @asynccontextmanager
 async def agent_of(
-    cloud: Cloud, name: str = "sim-0001", devices: tuple[placement_pb2.Device, ...] = ()
+    cloud: Cloud,
+    name: str = "sim-0001",
+    devices: tuple[placement_pb2.Device, ...] = (),
+    uplinks: tuple[str, ...] = (),
 ) -> AsyncIterator[None]:
     """An agent over fakes with a session."""
-    agent, uplink = build_agent(name, cloud.address, seed=1, devices=devices)
+    agent, uplink = build_agent(name, cloud.address, seed=1, devices=devices, uplinks=uplinks)
     tasks = [asyncio.create_task(agent.run()), asyncio.create_task(uplink.run())]
     try:
         await until(lambda: uplink.welcomed)

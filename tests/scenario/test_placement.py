@@ -18,7 +18,7 @@ from controller.store.protocol import Put, Txn
 from cumulet.clock import SystemClock
 from cumulet.convert import find_condition
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
-from cumulet.kinds import FLAVOR, INSTANCE, NODE, PLACEMENT_GROUP
+from cumulet.kinds import FLAVOR, INSTANCE, NETWORK, NODE, PLACEMENT_GROUP, SUBNET
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2, placement_pb2
 from scheduler.policy import policy_named
 from tests.scenario.serving import Cloud, agent_of, refusal, sample, serving, until_true
@@ -94,6 +94,36 @@ async def test_taints_keep_off_and_devices_are_given_once(cloud: Cloud) -> None:
         assert [(share.address, share.share_milli) for share in one.status.devices] == [(GPU.address, 1000)]
         await create(cloud, "two", flavor="gpu", tolerations=tolerating)
         assert "devices on 1" in await until_refused(cloud, "two")
+
+
+@on_etcd
+async def test_an_instance_of_a_provider_network_waits_for_a_node_with_the_uplink(cloud: Cloud) -> None:
+    await cloud.seed()
+    network = sample(NETWORK, "office")
+    network.spec.provider.uplink = "office"
+    await cloud.create(NETWORK, network)
+    subnet = sample(SUBNET, "office-4")
+    subnet.spec.network, subnet.spec.cidr = "office", "192.168.7.0/24"
+    subnet.spec.ranges.append("192.168.7.100-192.168.7.101")
+    await cloud.create(SUBNET, subnet)
+    async with agent_of(cloud, "n1"):
+        attached = [
+            instance_pb2.NetworkAttachment(network="office", uplink="another")
+        ]  # not the caller's to say
+        await create(cloud, "desk", networks=attached)
+        told = await until_refused(cloud, "desk")
+        assert "uplink:office on 1" in told
+        assert "no uplink office" in told
+        async with agent_of(cloud, "n2", uplinks=("office",)):
+            (desk,) = await until_placed(cloud, "desk")
+            second = desk.spec.networks[1]  # besides the sample's own
+            assert (desk.status.node, second.uplink) == ("n2", "office")
+            assert second.address in {"192.168.7.100", "192.168.7.101"}
+        taken = sample(NETWORK, "twice")
+        taken.spec.provider.uplink = "office"
+        error = await refusal(cloud.create(NETWORK, taken))
+        assert isinstance(error, InvalidArgumentError)
+        assert "is network office of this project" in error.violations[0].description
 
 
 async def test_contradictions_are_refused_with_their_fields(cloud: Cloud) -> None:
