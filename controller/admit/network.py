@@ -40,7 +40,7 @@ def create(state: State, context: Context, project: str, given: network_pb2.Netw
     if given.spec.HasField("provider"):
         check_segment(state, project, given.spec, violations)
     violations.raise_any(f"network {given.meta.name!r} was not created")
-    vni = free_vni(state, context)
+    vni = free_vni(state, context)  # a provider network has one, too: nodes tell networks apart by it
     made = network_pb2.Network(meta=meta, spec=given.spec, status=network_pb2.NetworkStatus(vni=vni))
     change = common.put_new(state, keys.NETWORKS, (project, meta.name), made)
     charge_network(change, state, project)

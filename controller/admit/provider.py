@@ -6,6 +6,7 @@ networks are on the untagged one of their uplink, so its addresses are given awa
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Final
 
 from controller.admit.common import Violations
@@ -18,6 +19,7 @@ from controller.tables import Stored
 from cumulet.names import name_error
 from cumulet.v1 import network_pb2
 
+IPV4: Final = 4
 UNTAGGED: Final = 0
 VLAN_MAX: Final = 4094  # Source: IEEE 802.1Q, table 9-2; 4095 is reserved
 MTU_DEFAULT: Final = 1500  # Ethernet's
@@ -103,7 +105,7 @@ def check_against_subnets(state: State, uplink: str, pool: Pool, violations: Vio
         return
     meta = network.message.meta
     for row in state.subnets_of(meta.project, meta.name):
-        if ":" in row.message.spec.cidr:
+        if ip_network(row.message.spec.cidr).version != IPV4:
             continue
         shared = pool.shared_with(pool_of(row.message.spec))
         if shared:
