@@ -127,6 +127,12 @@ _NODE: Final = {
         "each other.",
         ("cumulet doctor",),
     ),
+    "UplinkTakenBack": Meaning(
+        "When the node joined provider networks by one of its links, it lost its controller, so they were "
+        "taken off the link again. A switch that allows one MAC on a port does that.",
+        ("cumulet node show NODE",),
+    ),
+    "Joined": Meaning("The node's links to provider networks are in use."),
     "PlanAccepted": Meaning("The agent has taken the leader's newest plan."),
     "PlanRefused": Meaning("The agent refused a plan; its message says which part and why."),
     "BadPlan": Meaning("A plan contradicts itself. This is a fault of ours.", ("cumulet verify",)),

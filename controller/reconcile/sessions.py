@@ -24,6 +24,7 @@ from controller.commit import Change, Committer
 from controller.fleet import READY
 from controller.reconcile.concern import nodes_concerned
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
+from controller.reconcile.node_status import VIRTUALIZATION, ready_status, set_condition, with_conditions
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
 from controller.state import Changed, State
@@ -61,6 +62,7 @@ class Session:
     reports: dict[str, agent_pb2.ObservedInstance] = field(default_factory=dict)
     strays: dict[str, agent_pb2.ObservedInstance] = field(default_factory=dict)
     acted_on: agent_pb2.PlanVersion = field(default_factory=agent_pb2.PlanVersion)
+    conditions: tuple[meta_pb2.Condition, ...] = ()  # of the node, as it says
     announced: frozenset[tuple[str, str]] | None = None  # (uplink, address); None: it did not say
     outbox: list[agent_pb2.ControllerMessage] = field(default_factory=list)
     plan_due: bool = True
@@ -215,7 +217,7 @@ class Sessions:
             nonce=hello.session_nonce, leader_epoch=state.epoch, opened_at=timestamp(context.now)
         )
         change.writes[keys.SESSIONS.key(hello.node)] = common.encode(record)
-        self._write_node_status(change, state, context, hello.node, _ready_status(state, hello, context.now))
+        self._write_node_status(change, state, context, hello.node, ready_status(state, hello, context.now))
         return change
 
     async def _send(self, session: Session) -> None:
@@ -281,6 +283,7 @@ class Sessions:
             session.acted_on.CopyFrom(report.acted_on)
             news |= self._awaiting_removal(session.node)
         session.announced = _announced(report)
+        session.conditions = tuple(report.node_conditions) or session.conditions
         self._on_report(session.node)
         for uid in sorted(news):  # not in a set's order, so that a simulation repeats
             self._on_facts(uid)
@@ -322,6 +325,7 @@ class Sessions:
                         await self._committer.commit(partial(self._silencing, node=name))
                     else:
                         await self._bury(name)
+                        await self._tell_conditions(name)
                 except CumuletError as error:
                     log.warning("a node's status was not written", node=name, error=str(error))
             await asyncio.sleep(JUDGE_S)
@@ -354,7 +358,23 @@ class Sessions:
         status = node_pb2.NodeStatus()
         status.CopyFrom(row.message)
         text = f"its agent was not heard for {SILENCE_S:.0f} s"
-        _set_condition(status, READY, meta_pb2.CONDITION_STATUS_UNKNOWN, "AgentSilent", text, context.now)
+        set_condition(status, READY, meta_pb2.CONDITION_STATUS_UNKNOWN, "AgentSilent", text, context.now)
+        change = Change()
+        self._write_node_status(change, state, context, node, status)
+        return change
+
+    async def _tell_conditions(self, node: str) -> None:
+        """What its agent says of the node. That all is well is not written of a node that is well."""
+        session, row = self._sessions.get(node), self._state.find(keys.NODE_STATUS, node)
+        if session is not None and row is not None and with_conditions(row.message, session.conditions, 0.0):
+            await self._committer.commit(partial(self._telling, node=node, told=session.conditions))
+
+    def _telling(self, state: State, node: str, told: tuple[meta_pb2.Condition, ...]) -> Change | None:
+        row = state.find(keys.NODE_STATUS, node)
+        context = Context(self._clock.now(), self._rng, "controller")
+        status = with_conditions(row.message, told, context.now) if row is not None else None
+        if status is None:
+            return None
         change = Change()
         self._write_node_status(change, state, context, node, status)
         return change
@@ -393,18 +413,17 @@ class Sessions:
         key = keys.NODE_STATUS.key(node)
         change.compares.append(unchanged(key, row.mod_revision if row else 0))
         change.writes[key] = common.encode(status)
-        ready = find_condition(status.conditions, READY)
-        known = find_condition(row.message.conditions, READY) if row else None
-        if ready is not None and (known is None or known.status != ready.status):
-            meta = meta_pb2.Meta(name=node)
-            found = state.find(keys.NODES, node)
-            warning = ready.status != meta_pb2.CONDITION_STATUS_TRUE
-            meta.uid = found.message.meta.uid if found else ""
-            change.events.append(
-                common.event(
-                    context, "node", meta, ready.reason, f"node {node}: {ready.message}", warning=warning
+        found = state.find(keys.NODES, node)
+        meta = meta_pb2.Meta(name=node, uid=found.message.meta.uid if found else "")
+        for condition in status.conditions:
+            known = find_condition(row.message.conditions, condition.type) if row else None
+            is_news = known.status != condition.status if known else condition.type != VIRTUALIZATION
+            if is_news:
+                warning = condition.status != meta_pb2.CONDITION_STATUS_TRUE
+                text = f"node {node}: {condition.message or condition.type}"
+                change.events.append(
+                    common.event(context, "node", meta, condition.reason, text, warning=warning)
                 )
-            )
 
 
 def _announced(report: agent_pb2.AgentReport) -> frozenset[tuple[str, str]] | None:
@@ -427,48 +446,3 @@ def _forgetting(state: State, context: Context, node: str, uid: str) -> Change |
     if uid not in state.placements_on(node):
         return None
     return admit_node.forget_placement(state, context, node, uid)
-
-
-def _ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node_pb2.NodeStatus:
-    row = state.find(keys.NODE_STATUS, hello.node)
-    status = node_pb2.NodeStatus()
-    if row is not None:
-        status.CopyFrom(row.message)
-    status.capacity.CopyFrom(hello.capacity)
-    status.agent_version, status.address = hello.agent_version, hello.address
-    status.underlay_address, status.underlay_mtu = hello.underlay_address, hello.underlay_mtu
-    status.virt_type, status.boot_id = hello.virt_type, hello.boot_id
-    for name in ("capabilities", "numa_cells", "devices", "uplinks"):
-        status.ClearField(name)
-        getattr(status, name).extend(getattr(hello, name))
-    _set_condition(
-        status, READY, meta_pb2.CONDITION_STATUS_TRUE, "AgentConnected", "its agent has a session", now
-    )
-    kvm = hello.virt_type == node_pb2.VIRT_TYPE_KVM
-    _set_condition(
-        status,
-        "HardwareVirtualization",
-        meta_pb2.CONDITION_STATUS_TRUE if kvm else meta_pb2.CONDITION_STATUS_FALSE,
-        "KVM" if kvm else "Emulated",
-        "guests run on KVM"
-        if kvm
-        else "guests are emulated (TCG): slow, and no border between tenants who do not trust each other",
-        now,
-    )
-    return status
-
-
-def _set_condition(
-    status: node_pb2.NodeStatus,
-    kind: str,
-    truth: meta_pb2.ConditionStatus.ValueType,
-    reason: str,
-    text: str,
-    now: float,
-) -> None:
-    known = find_condition(status.conditions, kind)
-    if known is None:
-        known = status.conditions.add(type=kind)
-    if (known.status, known.reason, known.message) != (truth, reason, text):
-        known.status, known.reason, known.message = truth, reason, text
-        known.changed_at.CopyFrom(timestamp(now))

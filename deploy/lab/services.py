@@ -10,7 +10,7 @@ from typing import Final
 from deploy.lab import echo
 from deploy.lab.hypervisor_config import LIBVIRTD_OPTIONS
 from deploy.lab.layout import LabLayout, Machine, Role
-from deploy.lab.wiring import UPLINK, outside_addresses
+from deploy.lab.wiring import UNDERLAY_LINK, UPLINK, outside_addresses
 from deploy.local.services import (
     Service,
     agent_service,
@@ -20,6 +20,7 @@ from deploy.local.services import (
 )
 
 EXTERNAL_NETWORK: Final = "internet"  # what the agents call their way to the outside
+FABRIC_NETWORK: Final = "fabric"  # and their way to each other and to the controller
 ECHO_PORT: Final = 7  # RFC 862's number; what is sent back is not the request but who has sent it
 
 
@@ -48,5 +49,6 @@ def _agent(lab: LabLayout, machine: Machine, python: str) -> Service:
     assert machine.underlay is not None  # by construction of LabLayout.nodes
     address = str(machine.underlay.ip)
     options = ("--address", address, "--underlay-address", address, "--label", f"node={machine.name}")
-    uplink = ("--uplink", f"{EXTERNAL_NETWORK}={UPLINK}")
-    return agent_service(machine.layout, python, lab.api_address, *options, *uplink)
+    links = {EXTERNAL_NETWORK: UPLINK, FABRIC_NETWORK: UNDERLAY_LINK}
+    uplinks = (word for name, link in links.items() for word in ("--uplink", f"{name}={link}"))
+    return agent_service(machine.layout, python, lab.api_address, *options, *uplinks)
