@@ -75,7 +75,7 @@ class KernelSegments:
     def ensure_absent(self, uid: str) -> None:
         known = self._known()
         with Netlink() as host:
-            if uid in known:
+            if uid in known or self._stations.exists():  # there from before to after everything else
                 self._program(host, {other: one for other, one in known.items() if other != uid})
             kernel_links.delete_ours(host, KIND, names.patch_bridge_name(uid), uid)
 
@@ -83,9 +83,8 @@ class KernelSegments:
         known = self._known()
         recorded = [one.uid for one in self._state.networks() if one.segment is not None]
         directories = {uid: self._directories.get(uid, "") for uid in recorded}
-        if not known:
-            is_absent = self._reader.read(_OWNER, TABLES).is_absent
-            return SegmentView(directories=directories, is_sound=is_absent)
+        if not known:  # as on most nodes, which are not asked for more
+            return SegmentView(directories=directories, is_sound=not self._stations.exists())
         with Netlink() as host, Queues() as queues:
             found = {name: host.find_link(link) for name, link in self._uplinks.items()}
             links = {name: link for name, link in found.items() if link is not None and link.up}
@@ -102,6 +101,8 @@ class KernelSegments:
 
     def _is_sound(self, known: Mapping[str, Crossing]) -> bool:
         tables = self._reader.read(_OWNER, TABLES)
+        if not known:
+            return tables.is_absent
         wanted = segment.crossing_elements(known.values())
         return tables.fingerprint == self._rules and {*tables.elements} == wanted
 

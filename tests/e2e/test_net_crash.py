@@ -14,7 +14,21 @@ from typing import Any
 import pytest
 
 from agent.errors import DriverError
-from agent.net import dnsmasq, kernel_host, kernel_network, netns, nft, router_state, rtnetlink, state, sysctl
+from agent.net import (
+    announce,
+    bpf,
+    dnsmasq,
+    kernel_host,
+    kernel_network,
+    kernel_segment,
+    netns,
+    nft,
+    queues,
+    router_state,
+    rtnetlink,
+    state,
+    sysctl,
+)
 from agent.net.directory import digest_of_directory
 from agent.net.driver import (
     NetworkIntent,
@@ -23,6 +37,7 @@ from agent.net.driver import (
     RemotePort,
     RouterDirectory,
     RouterIntent,
+    Segment,
     digest_of,
 )
 from agent.net.kernel_driver import KernelNet
@@ -52,7 +67,13 @@ EFFECTS: tuple[tuple[Any, str], ...] = (
     (state, "write_text"),
     (router_state, "write_text"),
     (sysctl, "set_forwarding"),
+    (queues.Queues, "_do"),
+    (bpf, "load"),
+    (announce, "introduce"),
+    (kernel_segment, "write_text"),
 )
+UPLINK = "office"
+KINDS = pytest.mark.parametrize("segment", [None, Segment(UPLINK, 20)], ids=str)
 
 
 class Fuse:
@@ -99,11 +120,29 @@ async def _dies(fuse: Fuse, lab: Lab, effects: int, work: Callable[[KernelNet], 
     return False
 
 
-async def test_every_prefix_of_setting_up_can_be_finished_or_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def _traces(lab: Lab) -> tuple[object, ...]:
+    """Links, which stations' frames the uplink takes, tables of nftables, and what is remembered of uplinks."""
+
+    def stations() -> frozenset[str]:
+        with rtnetlink.Netlink() as host:
+            link = host.find_link("eth0")
+            assert link is not None
+            return frozenset(mac for mac in host.stations(link.index) if not int(mac[:2], 16) & 1)
+
+    taken = await lab.inside(lab.host, stations)
+    tables = await lab.inside(lab.host, nft.list_names)
+    return await lab.host_links(), taken, tables, (lab.state_dir / "stations.json").exists()
+
+
+@KINDS
+async def test_every_prefix_of_setting_up_can_be_finished_or_undone(
+    monkeypatch: pytest.MonkeyPatch, segment: Segment | None
+) -> None:
     fuse = Fuse(monkeypatch)
-    network, port = with_port(network_intent(), 5)
+    network, port = with_port(replace(network_intent(), segment=segment), 5)
     async with open_lab() as lab:
-        untouched = await lab.host_links()
+        lab.uplinks[UPLINK] = "eth0"
+        untouched = await _traces(lab)
         effects = 0
         while await _dies(fuse, lab, effects, lambda net: _set_up(net, network, port)):
             heir = lab.driver()
@@ -123,17 +162,21 @@ async def test_every_prefix_of_setting_up_can_be_finished_or_undone(monkeypatch:
                 assert seen.directories == {network.uid: digest_of_directory(REMOTES)}
             await _tear_down(heir, network, port)
             assert (await heir.observe_net()).items == (), effects
-            assert await lab.host_links() == untouched, effects
+            assert await _traces(lab) == untouched, effects
             await heir.close()
             effects += 1
         assert effects > 30
 
 
-async def test_every_prefix_of_tearing_down_can_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+@KINDS
+async def test_every_prefix_of_tearing_down_can_be_finished(
+    monkeypatch: pytest.MonkeyPatch, segment: Segment | None
+) -> None:
     fuse = Fuse(monkeypatch)
-    network, port = with_port(network_intent(), 5)
+    network, port = with_port(replace(network_intent(), segment=segment), 5)
     async with open_lab() as lab:
-        untouched = await lab.host_links()
+        lab.uplinks[UPLINK] = "eth0"
+        untouched = await _traces(lab)
         effects = 0
         died = True
         while died:
@@ -142,7 +185,7 @@ async def test_every_prefix_of_tearing_down_can_be_finished(monkeypatch: pytest.
             died = await _dies(fuse, lab, effects, lambda net: _tear_down(net, network, port))
             await _tear_down(heir, network, port)
             assert (await heir.observe_net()).items == (), effects
-            assert await lab.host_links() == untouched, effects
+            assert await _traces(lab) == untouched, effects
             await heir.close()
             effects += 1
         assert effects > 8
