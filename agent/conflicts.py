@@ -1,27 +1,25 @@
 """Somebody else announces an address of the outside that this node answers for.
 
-**Edge**: sockets of ARP. A node that has a live session is right: it says so again. One that has none may
-have been replaced, so it lets the address go until a leader's plan has it again. So of two nodes that do not
-hear the same leader one answers, from the moment that the new one has announced itself.
+**Edge**: sockets of ARP and ND. A node that has a live session is right: it says so again. One that has none
+may have been replaced, so it lets the address go until a leader's plan has it again. So of two nodes that do
+not hear the same leader one answers, from the moment that the new one has announced itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Address
 from typing import Final, Protocol
 
 import structlog
 
 from agent.errors import DriverError
 from agent.intent import External
-from agent.net.announce import parse_announcement
-from agent.net.arp_ears import Ear
+from agent.net.driver import IPAddress
+from agent.net.ears import Ear, Place
 from agent.report import Snapshot
 from cumulet.clock import Clock
 
 DEFEND_S: Final = 10.0  # Source: RFC 5227, section 1.1, DEFEND_INTERVAL
-_FRAME_BYTES: Final = 2048
 
 _log = structlog.get_logger("agent.conflicts")
 
@@ -42,9 +40,9 @@ class Agent(Protocol):
 class Net(Protocol):
     """The part of the network driver that is needed here."""
 
-    async def arp_ears(self, uplinks: frozenset[str]) -> dict[str, Ear]: ...
+    async def ears(self, places: frozenset[Place]) -> dict[Place, Ear]: ...
 
-    async def announce(self, uplink: str, address: IPv4Address) -> None: ...
+    async def announce(self, uplink: str, address: IPAddress) -> None: ...
 
 
 class Conflicts:
@@ -54,7 +52,7 @@ class Conflicts:
         self._agent = agent
         self._net = net
         self._clock = clock
-        self._ears: dict[str, Ear] = {}
+        self._ears: dict[Place, Ear] = {}
         self._defended_at: dict[External, float] = {}
         self._contested: asyncio.Queue[External] = asyncio.Queue(maxsize=1_000)
 
@@ -67,36 +65,35 @@ class Conflicts:
                     seen = (await self._agent.round_after(seen)).round
                     await self.follow()
         finally:
-            for name in list(self._ears):
-                self._stop(name)
+            for place in list(self._ears):
+                self._stop(place)
 
     async def follow(self) -> None:
         """Listen on exactly the links that an address is announced on."""
-        wanted = frozenset(uplink for uplink, _ in self._agent.announced)
+        wanted = frozenset((uplink, address.version) for uplink, address in self._agent.announced)
         if not wanted and not self._ears:
             return
         try:
-            ears = await self._net.arp_ears(wanted)
+            ears = await self._net.ears(wanted)
         except DriverError as err:
             _log.warning("nobody listens for conflicts", reason=err.reason, message=err.message)
             return
-        for name, ear in list(self._ears.items()):
-            if ears.get(name) is not ear:
-                self._stop(name)
-        for name in sorted(ears.keys() - self._ears.keys()):
-            self._ears[name] = ears[name]
-            asyncio.get_running_loop().add_reader(ears[name].socket, self._hear, name)
+        for place, ear in list(self._ears.items()):
+            if ears.get(place) is not ear:
+                self._stop(place)
+        for place in sorted(ears.keys() - self._ears.keys()):
+            self._ears[place] = ears[place]
+            asyncio.get_running_loop().add_reader(ears[place].socket, self._hear, place)
 
-    def _hear(self, name: str) -> None:
-        ear = self._ears[name]
+    def _hear(self, place: Place) -> None:
+        ear, (name, _) = self._ears[place], place
         try:
-            frame = ear.socket.recv(_FRAME_BYTES)
+            heard = ear.hear()
         except BlockingIOError:
             return
         except OSError:  # the link went; the next round finds it again
-            self._stop(name)
+            self._stop(place)
             return
-        heard = parse_announcement(frame)
         if heard is None or heard[0] == ear.mac or (name, heard[1]) not in self._agent.announced:
             return
         external = (name, heard[1])
@@ -119,7 +116,7 @@ class Conflicts:
             except DriverError as err:
                 _log.warning("not announced", address=str(address), reason=err.reason, message=err.message)
 
-    def _stop(self, name: str) -> None:
-        ear = self._ears.pop(name)
+    def _stop(self, place: Place) -> None:
+        ear = self._ears.pop(place)
         asyncio.get_running_loop().remove_reader(ear.socket)
         ear.socket.close()

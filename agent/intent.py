@@ -7,12 +7,12 @@ I21). Uids and digests become paths and names on the host, so their form is chec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
 from typing import Final, Literal
 
-from agent.net.driver import NetworkIntent, PortIntent, RuleIntent
+from agent.net.driver import IPAddress, NetworkIntent, PortIntent, RouterIntent, RuleIntent
 from agent.net_intent import (
     RouterPlan,
     parse_network,
@@ -93,18 +93,29 @@ class PlanIntent:
         return frozenset(refusal.uid for refusal in self.refusals)
 
 
-External = tuple[str, IPv4Address]  # uplink and address of the outside
+External = tuple[str, IPAddress]  # uplink and address of the outside
 
 
 def without_address(plan: PlanIntent, external: External) -> PlanIntent:
     """The plan, but for an address of the outside that the node is to answer for."""
     routers = {
-        uid: replace(router, intent=replace(router.intent, floating=kept))
+        uid: replace(router, intent=_without(router.intent, external))
         for uid, router in plan.routers.items()
-        if (kept := tuple(one for one in router.intent.floating if (one.uplink, one.address) != external))
-        != router.intent.floating
+        if external in router.intent.answered
     }
     return replace(plan, routers={**plan.routers, **routers})
+
+
+def _without(router: RouterIntent, external: External) -> RouterIntent:
+    uplink, address = external
+    floating = tuple(one for one in router.floating if (one.uplink, one.address) != external)
+    routed = tuple(
+        replace(one, addresses=tuple(own for own in one.addresses if own != address))
+        if one.uplink == uplink
+        else one
+        for one in router.routed
+    )
+    return replace(router, floating=floating, routed=routed)
 
 
 NOTHING: Final = PlanIntent({}, {}, {}, ())
@@ -135,6 +146,7 @@ def parse_plan(plan: pb.NodePlan) -> PlanIntent:
             del tombstones[uid]
         else:
             del instances[uid]
+    routers = _with_addresses(routers, networks, instances.values())
     names = {one.uid: one.name for one in plan.networks}
     names |= {one.uid: one.name for one in plan.routers}
     names |= {one.uid: one.name for one in plan.security_groups}
@@ -168,6 +180,30 @@ def _parse_networks(
             outbound_nat = routers[parsed.router_uid].intent.outbound_nat
             networks[uid] = replace(parsed, outbound_nat=outbound_nat)
     return networks, routers
+
+
+def _with_addresses(
+    routers: Mapping[str, RouterPlan],
+    networks: Mapping[str, NetworkIntent],
+    instances: Iterable[InstanceIntent],
+) -> dict[str, RouterPlan]:
+    """Routed subnets with the addresses that ports here have in them."""
+    held: dict[str, list[IPv6Address]] = {}  # by router
+    for port in (port for instance in instances for port in instance.ports):
+        network = networks.get(port.network_uid)
+        if network is not None and network.router_uid:
+            own = (address for address in port.addresses if isinstance(address, IPv6Address))
+            held.setdefault(network.router_uid, []).extend(own)
+    found = dict(routers)
+    for uid, router in routers.items():
+        if router.intent.routed:
+            here = sorted(held.get(uid, ()))
+            routed = tuple(
+                replace(one, addresses=tuple(address for address in here if address in one.subnet))
+                for one in router.intent.routed
+            )
+            found[uid] = replace(router, intent=replace(router.intent, routed=routed))
+    return found
 
 
 def iter_ports(plan: PlanIntent) -> Iterator[PortIntent]:

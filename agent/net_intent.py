@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 from agent.balancer_intent import parse_balancer
@@ -21,12 +21,14 @@ from agent.net.driver import (
     IPNetwork,
     NetworkIntent,
     PortIntent,
+    RoutedIntent,
     RouterIntent,
     RuleIntent,
     Segment,
     SubnetIntent,
 )
 from agent.planned import IntentError, check_uid
+from cumulet.addresses import parse_address, parse_range
 from cumulet.protocols import PORT_MAX, TRANSLATED
 from cumulet.v1 import agent_pb2 as pb
 
@@ -78,9 +80,9 @@ def parse_network(network: pb.PlannedNetwork) -> NetworkIntent:
 def _parse_subnet(subnet: pb.PlannedSubnet) -> SubnetIntent:
     return SubnetIntent(
         uid=check_uid("subnets.uid", subnet.uid),
-        cidr=ip_network(subnet.cidr),
-        gateway=ip_address(subnet.gateway),
-        dns_servers=tuple(ip_address(server) for server in subnet.dns_servers),
+        cidr=parse_range(subnet.cidr),
+        gateway=parse_address(subnet.gateway),
+        dns_servers=tuple(parse_address(server) for server in subnet.dns_servers),
     )
 
 
@@ -89,7 +91,7 @@ def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) 
     if not 0 < router.vni <= VNI_MAX:
         raise IntentError(f"vni {router.vni} is not in 1..{VNI_MAX}")
     here = (subnet.cidr for network in networks for subnet in network.subnets)
-    cidrs = {*map(ip_network, router.cidrs_elsewhere), *here}
+    cidrs = {*map(parse_range, router.cidrs_elsewhere), *here}
     intent = RouterIntent(
         uid=check_uid("uid", router.uid),
         vni=router.vni,
@@ -97,7 +99,8 @@ def parse_router(router: pb.PlannedRouter, networks: Collection[NetworkIntent]) 
         outbound_nat=router.outbound_nat,
         mtu=min((network.mtu for network in networks), default=GUEST_MTU_DEFAULT),
         floating=tuple(_parse_floating(one, router.load_balancers) for one in router.floating_addresses),
-        announcers=tuple(map(ip_address, router.announcer_vteps)),
+        announcers=tuple(map(parse_address, router.announcer_vteps)),
+        routed=tuple(map(_parse_routed, router.routed_subnets)),
         balancers=tuple(
             parse_balancer(one, _outside(router, one.uid))
             for one in sorted(router.load_balancers, key=lambda one: one.uid)
@@ -131,6 +134,17 @@ def _parse_floating(
     )
 
 
+def _parse_routed(one: pb.PlannedRoutedSubnet) -> RoutedIntent:
+    """Without addresses: those of the node's ports are known when its instances are."""
+    return RoutedIntent(
+        subnet=IPv6Network(one.cidr),
+        router_address=IPv6Address(one.gateway),
+        uplink=one.uplink,
+        cidr=IPv6Network(one.external_cidr),
+        gateway=IPv6Address(one.external_gateway) if one.external_gateway else None,
+    )
+
+
 def _parse_forward(forward: pb.PlannedForward) -> ForwardIntent:
     if forward.protocol not in TRANSLATED or not 0 < forward.port <= PORT_MAX:
         raise IntentError(f"forwards: protocol {forward.protocol}, port {forward.port}")
@@ -141,7 +155,7 @@ def _parse_forward(forward: pb.PlannedForward) -> ForwardIntent:
 
 
 def _parse_route(route: pb.PlannedRoute) -> tuple[IPNetwork, IPAddress]:
-    cidr, next_hop = ip_network(route.cidr), ip_address(route.next_hop)
+    cidr, next_hop = parse_range(route.cidr), parse_address(route.next_hop)
     if cidr.version != next_hop.version:
         raise IntentError(f"routes.next_hop {next_hop} is not of IPv{cidr.version}")
     return cidr, next_hop
@@ -153,7 +167,7 @@ def parse_port(port: pb.PlannedPort, hostname: str) -> PortIntent:
         uid=check_uid("ports.uid", port.uid),
         network_uid=check_uid("ports.network_uid", port.network_uid),
         mac=check_mac("ports.mac", port.mac),
-        addresses=tuple(ip_address(address) for address in port.addresses),
+        addresses=tuple(parse_address(address) for address in port.addresses),
         hostname=hostname,
         security_groups=tuple(check_uid("ports.security_groups", uid) for uid in port.security_group_uids),
         allowed_pairs=tuple(_parse_pair(pair) for pair in port.allowed_pairs),
@@ -163,7 +177,7 @@ def parse_port(port: pb.PlannedPort, hostname: str) -> PortIntent:
 
 
 def _parse_pair(pair: pb.PlannedAddressPair) -> AddressPair:
-    return AddressPair(ip_network(pair.cidr), check_mac("allowed_pairs.mac", pair.mac) if pair.mac else "")
+    return AddressPair(parse_range(pair.cidr), check_mac("allowed_pairs.mac", pair.mac) if pair.mac else "")
 
 
 def parse_rules(group: pb.PlannedSecurityGroup) -> tuple[RuleIntent, ...]:
@@ -188,7 +202,7 @@ def _parse_rule(rule: pb.PlannedRule) -> RuleIntent:
         port_max=rule.port_max,
         icmp_type=rule.icmp_type if rule.HasField("icmp_type") else None,
         icmp_code=rule.icmp_code if rule.HasField("icmp_code") else None,
-        remote_cidr=ip_network(rule.remote_cidr) if rule.remote_cidr else None,
+        remote_cidr=parse_range(rule.remote_cidr) if rule.remote_cidr else None,
         remote_group=check_uid("rules.remote_group_uid", rule.remote_group_uid)
         if rule.remote_group_uid
         else "",

@@ -142,7 +142,7 @@ class Agent:
     def announced(self) -> frozenset[External]:
         """(uplink, address) of the outside that the plan in force has this node answer for."""
         routers = self._intent.routers.values()
-        return frozenset((one.uplink, one.address) for router in routers for one in router.intent.floating)
+        return frozenset(one for router in routers for one in router.intent.answered)
 
     def has_live_session(self) -> bool:
         """The leader answered not long ago, and its plan is in force."""

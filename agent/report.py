@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final
 
 from agent.actions import image_key, instance_key, network_key, router_key
@@ -18,6 +17,7 @@ from agent.diff import find_foreign
 from agent.hypervisor.driver import ObservedDomain
 from agent.intent import InstanceIntent, PlanIntent, Refusal
 from agent.memory import Memory
+from agent.net.driver import IPAddress
 from agent.observed import Observed
 from agent.power import CRASH_LOOP
 from cumulet.v1 import agent_pb2 as pb
@@ -46,7 +46,7 @@ class Snapshot:
     unknown: Mapping[str, pb.ObservedInstance]
     conditions: tuple[meta_pb2.Condition, ...]
     observed_at: float
-    announced: frozenset[tuple[str, IPv4Address]] | None = None
+    announced: frozenset[tuple[str, IPAddress]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,14 @@ def build_unknown(look: Look) -> dict[str, pb.ObservedInstance]:
     return {uid: _bare(look, uid) for uid in foreign}
 
 
-def find_announced(look: Look) -> frozenset[tuple[str, IPv4Address]] | None:
-    """Addresses of the outside that the node answers for; None while a router is being changed."""
+def find_announced(look: Look) -> frozenset[tuple[str, IPAddress]] | None:
+    """Addresses of the outside that the node answers for; None while a router is being changed.
+
+    Of IPv4, which the leader hands from node to node: one of IPv6 goes with its port.
+    """
     if any(key.startswith(router_key("")) for key in look.busy):
         return None
-    return look.observed.net.announced
+    return frozenset(one for one in look.observed.net.announced if one[1].version == 4)
 
 
 class Reporter:

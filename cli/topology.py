@@ -97,7 +97,7 @@ def build_topology(
     segments = {
         network.meta.name: Segment(
             network.meta.name,
-            tuple(sorted(one.spec.cidr for one in subnets if one.spec.network == network.meta.name)),
+            tuple(sorted(_range(one) for one in subnets if one.spec.network == network.meta.name)),
             network.spec.outbound_nat,
             tuple(
                 sorted(
@@ -128,6 +128,12 @@ def _provider(spec: Any) -> str:
         return ""
     vlan = f", VLAN {spec.provider.vlan}" if spec.provider.vlan else ""
     return f"provider {spec.provider.uplink}{vlan}"
+
+
+def _range(subnet: Any) -> str:
+    """With the external network that it is of, if any."""
+    external = subnet.spec.external_network
+    return f"{subnet.spec.cidr} of {external}" if external else str(subnet.spec.cidr)
 
 
 def _doors(floating: Sequence[Any]) -> dict[str, list[str]]:

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, Final
 
+from controller.admit.externalnetwork import taken_of
 from controller.admit.placementgroup import members_of
 from controller.admit.pool import pool_of
+from controller.admit.project import external_subnets
+from controller.admit.range6 import range6_of
 from controller.admit.subnet import Range, addresses_of, range_of
 from controller.balancers import resolve_members
 from controller.fleet import allocatable, is_ready
@@ -125,6 +128,7 @@ def _fill_project(state: State, parts: Parts, row: Stored, message: project_pb2.
     message.status.instances = len(state.rows(keys.INSTANCES, parts[0]))
     message.status.networks = len(state.rows(keys.NETWORKS, parts[0]))
     message.status.floating_ips = len(state.rows(keys.FLOATING_IPS, parts[0]))
+    message.status.external_subnets = len(external_subnets(state, parts[0]))
     message.status.devices_milli = state.devices_used_by(parts[0])
 
 
@@ -169,7 +173,11 @@ def _fill_external_network(
     state: State, parts: Parts, row: Stored, message: externalnetwork_pb2.ExternalNetwork
 ) -> None:
     message.status.addresses_total = pool_of(message.spec).size
-    message.status.addresses_used = len(state.addresses_in(message.meta.uid))
+    message.status.addresses_used = len(taken_of(state, message.meta.uid, 4))
+    range6 = range6_of(message.spec)
+    if range6 is not None:
+        message.status.subnets_total = range6.size
+        message.status.subnets_used = len(taken_of(state, message.meta.uid, 6))
     statuses = state.rows(keys.NODE_STATUS).items()
     attached = (name for (name,), status in statuses if message.spec.uplink in status.message.uplinks)
     message.status.nodes[:] = sorted(attached)

@@ -7,9 +7,10 @@ security groups are stateful.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from controller.admit.provider import describe_segment, find_provider
@@ -28,6 +29,7 @@ from controller.reach_steps import (
     Step,
     Traffic,
 )
+from controller.routed import choose_goal, choose_source, enter_routed, find_routed, leave_routed
 from controller.state import State
 from controller.store import keys
 from cumulet.v1 import network_pb2, port_pb2, reach_pb2, router_pb2
@@ -97,6 +99,15 @@ def enter(
     """The way of what came from elsewhere, from a node's part of the target's router to the target."""
     walk = _Walk(state, target, target, traffic)
     return walk._path(remote, address, walk._arrive(target, remote, address, node))
+
+
+def come_in(
+    state: State, target: port_pb2.Port, remote: IPv6Address, address: IPv6Address, traffic: Traffic
+) -> Path:
+    """The way from an address outside to a port whose address is there, too."""
+    walk = _Walk(state, target, target, traffic)
+    begin = Step(OUTSIDE, str(remote), "", True, f"{remote} is outside: that it sends is not the cloud's")
+    return walk._path(remote, address, itertools.chain((begin,), walk._come_in(target, remote, address)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +203,7 @@ class _Walk:
     def _routed(self, source: Address, target: Address, node: str) -> Iterator[Step]:
         router = self.state.router_of(self.source.meta.project, self.source.spec.network)
         if router is None:
-            yield from self._unrouted(target, node)
+            yield from self._unrouted(source, target, node)
             return
         spec: router_pb2.RouterSpec = router.message.spec
         name = router.message.meta.name
@@ -207,7 +218,8 @@ class _Walk:
         elif self._is_inside(router.message, target):
             yield Step(ROUTER, name, node, False, f"router {name}: no port has {target}")
         else:
-            yield from self._to_outside(ROUTER, f"router {name}", name, spec.outbound_nat, target, node)
+            nat = spec.outbound_nat
+            yield from self._to_outside(ROUTER, f"router {name}", name, nat, source, target, node)
 
     def _segment_of(self, port: port_pb2.Port | Address) -> network_pb2.ProviderSegment | None:
         """The operator's network that the port's is; None for one of the cloud's own, and for an address."""
@@ -225,8 +237,13 @@ class _Walk:
             return
         yield _cross(self.state, segment, node, "")
         theirs = self._segment_of(self.target)
+        routed = find_routed(self.state, target) if isinstance(target, IPv6Address) else None
         if theirs is not None:
             yield from self._from_outside(theirs, source, target)
+        elif routed is not None and isinstance(source, IPv6Address) and isinstance(target, IPv6Address):
+            text = f"the operator's router decides whether it goes on to {target}"
+            yield Step(OUTSIDE, name, "", True, text)
+            yield from self._come_in(routed, source, target)
         elif isinstance(self.target, port_pb2.Port):
             text = (
                 f"network {self.target.spec.network} is within the cloud: no route leads there from outside"
@@ -245,7 +262,7 @@ class _Walk:
         yield Step(OUTSIDE, segment.uplink, "", True, text)
         yield from self._arrive(self.target, source, target, "")
 
-    def _unrouted(self, target: Address, node: str) -> Iterator[Step]:
+    def _unrouted(self, source: Address, target: Address, node: str) -> Iterator[Step]:
         """The network's own gateway leads to the outside and to no other subnet."""
         network = self.state.find(keys.NETWORKS, self.source.meta.project, self.source.spec.network)
         name = self.source.spec.network
@@ -262,7 +279,7 @@ class _Walk:
             yield Step(ROUTER, name, node, False, text)
         else:
             nat = network.message.spec.outbound_nat
-            yield from self._to_outside(BRIDGE, f"network {name}", name, nat, target, node)
+            yield from self._to_outside(BRIDGE, f"network {name}", name, nat, source, target, node)
 
     def _to_outside(
         self,
@@ -270,15 +287,17 @@ class _Walk:
         what: str,
         name: str,
         outbound_nat: bool,
+        source: Address,
         target: Address,
         node: str,
     ) -> Iterator[Step]:
-        floating = sender_floating(self.state, self.source) if target.version == 4 else None
+        if isinstance(source, IPv6Address) and isinstance(target, IPv6Address):
+            yield from self._to_outside6(kind, name, source, target, node)
+            return
+        floating = sender_floating(self.state, self.source)
         theirs = self._segment_of(self.target)
         if not outbound_nat and floating is None:
             yield Step(kind, name, node, False, f"{what} does not let guests out (outbound NAT is off)")
-        elif target.version == 6:
-            yield Step(kind, name, node, False, f"{what}: IPv6 is not translated, and no route leads outside")
         elif isinstance(self.target, port_pb2.Port) and theirs is None:
             yield Step(kind, name, node, False, f"{what} leads outside, where no port of the cloud is")
         elif _is_reserved(target):
@@ -292,6 +311,34 @@ class _Walk:
                 yield from self._from_outside(theirs, seen_outside(self.state, self.source, ""), target)
                 return
             yield Step(OUTSIDE, str(target), "", True, f"{target} is outside: what is there decides")
+
+    def _to_outside6(
+        self,
+        kind: reach_pb2.ReachStepKind.ValueType,
+        name: str,
+        source: IPv6Address,
+        target: IPv6Address,
+        node: str,
+    ) -> Iterator[Step]:
+        """As it is, from an address that is the outside's, too."""
+        way = leave_routed(self.state, self.source, source, node)
+        yield Step(kind, name, node, way.passes, way.text)
+        routed, theirs = find_routed(self.state, target), self._segment_of(self.target)
+        if routed is not None:
+            yield from self._come_in(routed, source, target)
+        elif theirs is not None:
+            yield from self._from_outside(theirs, source, target)
+        elif isinstance(self.target, port_pb2.Port):
+            yield Step(OUTSIDE, str(target), "", False, f"{target} of {self.target.meta.name} is not outside")
+        else:
+            yield Step(OUTSIDE, str(target), "", True, f"{target} is outside: what is there decides")
+
+    def _come_in(self, port: port_pb2.Port, source: IPv6Address, target: IPv6Address) -> Iterator[Step]:
+        """From the outside to a port whose address is there, too."""
+        where = self.state.places.node_of(port) or ""
+        way = enter_routed(self.state, port, target, where)
+        yield Step(ROUTER, way.router, where, way.passes, way.text)
+        yield from self._arrive(port, source, target, where)
 
     def _by_route(
         self, router: router_pb2.Router, next_hop: Address, target: Address, node: str
@@ -353,13 +400,14 @@ class _Walk:
         mine = self._of_version(self.source)
         if not isinstance(self.target, port_pb2.Port):
             target = self.target if self.target.version == self.traffic.ip_version else None
-            return (mine[0] if mine else None), target
+            return choose_source(mine, target), target
         theirs = self._of_version(self.target) if self.address is None else [self.address]
         for one in mine:
             for other in theirs:
                 if self._is_near(one, other):
                     return one, other
-        return (mine[0] if mine else None), (theirs[0] if theirs else None)
+        goal = choose_goal(self.state, self.source, self.target, theirs)
+        return choose_source(mine, goal), goal
 
     def _of_version(self, port: port_pb2.Port) -> list[Address]:
         found = [ip_address(text) for text in addresses_of(self.state, port)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Final
 
 from agent.net import names
@@ -19,7 +19,11 @@ UPLINK_RANGE: Final = IPv4Network("100.64.0.0/10")
 METADATA_ADDRESS: Final = IPv4Address("169.254.169.254")  # on the loopback of a routing domain
 METADATA_PORT: Final = 80
 ANYWHERE: Final = IPv4Address(0)
+ANYWHERE6: Final = IPv6Address(0)
 HOST_END: Final = IPv4Address("169.254.0.1")  # the host's end of every uplink; link-local, never routed
+# The ends of a router's uplink for IPv6: next hops only, which neither end has or asks for.
+HOST_HOP: Final = IPv6Address("fe80::1")
+ROUTER_HOP: Final = IPv6Address("fe80::2")
 UPLINK_LINK: Final = "up0"  # inside the namespace
 ROUTER_UPLINK: Final = "router-uplink"  # the kind in its alias: only a router has one
 ROUTER_TUNNEL_LINK: Final = "vx0"  # inside a router's namespace

@@ -171,6 +171,22 @@ class FloatingIntent:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutedIntent:
+    """A subnet whose addresses are the outside's, too: this node answers for `addresses`, of its ports here.
+
+    `router_address` is the subnet's gateway, from which the router tells the outside of packets that are too
+    big. `uplink`, `cidr` and `gateway` as those of a FloatingIntent.
+    """
+
+    subnet: IPv6Network
+    router_address: IPv6Address
+    uplink: str
+    cidr: IPv6Network
+    gateway: IPv6Address | None = None
+    addresses: tuple[IPv6Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RouterIntent:
     """A router's part on this node.
 
@@ -187,6 +203,13 @@ class RouterIntent:
     floating: tuple[FloatingIntent, ...] = ()
     announcers: tuple[IPAddress, ...] = ()
     balancers: tuple[BalancerIntent, ...] = ()
+    routed: tuple[RoutedIntent, ...] = ()
+
+    @property
+    def answered(self) -> tuple[tuple[str, IPAddress], ...]:
+        """(uplink, address) of the outside that the node is to answer for."""
+        routed = ((one.uplink, address) for one in self.routed for address in one.addresses)
+        return (*((one.uplink, one.address) for one in self.floating), *routed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +266,7 @@ class ObservedNet:
     groups: dict[str, str] = field(default_factory=dict)
     routers: dict[str, str] = field(default_factory=dict)
     router_directories: dict[str, str] = field(default_factory=dict)
-    announced: frozenset[tuple[str, IPv4Address]] = frozenset()
+    announced: frozenset[tuple[str, IPAddress]] = frozenset()
 
 
 class Net(Protocol):

@@ -226,10 +226,10 @@ class FakeNet:
                 uid: digest_of_router_directory(router.directory) for uid, router in host._routers.items()
             },
             announced=frozenset(
-                (one.uplink, one.address)
+                one
                 for router in host._routers.values()
-                for one in router.intent.floating
-                if one.uplink in host.uplinks
+                for one in router.intent.answered
+                if one[0] in host.uplinks
             ),
         )
         host._take_fault("observe_net", "after")
@@ -314,7 +314,7 @@ class FakeNet:
         host._take_fault("ensure_router", "before")
         known = host._routers.get(router.uid)
         directory = known.directory if known is not None else RouterDirectory(())
-        lost = [f"{one.address} ({one.uplink})" for one in router.floating if one.uplink not in host.uplinks]
+        lost = [f"{address} ({uplink})" for uplink, address in router.answered if uplink not in host.uplinks]
         before = known.down if known is not None else {}
         down = {one.uid: before.get(one.uid, frozenset()) & one.probed() for one in router.balancers}
         host._routers[router.uid] = _Router(router, not lost, down, directory)

@@ -1,8 +1,9 @@
 """What a router's namespace does with addresses of the outside: rules, as libnftables-json(5) data.
 
 **Pure.** A floating IP's packets get the fixed address for it and the other way round; forwards are single
-ports. What came to a port here by another node's part of the router goes back by that: its connection bears
-the number of that node (external.py), and so does each reply, which decides the table of its way.
+ports; IPv6 passes as it is. What came to a port here by another node's part of the router goes back by that:
+its connection bears the number of that node (external.py), and so does each reply, which decides the table of
+its way.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 from agent.net import external, router_entries
 from agent.net import rule_words as words
 from agent.net.addressing import ROUTER_TUNNEL_LINK, UPLINK_LINK
-from agent.net.driver import FloatingIntent, IPAddress, IPNetwork
+from agent.net.driver import FloatingIntent, IPAddress, IPNetwork, RoutedIntent
 from agent.net.rule_words import ACCEPT, COUNTER, DROP, Json
 from cumulet.protocols import TRANSLATED
 
@@ -21,6 +22,9 @@ _DESTINATION_NAT: Final = -100
 _MANGLE: Final = -150
 _SOURCE: Final = words.payload("ip", "saddr")
 _DESTINATION: Final = words.payload("ip", "daddr")
+_SOURCE6: Final = words.payload("ip6", "saddr")
+_DESTINATION6: Final = words.payload("ip6", "daddr")
+_IS_IPV4: Final = words.match("==", {"meta": {"key": "nfproto"}}, "ipv4")
 
 
 def closed_rules(floating: Sequence[FloatingIntent]) -> list[list[Json]]:
@@ -30,11 +34,61 @@ def closed_rules(floating: Sequence[FloatingIntent]) -> list[list[Json]]:
     """
     inside = _inside(floating)
     if not inside:
-        return [[words.oifname(UPLINK_LINK), *DROP], [words.iifname(UPLINK_LINK), *DROP]]
+        return [
+            [words.oifname(UPLINK_LINK), _IS_IPV4, *DROP],
+            [words.iifname(UPLINK_LINK), _IS_IPV4, *DROP],
+        ]
     others = {"set": inside}
     return [
         [words.oifname(UPLINK_LINK), words.match("!=", _SOURCE, others), *DROP],
         [words.iifname(UPLINK_LINK), words.match("!=", _DESTINATION, others), *DROP],
+    ]
+
+
+def foreign_rules(cidrs: Sequence[IPNetwork]) -> list[list[Json]]:
+    """Nobody outside has an address of the router's networks: rules that mean their guests by it do not mean
+    him. First of all rules."""
+    return [
+        [
+            words.iifname(UPLINK_LINK),
+            words.match("==", words.payload(family, "saddr"), {"set": inside}),
+            *DROP,
+        ]
+        for family, version in (("ip", 4), ("ip6", 6))
+        if (inside := [_prefix(cidr) for cidr in cidrs if cidr.version == version])
+    ]
+
+
+def routed_rules(routed: Sequence[RoutedIntent]) -> list[list[Json]]:
+    """Of IPv6, the way out and in is that of these subnets only. Before any rule that lets packets pass;
+    without such a subnet the router's uplink has no IPv6."""
+    if not routed:
+        return []
+    subnets = _subnets(routed)
+    return [
+        [words.oifname(UPLINK_LINK), words.match("!=", _SOURCE6, subnets), *DROP],
+        [words.iifname(UPLINK_LINK), words.match("!=", _DESTINATION6, subnets), *DROP],
+    ]
+
+
+def open_rules(routed: Sequence[RoutedIntent], gateways: str) -> list[list[Json]]:
+    """Both ends may begin, and the guests' groups decide."""
+    if not routed:
+        return []
+    subnets = _subnets(routed)
+    return [
+        [
+            words.iifname(gateways),
+            words.oifname(UPLINK_LINK),
+            words.match("==", _SOURCE6, subnets),
+            *ACCEPT,
+        ],
+        [
+            words.iifname(UPLINK_LINK),
+            words.oifname(gateways),
+            words.match("==", _DESTINATION6, subnets),
+            *ACCEPT,
+        ],
     ]
 
 
@@ -114,6 +168,10 @@ def _inside(floating: Sequence[FloatingIntent]) -> list[str]:
     forwarded = [way.target for one in floating for way in one.forwards]
     members = [member for one in floating for member in one.members]
     return list(dict.fromkeys(map(str, (*fixed, *forwarded, *members))))
+
+
+def _subnets(routed: Sequence[RoutedIntent]) -> Json:
+    return {"set": [_prefix(one.subnet) for one in routed]}
 
 
 def _prefix(cidr: IPNetwork) -> Json:

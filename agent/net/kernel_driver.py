@@ -13,13 +13,11 @@ import socket
 import subprocess
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.errors import DriverError, DriverUnavailableError
 from agent.net import kernel_observe, kernel_stats, netns
-from agent.net.arp_ears import Ear, Ears
 from agent.net.balancer import Probed
 from agent.net.balancer_state import BalancerState
 from agent.net.driver import (
@@ -32,6 +30,7 @@ from agent.net.driver import (
     RouterDirectory,
     RouterIntent,
 )
+from agent.net.ears import Ear, Ears, Place
 from agent.net.elements import Element
 from agent.net.group_state import GroupState
 from agent.net.intent_check import check_group, check_network, check_port, check_router, check_uid
@@ -209,14 +208,14 @@ class KernelNet:
         namespaces = {uid: self._network.namespace(uid) for uid in domain_uids}
         return await self._run("metadata sockets", lambda: self._listeners.ensure(namespaces))
 
-    async def arp_ears(self, uplinks: Collection[str]) -> dict[str, Ear]:
+    async def ears(self, places: Collection[Place]) -> dict[Place, Ear]:
         """What hears announcements on these links to external networks, as far as they are there.
 
         The same for as long as the links are and nobody closed them. The caller closes them.
         """
-        return await self._run("ears for ARP", lambda: self._ears.ensure(uplinks))
+        return await self._run("ears for announcements", lambda: self._ears.ensure(places))
 
-    async def announce(self, uplink: str, address: IPv4Address) -> None:
+    async def announce(self, uplink: str, address: IPAddress) -> None:
         """Say once more that this node has the address."""
         await self._run(f"announcing {address}", lambda: self._routers.external.announce(uplink, address))
 

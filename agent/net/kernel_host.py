@@ -78,7 +78,7 @@ class KernelHost:
         record = self._state.find_host()
         return (
             record is not None
-            and record.program == program.host_digest()
+            and record.program == program.host_digest(guests_only_ipv6=record.opened_ipv6)
             and record.rules == tables.fingerprint
             and not tables.chains.damaged
             and sysctl.forwarding_is_on()
@@ -99,14 +99,16 @@ class KernelHost:
             )
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
+        opened_ipv6 = record is not None and record.opened_ipv6
         nft.commit_text(guard_rules.GUARD_RULES)  # without elements it only closes
-        programmed = self._replace(tables)
+        programmed = self._replace(tables, guests_only_ipv6=opened_ipv6)
         write_text(self._state.resolvers, _resolvers_text())
-        self._state.write_host(HostRecord(program.host_digest(), programmed.fingerprint, was_off))
+        digest = program.host_digest(guests_only_ipv6=opened_ipv6)
+        self._state.write_host(HostRecord(digest, programmed.fingerprint, was_off, opened_ipv6))
         if not sysctl.forwarding_is_on():
             sysctl.set_forwarding(True)
 
-    def _replace(self, tables: Tables) -> Tables:
+    def _replace(self, tables: Tables, *, guests_only_ipv6: bool) -> Tables:
         """With all groups, or where the kernel refuses that, with none: each is then tried by itself."""
         ports = [port for record in self._records() for port in record.intent.ports]
         groups = {**tables.chains.ports, **security.port_groups(ports)}
@@ -121,12 +123,30 @@ class KernelHost:
             for command in security.group_commands(group, security.NOTHING, keep_rules=False)
         ]
         try:
-            batch = ruleset.host_rules(elements, [*chains, *compiled])
+            batch = ruleset.host_rules(elements, [*chains, *compiled], guests_only_ipv6=guests_only_ipv6)
             return self._reader.replace(_OWNER, HOST_TABLES, batch)
         except DriverError as err:
             if err.reason != nft.REFUSED:
                 raise
-            return self._reader.replace(_OWNER, HOST_TABLES, ruleset.host_rules(elements, chains))
+            batch = ruleset.host_rules(elements, chains, guests_only_ipv6=guests_only_ipv6)
+            return self._reader.replace(_OWNER, HOST_TABLES, batch)
+
+    def open_ipv6(self) -> None:
+        """This node forwards IPv6: of guests only, where it did not do so before."""
+        record = self._state.find_host()
+        if sysctl.ipv6_forwarding_is_on() or record is None:
+            return
+        self._state.write_host(replace(record, opened_ipv6=True))
+        self.ensure()  # what is not of guests is kept out before there is a way
+        sysctl.forward_ipv6()
+
+    def close_ipv6(self) -> None:
+        """As it was before."""
+        record = self._state.find_host()
+        if record is not None and record.opened_ipv6:
+            sysctl.stop_forwarding_ipv6()
+            self._state.write_host(replace(record, opened_ipv6=False))
+            self.ensure()
 
     def ensure_elements(
         self, uid: str, wanted: frozenset[Element], chosen: Chosen = _any, ports: Iterable[PortIntent] = ()
@@ -172,6 +192,8 @@ class KernelHost:
             nft.commit(ruleset.host_rules_absent())
         if record is not None and record.forwarding_was_off:
             sysctl.set_forwarding(False)
+        if record is not None and record.opened_ipv6:
+            sysctl.stop_forwarding_ipv6()
         self._state.forget_host()
         self.numbers.clear()
         self.zones.clear()

@@ -182,14 +182,26 @@ def _ensure_pair(host: Netlink, inner: Netlink, pair: Pair, uid: str, namespace_
     return True
 
 
-def ensure_uplink(host: Netlink, inner: Netlink, pair: Pair, uid: str, vni: int, namespace_fd: int) -> Link:
+def ensure_uplink(
+    host: Netlink,
+    inner: Netlink,
+    pair: Pair,
+    uid: str,
+    vni: int,
+    namespace_fd: int,
+    *,
+    passes_ipv6: bool = False,
+) -> Link:
     """Point to point: the node knows the namespace by one address, the namespace the node by another.
 
-    The inner end; the way out by it is the caller's.
+    The inner end; the way out by it, and IPv6 inside, are the caller's.
     """
     _ensure_pair(host, inner, pair, uid, namespace_fd)
     outer_end, inner_end = get_link(host, pair.name), get_link(inner, pair.inner)
-    sysctl.disable_ipv6(pair.name)
+    if passes_ipv6:
+        sysctl.pass_ipv6(pair.name)
+    else:
+        sysctl.disable_ipv6(pair.name)
     inside_address = addressing.uplink_address(vni)
     ensure_addresses(host, outer_end, {(addressing.HOST_END, _SINGLE)})
     ensure_addresses(inner, inner_end, {(inside_address, _SINGLE)})

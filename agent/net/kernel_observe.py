@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.net import dnsmasq, external, names, netns, qos, router_judge, sysctl
-from agent.net.addressing import ROUTER_UPLINK
+from agent.net.addressing import ROUTER_UPLINK, UPLINK_LINK
 from agent.net.dnsmasq_config import ServerFiles, parse_leases
 from agent.net.driver import NetworkIntent, ObservedNet
 from agent.net.kernel_directory import KernelDirectory
@@ -55,7 +55,7 @@ def observe(
     uids = [uid for uid in _network_uids(state, netns_dir, links, tables) if uid not in router_uids]
     namespaces = _Namespaces(netns_dir, reader)
     views = tuple(_network(uid, state, namespaces) for uid in uids)
-    router_views = tuple(_router(uid, routers, namespaces) for uid in sorted(router_uids))
+    router_views = tuple(_router(uid, routers, namespaces, links) for uid in sorted(router_uids))
     host_view = HostView(
         links=links,
         tables=tables,
@@ -129,7 +129,7 @@ def _heard(
     return namespaces.heard(domain_uid)
 
 
-def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces) -> RouterView:
+def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces, links: LinkView) -> RouterView:
     record, mirror, view = routers.record(uid), routers.follow(uid), namespaces.view(uid)
     return RouterView(
         uid=uid,
@@ -142,14 +142,15 @@ def _router(uid: str, routers: KernelRouters, namespaces: _Namespaces) -> Router
         hash=mirror.hash if mirror else 0,
         vteps=mirror.vteps() if mirror else frozenset(),
         returns=record is None or mirror is None or _returns(namespaces.path(uid), record, mirror.tunnel),
+        passes_ipv6=record is None or view is None or _passes_ipv6(namespaces.path(uid), record, links),
     )
 
 
 def _external(routers: KernelRouters) -> ExternalView:
     records = map(routers.record, routers.uids())
-    floating = (one for record in records if record is not None for one in record.intent.floating)
+    intents = [record.intent for record in records if record is not None]
     with Netlink() as host:
-        return routers.external.view(host, floating)
+        return routers.external.view(host, intents)
 
 
 def _returns(path: Path, record: RouterRecord, tunnel: int) -> bool:
@@ -161,6 +162,20 @@ def _returns(path: Path, record: RouterRecord, tunnel: int) -> bool:
         tables = {vtep: inner.table_routes(external.mark_of_node(vtep)) for vtep in announcers}
         return inner.rules() == external.return_rules(announcers) and all(
             external.return_route(vtep, tunnel) in routes for vtep, routes in tables.items()
+        )
+
+
+def _passes_ipv6(path: Path, record: RouterRecord, host: LinkView) -> bool:
+    """IPv6 gets from the router's namespace to the node, where it is to."""
+    outer = host.links.get(names.uplink_name(record.intent.uid))
+    if not record.intent.routed or outer is None:
+        return True
+    with netns.inside(path), Netlink() as inner:
+        uplink = inner.find_link(UPLINK_LINK)
+        return (
+            uplink is not None
+            and not sysctl.ipv6_is_off(UPLINK_LINK)
+            and external.hop_outside(uplink.index, outer.mac) in inner.neighbours(uplink.index)
         )
 
 

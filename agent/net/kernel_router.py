@@ -32,6 +32,7 @@ from agent.net.kernel_balancer import KernelBalancers
 from agent.net.kernel_external import KernelExternal, change_rules
 from agent.net.kernel_host import KernelHost
 from agent.net.netlink_link import Link
+from agent.net.netlink_neighbour import neighbour
 from agent.net.netlink_route import RouterRoute, router_route
 from agent.net.router_entries import RouterEntry, RouterSpot, hash_of, key_of
 from agent.net.router_mirror import RouterMirror
@@ -87,7 +88,7 @@ class KernelRouters:
         uid = router.uid
         record = self._state.find(uid)
         self._state.begin(uid)
-        self.external.release(uid, (one.address for one in router.floating))
+        self.external.release(uid, router)
         self._host.ensure()
         self._host.ensure_elements(
             uid,
@@ -107,6 +108,7 @@ class KernelRouters:
         self._state.write(
             RouterRecord(router, digest_of(router), router_program.router_digest(router), rules)
         )
+        self._settle_ipv6()
         self.external.ensure(router)  # last: a lost uplink must not keep networks out of the router
 
     def ensure_absent(self, uid: str) -> None:
@@ -127,6 +129,7 @@ class KernelRouters:
         self._host.ensure_elements(uid, frozenset())
         self._reader.forget(uid)
         self._state.forget(uid)
+        self._settle_ipv6()
         self._host.leave_if_unused()
 
     def ensure_directory(self, uid: str, directory: RouterDirectory) -> None:
@@ -223,7 +226,32 @@ class KernelRouters:
         with Netlink() as host, kernel_links.conversation_inside(path) as (inner, namespace_fd):
             kernel_links.set_up(inner, kernel_links.get_link(inner, "lo"))
             self._ensure_tunnel(host, inner, router, namespace_fd)
-            return kernel_links.ensure_uplink(host, inner, pair, router.uid, router.vni, namespace_fd)
+            way_out = kernel_links.ensure_uplink(
+                host,
+                inner,
+                pair,
+                router.uid,
+                router.vni,
+                namespace_fd,
+                passes_ipv6=bool(router.routed),
+            )
+            with netns.inside(path):
+                if router.routed:
+                    sysctl.make_ipv6_gateway(way_out.name)
+                else:
+                    sysctl.disable_ipv6(way_out.name)
+            if router.routed:
+                outer = kernel_links.get_link(host, pair.name)
+                hop = external.hop_outside(way_out.index, outer.mac)
+                inner.change_entries([EntryChange(True, neighbour(hop.link, hop.address, hop.mac))])
+            return way_out
+
+    def _settle_ipv6(self) -> None:
+        """The node forwards IPv6 while it answers for an address of it."""
+        if any(router.routed for router in self._state.intents()):
+            self._host.open_ipv6()
+        else:
+            self._host.close_ipv6()
 
     def _ensure_tunnel(self, host: Netlink, inner: Netlink, router: RouterIntent, namespace_fd: int) -> None:
         """Inside; its outer packets go by the node's underlay."""

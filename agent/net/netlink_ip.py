@@ -49,12 +49,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of ours in the main table; `destination` None is the default route."""
+    """A route of ours in the main table; `destination` None is IPv4's default route."""
 
-    destination: IPv4Address | None
+    destination: IPAddress | None
     prefix_length: int
     link: int
-    gateway: IPv4Address | None
+    gateway: IPAddress | None
 
 
 def address_dump() -> bytes:
@@ -73,12 +73,14 @@ def address(value: Address) -> bytes:
     )
 
 
-def route_dump() -> bytes:
+def route_dump(ip_version: int) -> bytes:
     """Asks for our routes only: a node may carry a full table of somebody else's."""
-    return _ROUTE.pack(_AF_INET, 0, 0, 0, _ROUTE_TABLE_MAIN, ROUTE_PROTOCOL, 0, 0, 0)
+    family = _AF_INET if ip_version == 4 else _AF_INET6
+    return _ROUTE.pack(family, 0, 0, 0, _ROUTE_TABLE_MAIN, ROUTE_PROTOCOL, 0, 0, 0)
 
 
 def route(value: Route) -> bytes:
+    """Of IPv4."""
     scope = _SCOPE_UNIVERSE if value.gateway else _SCOPE_LINK
     flags = _NEXT_HOP_ON_LINK if value.gateway else 0
     payload = _ROUTE.pack(
@@ -103,14 +105,17 @@ def parse_address(payload: bytes) -> Address | None:
 
 def parse_route(payload: bytes) -> Route | None:
     """None for a route that is not one of ours (old kernels do not filter dumps)."""
-    _, prefix_length, _, _, table, protocol, _, _, _ = _ROUTE.unpack_from(payload)
+    family, prefix_length, _, _, table, protocol, _, _, _ = _ROUTE.unpack_from(payload)
     if protocol != ROUTE_PROTOCOL or table != _ROUTE_TABLE_MAIN:
         return None
     found = attributes(payload, _ROUTE.size)
     destination, gateway = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
+    parse = IPv4Address if family == _AF_INET else IPv6Address
+    if destination is None and family == _AF_INET6:
+        destination = bytes(16)
     return Route(
-        destination=IPv4Address(destination) if destination else None,
+        destination=parse(destination) if destination else None,
         prefix_length=prefix_length,
         link=parse_u32(found.get(_RTA_OIF)),
-        gateway=IPv4Address(gateway) if gateway else None,
+        gateway=parse(gateway) if gateway else None,
     )

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from agent.net.driver import IPAddress
-from agent.net.netlink_wire import attribute, attributes, pack_mac, parse_u32
+from agent.net.netlink_wire import attribute, attributes, pack_mac, pack_u32, parse_u32
 
 RTM_NEWNEIGH: Final = 28
 RTM_DELNEIGH: Final = 29
@@ -34,6 +34,7 @@ _STATIC: Final = _NUD_NOARP | _NUD_REACHABLE
 
 _NDA_DST: Final = 1
 _NDA_LLADDR: Final = 2
+_NDA_IFINDEX: Final = 8
 _NDA_MASTER: Final = 9
 _NDA_PROTOCOL: Final = 12
 _PROTOCOL: Final = 199  # ours (see netlink_ip.py)
@@ -69,17 +70,19 @@ class Neighbour(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """The node answers ARP for `address` on a link, while a route leads it elsewhere."""
+    """The node answers ARP or ND for `address` on a link, while a route leads it elsewhere."""
 
     link: int
-    address: IPv4Address
+    address: IPAddress
 
 
 Entry = PortEntry | TunnelEntry | Neighbour
 
 
-def dump(family: int) -> bytes:
-    return _NEIGHBOUR.pack(family, 0, 0, 0, 0)
+def dump(family: int, link: int = 0) -> bytes:
+    """Of one link only, by its index, or of all."""
+    head = _NEIGHBOUR.pack(family, 0, 0, 0, 0)
+    return head + attribute(_NDA_IFINDEX, pack_u32(link)) if link else head
 
 
 def port_entry(link: int, mac: str) -> bytes:
@@ -100,8 +103,7 @@ def tunnel_entry(link: int, mac: str, vtep: IPAddress) -> bytes:
 
 
 def neighbour(link: int, address: IPAddress, mac: str) -> bytes:
-    family = AF_INET if address.version == 4 else AF_INET6
-    head = _NEIGHBOUR.pack(family, link, _NUD_PERMANENT, 0, 0)
+    head = _NEIGHBOUR.pack(_family_of(address), link, _NUD_PERMANENT, 0, 0)
     return head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, pack_mac(mac))
 
 
@@ -122,12 +124,12 @@ def parse_station(payload: bytes) -> tuple[int, str] | None:
 
 
 def proxy(value: Proxy) -> bytes:
-    head = _NEIGHBOUR.pack(AF_INET, value.link, 0, _NTF_PROXY, 0)
+    head = _NEIGHBOUR.pack(_family_of(value.address), value.link, 0, _NTF_PROXY, 0)
     return head + attribute(_NDA_DST, value.address.packed) + attribute(_NDA_PROTOCOL, bytes([_PROTOCOL]))
 
 
-def proxy_dump() -> bytes:
-    return _NEIGHBOUR.pack(AF_INET, 0, 0, _NTF_PROXY, 0)
+def proxy_dump(family: int) -> bytes:
+    return _NEIGHBOUR.pack(family, 0, 0, _NTF_PROXY, 0)
 
 
 def parse_proxy(payload: bytes) -> Proxy | None:
@@ -136,7 +138,7 @@ def parse_proxy(payload: bytes) -> Proxy | None:
     found = attributes(payload, _NEIGHBOUR.size)
     if found.get(_NDA_PROTOCOL) != bytes([_PROTOCOL]):
         return None
-    return Proxy(link, IPv4Address(found[_NDA_DST]))
+    return Proxy(link, _parse_ip(found[_NDA_DST]))
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -165,6 +167,10 @@ def parse_entry(payload: bytes) -> Entry | None:
             return None
         return PortEntry(parse_u32(found[_NDA_MASTER]), mac, link, bool(state & _NUD_NOARP))
     return TunnelEntry(link, mac, _parse_ip(destination)) if destination else None
+
+
+def _family_of(address: IPAddress) -> int:
+    return AF_INET if address.version == 4 else AF_INET6
 
 
 def _parse_ip(packed: bytes) -> IPAddress:

@@ -1,14 +1,15 @@
 """Policy rules of routing on the wire: which table a packet's way is looked up in.
 
-**Pure.** Of IPv4. Source: linux/fib_rules.h.
+**Pure.** Source: linux/fib_rules.h.
 """
 
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import ip_network
 from typing import Final, NamedTuple
 
+from agent.net.driver import IPNetwork
 from agent.net.netlink_wire import attribute, attributes, pack_text, pack_u32, parse_text, parse_u32
 
 RTM_NEWRULE: Final = 32
@@ -18,8 +19,8 @@ RTM_GETRULE: Final = 34
 PROTOCOL: Final = 199  # ours (see netlink_ip.py)
 TABLE_MAIN: Final = 254
 _AF_INET: Final = 2
+_AF_INET6: Final = 10
 _TO_TABLE: Final = 1  # FR_ACT_TO_TBL
-_SINGLE: Final = 32
 _NOT_SUPPRESSED: Final = 0xFFFFFFFF  # what the kernel tells of a rule that takes any route
 
 _FRA_SRC: Final = 2
@@ -42,21 +43,26 @@ class PolicyRule(NamedTuple):
 
     priority: int
     table: int
-    source: IPv4Address | None = None
+    source: IPNetwork | None = None
     link: str = ""
     mark: int = 0
     specific_only: bool = False
 
+    @property
+    def ip_version(self) -> int:
+        """A rule without a source is of IPv4."""
+        return 4 if self.source is None else self.source.version
+
 
 def rule(value: PolicyRule) -> bytes:
-    length = _SINGLE if value.source is not None else 0
-    payload = _HEADER.pack(_AF_INET, 0, length, 0, 0, 0, 0, _TO_TABLE, 0)
+    length = value.source.prefixlen if value.source is not None else 0
+    payload = _HEADER.pack(_family(value.ip_version), 0, length, 0, 0, 0, 0, _TO_TABLE, 0)
     payload += attribute(_FRA_PRIORITY, pack_u32(value.priority)) + attribute(
         _FRA_TABLE, pack_u32(value.table)
     )
     payload += attribute(_FRA_PROTOCOL, bytes([PROTOCOL]))
     if value.source is not None:
-        payload += attribute(_FRA_SRC, value.source.packed)
+        payload += attribute(_FRA_SRC, value.source.network_address.packed)
     if value.link:
         payload += attribute(_FRA_IIFNAME, pack_text(value.link))
     if value.mark:
@@ -66,8 +72,8 @@ def rule(value: PolicyRule) -> bytes:
     return payload
 
 
-def rule_dump() -> bytes:
-    return _HEADER.pack(_AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+def rule_dump(ip_version: int) -> bytes:
+    return _HEADER.pack(_family(ip_version), 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def parse_rule(payload: bytes) -> PolicyRule | None:
@@ -75,12 +81,17 @@ def parse_rule(payload: bytes) -> PolicyRule | None:
     found = attributes(payload, _HEADER.size)
     if found.get(_FRA_PROTOCOL) != bytes([PROTOCOL]):
         return None
-    suppress = found.get(_FRA_SUPPRESS_PREFIXLEN)
+    suppress, source = found.get(_FRA_SUPPRESS_PREFIXLEN), found.get(_FRA_SRC)
+    length: int = _HEADER.unpack_from(payload)[2]
     return PolicyRule(
         priority=parse_u32(found.get(_FRA_PRIORITY)),
         table=parse_u32(found.get(_FRA_TABLE)),
-        source=IPv4Address(found[_FRA_SRC]) if _FRA_SRC in found else None,
+        source=ip_network((source, length)) if source is not None else None,
         link=parse_text(found.get(_FRA_IIFNAME, b"")),
         mark=parse_u32(found.get(_FRA_FWMARK)),
         specific_only=suppress is not None and parse_u32(suppress) != _NOT_SUPPRESSED,
     )
+
+
+def _family(ip_version: int) -> int:
+    return _AF_INET if ip_version == 4 else _AF_INET6

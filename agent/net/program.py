@@ -42,9 +42,10 @@ def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
 
 
 @functools.cache
-def host_digest() -> str:
+def host_digest(*, guests_only_ipv6: bool) -> str:
     """Of the host's rules as this code would program them."""
-    return digest_of_program([ruleset.host_rules(()), guard_rules.GUARD_RULES])
+    rules = ruleset.host_rules((), guests_only_ipv6=guests_only_ipv6)
+    return digest_of_program([rules, guard_rules.GUARD_RULES])
 
 
 def digest_of_program(value: object) -> str:

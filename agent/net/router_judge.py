@@ -24,7 +24,8 @@ class RouterView:
     """What there is of one router. `program` is the digest of what its record's intent compiles to.
 
     `routes` are its own and foreign ones; `hash` is that of what leads to other nodes, which are `vteps`.
-    `returns` says that the ways back by those who answer for addresses of the outside are there.
+    `returns` says that the ways back by those who answer for addresses of the outside are there,
+    `passes_ipv6` that IPv6 gets to the node where it is to.
     """
 
     uid: str
@@ -37,6 +38,7 @@ class RouterView:
     hash: int
     vteps: frozenset[IPAddress]
     returns: bool = True
+    passes_ipv6: bool = True
 
 
 def router_digests(host: HostView, routers: tuple[RouterView, ...]) -> dict[str, str]:
@@ -80,6 +82,7 @@ def _is_complete(host: HostView, router: RouterView) -> bool:
         and _links_fit(host, namespace, record.intent)
         and _routes_fit(namespace, router)
         and router.returns
+        and router.passes_ipv6
         and _external_fits(host, record.intent)
     )
 

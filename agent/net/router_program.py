@@ -32,7 +32,12 @@ def wanted_tunnel(router: RouterIntent, underlay: IPAddress | None) -> Tunnel | 
 def own_routes(router: RouterIntent, way_out: int) -> set[RouterRoute]:
     """The way out, a link's index; and of the router's ranges, what no port has goes nowhere."""
     default = RouterRoute(addressing.ANYWHERE, 0, way_out, addressing.HOST_END, _WAY_OUT_METRIC, OF_ROUTER)
-    return {default} | {
+    ways = {default}
+    if router.routed:
+        ways.add(
+            RouterRoute(addressing.ANYWHERE6, 0, way_out, addressing.HOST_HOP, _WAY_OUT_METRIC, OF_ROUTER)
+        )
+    return ways | {
         route_of(cidr, protocol=OF_ROUTER)._replace(metric=_NOBODYS_METRIC) for cidr in router.cidrs
     }
 

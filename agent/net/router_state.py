@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from agent.net.balancer import balancer_from_json, balancer_to_json
-from agent.net.driver import FloatingIntent, ForwardIntent, RouterIntent, digest_of
+from agent.net.driver import FloatingIntent, ForwardIntent, RoutedIntent, RouterIntent, digest_of
 from agent.net.state import read_text, write_text
 
 
@@ -66,6 +66,7 @@ class RouterState:
             "floating": list(map(_floating_json, intent.floating)),
             "announcers": list(map(str, intent.announcers)),
             "balancers": [balancer_to_json(balancer) for balancer in intent.balancers],
+            "routed": list(map(_routed_json, intent.routed)),
             "program": record.program,
             "rules": record.rules,
         }
@@ -93,6 +94,7 @@ def _parse(text: str) -> RouterRecord | None:
             floating=tuple(map(_parse_floating, raw["floating"])),
             announcers=tuple(map(ip_address, raw["announcers"])),
             balancers=tuple(map(balancer_from_json, raw.get("balancers", ()))),
+            routed=tuple(map(_parse_routed, raw.get("routed", ()))),
         )
         return RouterRecord(intent, digest_of(intent), raw["program"], raw["rules"])
     except (ValueError, KeyError, TypeError):
@@ -123,4 +125,26 @@ def _parse_floating(raw: dict[str, Any]) -> FloatingIntent:
             for protocol, port, target, target_port in raw["forwards"]
         ),
         members=tuple(map(IPv4Address, raw["members"])),
+    )
+
+
+def _routed_json(one: RoutedIntent) -> dict[str, Any]:
+    return {
+        "subnet": str(one.subnet),
+        "router_address": str(one.router_address),
+        "uplink": one.uplink,
+        "cidr": str(one.cidr),
+        "gateway": None if one.gateway is None else str(one.gateway),
+        "addresses": list(map(str, one.addresses)),
+    }
+
+
+def _parse_routed(raw: dict[str, Any]) -> RoutedIntent:
+    return RoutedIntent(
+        subnet=IPv6Network(raw["subnet"]),
+        router_address=IPv6Address(raw["router_address"]),
+        uplink=raw["uplink"],
+        cidr=IPv6Network(raw["cidr"]),
+        gateway=None if raw["gateway"] is None else IPv6Address(raw["gateway"]),
+        addresses=tuple(map(IPv6Address, raw["addresses"])),
     )

@@ -27,7 +27,7 @@ from agent.net import (
 from agent.net import netlink_wire as wire
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
-from agent.net.netlink_neighbour import Entry, Proxy
+from agent.net.netlink_neighbour import AF_INET, AF_INET6, Entry, Neighbour, Proxy
 from agent.net.netlink_route import RouterRoute
 from agent.net.netlink_rule import PolicyRule
 from agent.net.netlink_stats import CountedLink
@@ -91,9 +91,10 @@ class Netlink:
         found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, netlink_ip.address_dump()))
         return [address for address in found if address is not None]
 
-    def routes(self) -> list[Route]:
+    def routes(self, ip_version: int = 4) -> list[Route]:
         """Ours only."""
-        found = map(netlink_ip.parse_route, self._dump(netlink_ip.RTM_GETROUTE, netlink_ip.route_dump()))
+        dump = self._dump(netlink_ip.RTM_GETROUTE, netlink_ip.route_dump(ip_version))
+        found = map(netlink_ip.parse_route, dump)
         return [route for route in found if route is not None]
 
     def find_link(self, name: str) -> Link | None:
@@ -162,6 +163,12 @@ class Netlink:
         found = filter(None, map(netlink_neighbour.parse_station, dump))
         return frozenset(mac for index, mac in found if index == link)
 
+    def neighbours(self, link: int) -> frozenset[Neighbour]:
+        """Of IPv6, on the link with this index."""
+        dump = self._dump(netlink_neighbour.RTM_GETNEIGH, netlink_neighbour.dump(AF_INET6, link))
+        found = map(netlink_neighbour.parse_entry, dump)
+        return frozenset(one for one in found if isinstance(one, Neighbour) and one.link == link)
+
     def router_routes(self) -> Iterator[RouterRoute]:
         """Of the main table, but those that the kernel made of addresses."""
         for ip_version in (4, 6):
@@ -171,23 +178,26 @@ class Netlink:
                 if route is not None:
                     yield route
 
-    def table_routes(self, table: int) -> frozenset[RouterRoute]:
-        """Of IPv4, in a table of ours; empty where there is no such table."""
+    def table_routes(self, table: int, ip_version: int = 4) -> frozenset[RouterRoute]:
+        """In a table of ours; empty where there is no such table."""
         found: set[RouterRoute | None] = set()
         with _tolerating(errno.ENOENT):
-            for payload in self._dump(netlink_route.RTM_GETROUTE, netlink_route.routes_dump(4, table)):
+            dump = netlink_route.routes_dump(ip_version, table)
+            for payload in self._dump(netlink_route.RTM_GETROUTE, dump):
                 found.add(netlink_route.parse_router_route(payload, table))
         return frozenset(route for route in found if route is not None)
 
     def proxies(self) -> frozenset[Proxy]:
         """Ours only."""
-        dump = self._dump(netlink_neighbour.RTM_GETNEIGH, netlink_neighbour.proxy_dump())
-        return frozenset(one for one in map(netlink_neighbour.parse_proxy, dump) if one is not None)
+        dumps = map(netlink_neighbour.proxy_dump, (AF_INET, AF_INET6))
+        found = (one for dump in dumps for one in self._dump(netlink_neighbour.RTM_GETNEIGH, dump))
+        return frozenset(one for one in map(netlink_neighbour.parse_proxy, found) if one is not None)
 
     def rules(self) -> frozenset[PolicyRule]:
         """Ours only."""
-        dump = self._dump(netlink_rule.RTM_GETRULE, netlink_rule.rule_dump())
-        return frozenset(one for one in map(netlink_rule.parse_rule, dump) if one is not None)
+        dumps = map(netlink_rule.rule_dump, (4, 6))
+        found = (one for dump in dumps for one in self._dump(netlink_rule.RTM_GETRULE, dump))
+        return frozenset(one for one in map(netlink_rule.parse_rule, found) if one is not None)
 
     def change_rules(self, gone: Iterable[PolicyRule], come: Iterable[PolicyRule]) -> None:
         """What is gone already is no error."""

@@ -128,31 +128,36 @@ def _guest_element(port_uid: str, network_uid: str) -> Element:
 # -- the host ---------------------------------------------------------------------------------------------
 
 
-def host_rules(elements: Iterable[Element], chains: Iterable[Json] = ()) -> list[Json]:
+def host_rules(
+    elements: Iterable[Element], chains: Iterable[Json] = (), *, guests_only_ipv6: bool = False
+) -> list[Json]:
     """Replaces both host tables by what they are to be, in one transaction.
 
-    `chains`: those that elements lead to, and groups.
+    `chains`: those that elements lead to, and groups. `guests_only_ipv6`: of IPv6 the node forwards nothing
+    else; it forwards for their sake.
     """
-    return [*_host_inet(), *guest_rules.bridge_rules(), *chains, *add_elements(elements)]
+    return [*_host_inet(guests_only_ipv6), *guest_rules.bridge_rules(), *chains, *add_elements(elements)]
 
 
 def host_rules_absent() -> list[Json]:
     return [command for family, name in HOST_TABLES for command in words.table_absent(family, name)]
 
 
-def _host_inet() -> list[Json]:
+def _host_inet(guests_only_ipv6: bool) -> list[Json]:
+    closing = [[_IS_IPV6, *DROP]] if guests_only_ipv6 else []
     return [
         *words.table("inet"),
         words.named_set("inet", "bridges", "ifname"),
         words.named_set("inet", "uplinks", "ifname"),
         words.named_set("inet", "floating", ["ifname", "ipv4_addr"]),
+        words.named_set("inet", "routed", ["ifname", "ipv6_addr"]),
         *guest_rules.inet_rules(),
         words.base_chain("inet", "input", "filter", "input", _BEFORE_FIREWALLS),
         words.rule("inet", "input", words.iifname("@bridges"), *DROP),
         words.rule("inet", "input", words.iifname("@uplinks"), *DROP),
         words.base_chain("inet", "forward", "filter", "forward", _BEFORE_FIREWALLS),
         *guest_rules.forward_rules(),
-        *(words.rule("inet", "forward", *statements) for statements in _host_forward()),
+        *(words.rule("inet", "forward", *statements) for statements in (*_host_forward(), *closing)),
         words.base_chain("inet", "postrouting", "nat", "postrouting", _SOURCE_NAT),
         words.rule("inet", "postrouting", *_host_masquerade()),
     ]
@@ -163,7 +168,6 @@ def _host_forward() -> list[list[Json]]:
     return [
         [words.iifname("@bridges"), *DROP],  # not bridged: a frame to the bridge's own MAC is no way out
         [words.oifname("@bridges"), *DROP],
-        [words.iifname("@uplinks"), words.match("==", {"meta": {"key": "nfproto"}}, "ipv6"), *DROP],
         [words.iifname("@uplinks"), words.ct_state("invalid"), *DROP],  # NAT skips invalid packets
         [
             words.iifname("@uplinks"),
@@ -171,7 +175,13 @@ def _host_forward() -> list[list[Json]]:
             words.match("!=", _concat(IIFNAME, words.payload("ip", "saddr")), "@floating"),
             *DROP,
         ],
+        [
+            words.iifname("@uplinks"),
+            words.match("!=", _concat(IIFNAME, words.payload("ip6", "saddr")), "@routed"),
+            *DROP,
+        ],
         [words.match("==", _concat(_OIFNAME, words.payload("ip", "daddr")), "@floating"), *ACCEPT],
+        [words.match("==", _concat(_OIFNAME, words.payload("ip6", "daddr")), "@routed"), *ACCEPT],
         [words.iifname("@uplinks"), words.oifname("@uplinks"), *DROP],  # another network
         [words.oifname("@uplinks"), words.ct_state("established", "related"), *ACCEPT],
         [words.oifname("@uplinks"), *DROP],
@@ -201,16 +211,21 @@ def namespace_rules(*, outbound_nat: bool, router: RouterIntent | None = None) -
     node, so guests of other subnets would be reached on this node only.
     """
     floating = router.floating if router is not None else ()
+    routed = router.routed if router is not None else ()
     forward = [
+        *(floating_rules.foreign_rules(router.cidrs) if router is not None and (floating or routed) else []),
+        *floating_rules.routed_rules(routed),
         *([] if outbound_nat else floating_rules.closed_rules(floating)),
         [words.ct_state("invalid"), *DROP],
         [words.ct_state("established", "related"), *ACCEPT],
         *(_joined() if router is not None else []),
         *floating_rules.forward_rules(floating, _GATEWAYS),
+        *floating_rules.open_rules(routed, _GATEWAYS),
         *([[words.iifname(_GATEWAYS), words.oifname(UPLINK_LINK), *ACCEPT]] if outbound_nat else []),
         list(DROP),
     ]
-    masquerade = [words.oifname(UPLINK_LINK), COUNTER, {"masquerade": None}]
+    is_ipv4 = words.match("==", {"meta": {"key": "nfproto"}}, "ipv4")
+    masquerade = [words.oifname(UPLINK_LINK), is_ipv4, COUNTER, {"masquerade": None}]
     return [
         *words.table("inet"),
         words.base_chain("inet", "input", "filter", "input", 0, policy="drop"),
@@ -227,10 +242,6 @@ def namespace_rules(*, outbound_nat: bool, router: RouterIntent | None = None) -
         *(words.rule("inet", "postrouting", *one) for one in floating_rules.source_rules(floating)),
         words.rule("inet", "postrouting", *masquerade),
     ]
-
-
-def _returns(router: RouterIntent) -> list[Json]:
-    return floating_rules.return_rules(router.announcers, router.cidrs, _GATEWAYS)
 
 
 def _joined() -> list[list[Json]]:

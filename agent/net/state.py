@@ -41,6 +41,7 @@ class HostRecord:
     program: str
     rules: str
     forwarding_was_off: bool  # then it goes off again with the last network
+    opened_ipv6: bool = False  # it was us who had the node forward IPv6
 
 
 class State:
@@ -123,6 +124,7 @@ class State:
             "program": record.program,
             "rules": record.rules,
             "forwarding_was_off": record.forwarding_was_off,
+            "opened_ipv6": record.opened_ipv6,
         }
         write_text(self._host, json.dumps(raw))
 

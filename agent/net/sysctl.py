@@ -12,6 +12,8 @@ from typing import Final
 _NET: Final = Path("/proc/sys/net")
 _GENERATE_NO_ADDRESS: Final = "1"  # IN6_ADDR_GEN_MODE_NONE
 _IGNORE_ALL: Final = "8"  # ip-sysctl: do not reply to ARP for any local address
+_CONF6: Final = _NET / "ipv6/conf"
+_EVEN_IF_FORWARDING: Final = "2"
 _INOTIFY: Final = Path("/proc/sys/fs/inotify/max_user_instances")
 # Of all processes of a user. Each network's dnsmasq takes one, and the kernel's own 128 ended a node at 126
 # networks. An instance that is not used costs a few hundred bytes.
@@ -68,6 +70,68 @@ def silence_bridge(name: str) -> None:
 def answer_at_once(name: str) -> None:
     """Of addresses that are not the node's own; the kernel would wait up to 0.8 s for somebody better."""
     _write(f"ipv4/neigh/{name}/proxy_delay", "0")
+
+
+def ipv6_forwarding_is_on() -> bool:
+    path = _CONF6 / "all/forwarding"
+    return path.exists() and path.read_text().strip() == "1"
+
+
+def forward_ipv6() -> None:
+    """Packets go from link to link. Every link stays the host, or the router, that it was towards its
+    neighbours, and keeps what routers there advertised."""
+    hosts = [path for path in _CONF6.glob("*/forwarding") if path.parent.name != "all" and not _is_on(path)]
+    _keep_advertisements()
+    (_CONF6 / "all/forwarding").write_text("1")
+    for path in hosts:
+        with contextlib.suppress(FileNotFoundError):  # the link went
+            path.write_text("0")
+
+
+def stop_forwarding_ipv6() -> None:
+    _write("ipv6/conf/all/forwarding", "0")
+
+
+def answer_solicitations(name: str) -> None:
+    """Of addresses that are not the node's own, at once; only a link that forwards does."""
+    if not answers_solicitations(name):
+        _keep_advertisements()
+        _write(f"ipv6/conf/{name}/forwarding", "1")
+        _write(f"ipv6/conf/{name}/proxy_ndp", "1")
+    _write(f"ipv6/neigh/{name}/proxy_delay", "0")
+
+
+def answers_solicitations(name: str) -> bool:
+    conf = _CONF6 / name
+    return conf.exists() and _is_on(conf / "forwarding") and _is_on(conf / "proxy_ndp")
+
+
+def ipv6_is_off(name: str) -> bool:
+    """Of one link, or of the whole kernel."""
+    path = _CONF6 / name / "disable_ipv6"
+    return not path.exists() or _is_on(path)
+
+
+def pass_ipv6(name: str) -> None:
+    """A link that carries IPv6 of others: it has no address and believes nobody."""
+    _write(f"ipv6/conf/{name}/addr_gen_mode", _GENERATE_NO_ADDRESS)
+    for setting in ("accept_ra", "accept_redirects"):
+        _write(f"ipv6/conf/{name}/{setting}", "0")
+    _write(f"ipv6/conf/{name}/disable_ipv6", "0")
+
+
+def _keep_advertisements() -> None:
+    """Before any link begins to forward: the kernel then forgets what was advertised on all links of the
+    namespace that do not accept it "even if forwarding" (ip-sysctl, accept_ra)."""
+    for conf in _CONF6.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            accepts = (conf / "accept_ra").read_text().strip() == "1"
+            if conf.name not in ("all", "default") and accepts and not _is_on(conf / "forwarding"):
+                (conf / "accept_ra").write_text(_EVEN_IF_FORWARDING)
+
+
+def _is_on(path: Path) -> bool:
+    return path.read_text().strip() == "1"
 
 
 def disable_ipv6(scope: str) -> None:

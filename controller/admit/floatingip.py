@@ -11,7 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from controller.admit import common
 from controller.admit.common import Context, Violations
-from controller.admit.externalnetwork import choose_floating_address
+from controller.admit.externalnetwork import choose_floating_address, taken_of
 from controller.admit.project import charge_floating_ip
 from controller.admit.provider import find_provider
 from controller.commit import Change
@@ -41,7 +41,7 @@ def create(state: State, context: Context, project: str, given: floatingip_pb2.F
     violations.raise_any(f"floating IP {given.meta.name!r} was not created")
     assert network is not None  # violations.raise_any has refused otherwise
     network_uid = network.message.meta.uid
-    taken = state.addresses_in(network_uid)
+    taken = taken_of(state, network_uid, 4)
     spec.address = str(choose_floating_address(context, network, taken, spec.address))
     made = floatingip_pb2.FloatingIP(meta=meta, spec=spec)
     change = common.put_new(state, keys.FLOATING_IPS, (project, meta.name), made)

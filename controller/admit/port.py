@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -17,7 +17,7 @@ from controller.admit.securitygroup import check_groups
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
-from cumulet.addresses import PART_RANGE
+from cumulet.addresses import PART_RANGE, parse_range
 from cumulet.v1 import port_pb2
 
 MUTABLE = (
@@ -61,7 +61,7 @@ def _check_pairs(spec: port_pb2.PortSpec, violations: Violations) -> None:
         field = f"spec.allowed_pairs[{index}]"
         pair.mac = pair.mac.lower()
         try:
-            cidr = ip_network(pair.cidr)
+            cidr = parse_range(pair.cidr)
             pair.cidr = str(cidr)
             if isinstance(cidr, IPv4Network) and cidr.subnet_of(PART_RANGE):
                 violations.add(f"{field}.cidr", f"{cidr} lies in {PART_RANGE}, which is the nodes' own")

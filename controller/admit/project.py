@@ -17,6 +17,7 @@ from controller.state import State
 from controller.store import keys
 from controller.store.keys import Table
 from controller.store.protocol import range_absent, range_unchanged_since, unchanged
+from controller.tables import Stored
 from cumulet.errors import FailedPreconditionError, QuotaExceededError
 from cumulet.resources import Resources
 from cumulet.v1 import project_pb2
@@ -25,6 +26,7 @@ MUTABLE = ("meta.labels", "spec")
 INSTANCES_DEFAULT: Final = 1_000  # more than a first trial needs, few enough to notice a runaway script
 NETWORKS_DEFAULT: Final = 100
 FLOATING_IPS_DEFAULT: Final = 50  # OpenStack's default
+EXTERNAL_SUBNETS_DEFAULT: Final = 16  # what a site with a /60 gets from its provider (RFC 6177)
 OWNED: Final = (
     keys.INSTANCES,
     keys.FLOATING_IPS,
@@ -125,11 +127,27 @@ def charge_floating_ip(change: Change, state: State, project: str) -> None:
     _charge_one(change, state, project, keys.FLOATING_IPS, "floating_ips", FLOATING_IPS_DEFAULT)
 
 
+def charge_external_subnet(change: Change, state: State, project: str) -> None:
+    """Guard a new subnet of an external network by the project's quota. Raises QuotaExceededError."""
+    count = len(external_subnets(state, project))
+    _charge(change, state, project, keys.SUBNETS, "external_subnets", EXTERNAL_SUBNETS_DEFAULT, count)
+
+
+def external_subnets(state: State, project: str) -> list[Stored]:
+    rows = state.rows(keys.SUBNETS, project).values()
+    return [row for row in rows if row.message.spec.external_network]
+
+
 def _charge_one(change: Change, state: State, project: str, table: Table, field: str, default: int) -> None:
     """One more object of a table, as many as the quota's field allows."""
+    _charge(change, state, project, table, field, default, len(state.rows(table, project)))
+
+
+def _charge(
+    change: Change, state: State, project: str, table: Table, field: str, default: int, count: int
+) -> None:
     quota = common.get_live_row(state, keys.PROJECTS, project).message.spec.quota
     limit = getattr(quota, field) if quota.HasField(field) else default
-    count = len(state.rows(table, project))
     _refuse_over(project, [f"{field}: {count} of {limit} are used"] if count + 1 > limit else [])
     change.compares.append(range_unchanged_since(table.prefix(project), state.revision))
     _guard_quota(change, state, project)
@@ -152,6 +170,6 @@ def _check(spec: project_pb2.ProjectSpec, violations: Violations) -> None:
     common.check_description(spec.description, violations)
     common.check_security_level(spec.security_level, violations)
     common.check_resources(spec.quota.resources, "spec.quota.resources", violations)
-    for name in ("instances", "networks", "floating_ips", "devices_milli"):
+    for name in ("instances", "networks", "floating_ips", "external_subnets", "devices_milli"):
         if getattr(spec.quota, name) < 0:
             violations.add(f"spec.quota.{name}", "must not be negative")

@@ -6,11 +6,12 @@ networks are on the untagged one of their uplink, so its addresses are given awa
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from typing import Final
 
 from controller.admit.common import Violations
 from controller.admit.pool import Pool, pool_of
+from controller.admit.range6 import Range6, range6_of
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
@@ -91,6 +92,18 @@ def check_against_external(
                 violations.add("spec.ranges", text)
 
 
+def check_range_against_external(
+    state: State, segment: network_pb2.ProviderSegment, cidr: IPv6Network, violations: Violations
+) -> None:
+    """That guests of a provider network do not make themselves addresses that tenants' subnets have."""
+    for (name,), row in state.rows(keys.EXTERNAL_NETWORKS).items():
+        range6 = range6_of(row.message.spec)
+        is_there = row.message.spec.uplink == segment.uplink and segment.vlan == UNTAGGED
+        if is_there and range6 is not None and range6.holds(cidr):
+            text = f"{cidr} is one that external network {name} gives away on the same uplink"
+            violations.add("spec.cidr", text)
+
+
 def rest_on_external(change: Change, state: State, segment: network_pb2.ProviderSegment) -> None:
     """That external networks are those that were checked."""
     if segment.vlan == UNTAGGED:
@@ -98,18 +111,23 @@ def rest_on_external(change: Change, state: State, segment: network_pb2.Provider
         change.compares.append(range_unchanged_since(prefix, state.revision))
 
 
-def check_against_subnets(state: State, uplink: str, pool: Pool, violations: Violations) -> None:
+def check_against_subnets(
+    state: State, uplink: str, pool: Pool, range6: Range6 | None, violations: Violations
+) -> None:
     """That an external network gives away nothing that a provider network's subnets do."""
     network = _network_on(state, uplink, UNTAGGED)
     if network is None:
         return
     meta = network.message.meta
     for row in state.subnets_of(meta.project, meta.name):
-        if ip_network(row.message.spec.cidr).version != IPV4:
+        cidr = ip_network(row.message.spec.cidr)
+        where = f"subnet {row.message.meta.name} of network {meta.name} in project {meta.project}"
+        if isinstance(cidr, IPv6Network):
+            if range6 is not None and range6.holds(cidr):
+                violations.add("spec.cidr6", f"{cidr} is that of {where} on the same uplink")
             continue
         shared = pool.shared_with(pool_of(row.message.spec))
         if shared:
-            where = f"subnet {row.message.meta.name} of network {meta.name} in project {meta.project}"
             violations.add("spec.ranges", f"{shared} overlaps what {where} gives away on the same uplink")
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -21,6 +20,7 @@ from controller.commit import Change
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
+from cumulet.addresses import parse_address, parse_range
 from cumulet.errors import FailedPreconditionError
 from cumulet.v1 import router_pb2
 
@@ -181,11 +181,11 @@ def _parse_route(
     cidr: Cidr | None = None
     next_hop: Address | None = None
     try:
-        cidr = ip_network(route.cidr)
+        cidr = parse_range(route.cidr)
     except ValueError as error:
         violations.add(f"{field}.cidr", f"{route.cidr!r} is not a range ({error})")
     try:
-        next_hop = ip_address(route.next_hop)
+        next_hop = parse_address(route.next_hop)
     except ValueError:
         violations.add(f"{field}.next_hop", f"{route.next_hop!r} is not an IP address")
     return cidr, next_hop

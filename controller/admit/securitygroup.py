@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -19,6 +18,7 @@ from controller.commit import Change
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import range_unchanged_since
+from cumulet.addresses import parse_range
 from cumulet.errors import FailedPreconditionError
 from cumulet.protocols import ICMP, PORT_MAX, WITH_PORTS, protocol_number
 from cumulet.v1 import meta_pb2, securitygroup_pb2
@@ -198,7 +198,7 @@ def _check_remote(rule: securitygroup_pb2.SecurityRule, field: str, violations: 
     if not rule.remote_cidr:
         return
     try:
-        cidr = ip_network(rule.remote_cidr)
+        cidr = parse_range(rule.remote_cidr)
     except ValueError as error:
         violations.add(f"{field}.remote_cidr", f"{rule.remote_cidr!r} is not a range ({error})")
         return

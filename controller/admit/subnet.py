@@ -25,14 +25,21 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.pool import Pool, parse_pool, pool_of
-from controller.admit.provider import check_against_external, find_provider, rest_on_external
+from controller.admit.project import charge_external_subnet
+from controller.admit.provider import (
+    check_against_external,
+    check_range_against_external,
+    find_provider,
+    rest_on_external,
+)
+from controller.admit.range6 import claim_of, find_external, take_subnet
 from controller.balancers import balancers_in
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
-from controller.store.protocol import range_unchanged_since
+from controller.store.protocol import absent, range_unchanged_since, unchanged
 from controller.tables import Stored
-from cumulet.addresses import PART_RANGE, SLAAC_PREFIX_LENGTH, slaac_address
+from cumulet.addresses import PART_RANGE, SLAAC_PREFIX_LENGTH, parse_address, parse_range, slaac_address
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import port_pb2, subnet_pb2
 
@@ -113,13 +120,20 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
     violations = Violations()
     project_row = common.get_live_row(state, keys.PROJECTS, project)
     meta = common.new_meta(given.meta, project, context, violations)
-    cidr = _parse_cidr(given.spec.cidr, violations)
-    gateway = _parse_gateway(given.spec.gateway, cidr, violations)
+    external = find_external(state, given.spec.external_network, violations)
+    wish = _parse_cidr(given.spec.cidr, violations) if given.spec.cidr or external is None else None
     _check_dns(given.spec, violations)
     network = state.find(keys.NETWORKS, project, given.spec.network)
     if network is None:
         violations.add("spec.network", f"network {given.spec.network!r} does not exist in project {project}")
-    elif cidr is not None:
+    elif external is not None and network.message.spec.HasField("provider"):
+        problem = f"network {given.spec.network} is the operator's, and has its addresses"
+        violations.add("spec.external_network", problem)
+    cidr = wish
+    if external is not None and not violations.found:
+        cidr = take_subnet(state, context, project, given.spec.network, external, wish)
+    gateway = _parse_gateway(given.spec.gateway, cidr, violations)
+    if network is not None and cidr is not None:
         _check_overlap(state, project, given, cidr, violations)
     if cidr is not None and gateway is not None:
         _check_ranges(state, project, given.spec, cidr, gateway, violations)
@@ -131,6 +145,7 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
         gateway=str(gateway),
         dns_servers=given.spec.dns_servers,
         ranges=given.spec.ranges,
+        external_network=given.spec.external_network,
     )
     change = common.put_new(
         state, keys.SUBNETS, (project, meta.name), subnet_pb2.Subnet(meta=meta, spec=spec)
@@ -141,6 +156,14 @@ def create(state: State, context: Context, project: str, given: subnet_pb2.Subne
         range_unchanged_since(table.prefix(project), state.revision) for table in (keys.SUBNETS, keys.ROUTERS)
     ]
     _rest_on_external(change, state, project, spec)
+    if external is not None and isinstance(cidr, IPv6Network):
+        charge_external_subnet(change, state, project)
+        claim = keys.ADDRESSES.key(external.message.meta.uid, claim_of(cidr))
+        change.compares += [
+            absent(claim),
+            unchanged(keys.EXTERNAL_NETWORKS.key(given.spec.external_network), external.mod_revision),
+        ]
+        change.writes[claim] = meta.uid.encode()
     return change
 
 
@@ -187,6 +210,10 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
             hints=[f"cumulet load-balancer delete {held[0]} --project {project}"],
         )
     change = common.remove(keys.SUBNETS, parts, row)
+    external = state.find(keys.EXTERNAL_NETWORKS, row.message.spec.external_network)
+    if external is not None:
+        own = IPv6Network(row.message.spec.cidr)
+        change.writes[keys.ADDRESSES.key(external.message.meta.uid, claim_of(own))] = None
     change.compares += [
         range_unchanged_since(table.prefix(project), state.revision)
         for table in (keys.PORTS, keys.LOAD_BALANCERS)
@@ -280,9 +307,13 @@ def _exhausted(project: str, network: str, subnets: list[tuple[str, Stored]]) ->
 
 def _parse_cidr(text: str, violations: Violations) -> Cidr | None:
     try:
-        cidr = ip_network(text)
+        cidr = parse_range(text)
     except ValueError as error:
         problem = f"{text!r} is not a range such as 10.0.0.0/24 or fd00:1::/64 ({error})"
+        if not text:
+            problem = (
+                "give a range such as 10.0.0.0/24, or an external network that an IPv6 one is taken from"
+            )
         violations.add("spec.cidr", problem)
         return None
     if isinstance(cidr, IPv6Network):
@@ -305,7 +336,7 @@ def _parse_gateway(text: str, cidr: Cidr | None, violations: Violations) -> Addr
     if not text:
         return cidr.network_address + 1
     try:
-        gateway = ip_address(text)
+        gateway = parse_address(text)
     except ValueError:
         violations.add("spec.gateway", f"{text!r} is not an IP address")
         return None
@@ -323,14 +354,16 @@ def _check_ranges(
     violations: Violations,
 ) -> None:
     """That the subnet has what it is to give away, and that nobody else gives it away."""
+    segment = find_provider(state, project, spec.network)
     if isinstance(cidr, IPv6Network):
         if spec.ranges:
             text = "are of IPv4: guests make IPv6 addresses themselves, leave it out"
             violations.add("spec.ranges", text)
+        if segment is not None:
+            check_range_against_external(state, segment, cidr, violations)
         return
     assert isinstance(gateway, IPv4Address)  # it is in the range
     pool = parse_pool(spec.ranges, cidr, gateway, violations)
-    segment = find_provider(state, project, spec.network)
     if segment is not None:
         check_against_external(state, segment, pool, violations)
 
@@ -365,7 +398,7 @@ def _check_dns(spec: subnet_pb2.SubnetSpec, violations: Violations) -> None:
         violations.add("spec.dns_servers", f"{len(spec.dns_servers)} servers, at most {DNS_SERVERS_MAX}")
     for text in spec.dns_servers:
         try:
-            ip_address(text)
+            parse_address(text)
         except ValueError:
             violations.add("spec.dns_servers", f"{text!r} is not an IP address")
 

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from controller.admit import common
-from controller.admit.subnet import Address
+from controller.admit.subnet import Address, addresses_of
 from controller.controller import Controller
-from controller.reach import find_near, reach_outside, reach_port
+from controller.reach import come_in, find_near, reach_outside, reach_port
 from controller.reach_balancer import find_balancer, reach_balancer
 from controller.reach_floating import find_floating, floating_to, reach_floating, reach_from_outside
 from controller.reach_provider import address_for, find_on_segments, is_on_segment, reach_from_segment
 from controller.reach_steps import Path, Step, Traffic
+from controller.routed import find_routed
 from controller.state import State
 from controller.store import keys
 from controller.verify import compare_inventory
@@ -93,10 +94,13 @@ def explain_reach(state: State, request: reach_pb2.ExplainReachRequest) -> reach
 def _from_outside(
     state: State, project: str, source: Address, target: port_pb2.Port | Address, traffics: list[Traffic]
 ) -> list[Path]:
-    """Within a provider network, by a floating IP, or not at all. Raises InvalidArgumentError."""
+    """Within a provider network, by a floating IP, to an IPv6 address of an external network's range, or not
+    at all. Raises InvalidArgumentError."""
     port = target if isinstance(target, port_pb2.Port) else find_on_segments(state, project, target)
     if port is not None and is_on_segment(state, port):
         return [_from_segment(state, source, target, port, traffics)]
+    if isinstance(source, IPv6Address):
+        return [_from_outside6(state, source, target, traffics)]
     if isinstance(target, port_pb2.Port):
         floating, told = floating_to(state, target), f"{target.meta.name} has no floating IP"
     else:
@@ -104,10 +108,27 @@ def _from_outside(
     if floating is None:
         text = f"{told} and is in no provider network: the outside ({source}) comes by nothing else"
         raise _refused("target", text)
-    traffic = next((one for one in traffics if one.ip_version == source.version == 4), None)
-    if traffic is None:
-        raise _refused("source", f"{source}: floating IPs are of IPv4")
-    return [reach_from_outside(state, source, floating, traffic)]
+    return [reach_from_outside(state, source, floating, _of_version(source, traffics))]
+
+
+def _from_outside6(
+    state: State, source: IPv6Address, target: port_pb2.Port | Address, traffics: list[Traffic]
+) -> Path:
+    own = [target] if not isinstance(target, port_pb2.Port) else map(ip_address, addresses_of(state, target))
+    for address in own:
+        port = find_routed(state, address) if isinstance(address, IPv6Address) else None
+        if port is not None and isinstance(address, IPv6Address):
+            return come_in(state, port, source, address, _of_version(source, traffics))
+    name = target.meta.name if isinstance(target, port_pb2.Port) else f"{target}"
+    text = f"{name} has no address of an external network's IPv6 range and is in no provider network"
+    raise _refused("target", f"{text}: the outside ({source}) comes by nothing else")
+
+
+def _of_version(source: Address, traffics: list[Traffic]) -> Traffic:
+    found = next((one for one in traffics if one.ip_version == source.version), None)
+    if found is None:
+        raise _refused("ip_version", f"{source} is not of IPv{traffics[0].ip_version}")
+    return found
 
 
 def _from_segment(

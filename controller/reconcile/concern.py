@@ -9,8 +9,10 @@ from collections.abc import Iterable
 
 from controller.balancers import concerned_networks
 from controller.floating import find_way
+from controller.routed import nodes_routing
 from controller.state import Changed, State
 from controller.store import keys
+from controller.tables import Stored
 from cumulet.v1 import floatingip_pb2, store_pb2
 
 
@@ -41,7 +43,15 @@ def nodes_concerned(state: State, changed: Changed) -> set[str]:
         return {node for name in names for node in state.places.of_network(parts[0], name)}
     if table is keys.SECURITY_GROUPS:
         return set(state.places.of_group(*parts))
+    if table is keys.NODE_STATUS:
+        return {parts[0]} if _uplinks(changed.before) != _uplinks(changed.after) else set()
+    if table is keys.EXTERNAL_NETWORKS:
+        return _announcing(state, changed) | nodes_routing(state, parts[0])
     return _announcing(state, changed)
+
+
+def _uplinks(status: Stored | None) -> list[str]:
+    return list(status.message.uplinks) if status is not None else []
 
 
 def _announcing(state: State, changed: Changed) -> set[str]:

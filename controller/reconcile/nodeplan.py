@@ -15,6 +15,7 @@ from controller.admit.provider import MTU_DEFAULT
 from controller.admit.subnet import addresses_of
 from controller.balancers import planned_balancers
 from controller.floating import announcers_of, floating_on
+from controller.routed import planned_subnets
 from controller.state import State
 from controller.store import keys
 from controller.tables import TUNNEL_BYTES, UNDERLAY_MTU_DEFAULT, Stored
@@ -77,6 +78,7 @@ def compile_plan(
         planned = _add_router(plan, state, needs.routers[uid], needs)
         planned.floating_addresses.extend(floating.get(uid, ()))
         vteps = (state.underlays.get(name) for name in announcers_of(state, needs.routers[uid], node))
+        _add_routed(planned, state, needs.routers[uid], needs, node)
         planned.announcer_vteps.extend(sorted(one.address for one in vteps if one is not None))
     for uid in sorted(needs.groups):
         _add_group(plan, state, needs.groups[uid])
@@ -204,6 +206,16 @@ def _add_router(
             planned.cidrs_elsewhere.extend(row.message.spec.cidr for row in subnets)
         planned.load_balancers.extend(planned_balancers(state, router.meta.project, name))
     return planned
+
+
+def _add_routed(
+    planned: agent_pb2.PlannedRouter, state: State, router: router_pb2.Router, needs: _Needs, node: str
+) -> None:
+    """Of the router's networks that are here."""
+    project = router.meta.project
+    here = {network.meta.name for network in needs.networks.values() if network.meta.project == project}
+    names = [name for name in router.spec.networks if name in here]
+    planned.routed_subnets.extend(planned_subnets(state, project, names, node))
 
 
 def _floating_by_router(state: State, node: str) -> dict[str, list[agent_pb2.PlannedFloatingAddress]]:

@@ -15,8 +15,9 @@ UNDERLAY_LINK: Final = "underlay0"  # of a node and of the control machine: to t
 UPLINK: Final = "uplink0"  # of a node: to the outside
 FABRIC_BRIDGE: Final = "fabric0"
 OUTSIDE_BRIDGE: Final = "outside0"
-# Addresses of the outside. Its gateway has the first of the range, and this one (RFC 3849).
-GATEWAY_IPV6: Final = "2001:db8:ffff::1/64"
+# Addresses of the outside. Its gateway has the first of the range, and this one (RFC 3849). All of its range
+# is on the wire: the cloud's IPv6 subnets are taken from it.
+GATEWAY_IPV6: Final = "2001:db8:ffff::1/48"
 # Somebody on the internet, behind the gateway (RFC 5737, TEST-NET-2; RFC 3849).
 HOST_ADDRESSES: Final = ("198.51.100.1/32", "2001:db8:fffe::1/128")
 

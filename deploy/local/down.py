@@ -41,7 +41,11 @@ from deploy.local.services import (
 )
 
 LIBVIRT_START_TIMEOUT_S: Final = 20.0
-FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
+# By what the agent's host record says of it, when it was off before.
+FORWARDING: Final = {
+    "forwarding_was_off": Path("/proc/sys/net/ipv4/ip_forward"),
+    "opened_ipv6": Path("/proc/sys/net/ipv6/conf/all/forwarding"),
+}
 _GUEST_LOGS: Final = Path("/var/log/libvirt/qemu")
 # QEMU's output, kept by libvirt also for domains that are gone. Ours are named by the instance's uid.
 _GUEST_LOG_PATTERN: Final = "cumulet-????????-????-????-????-????????????.log*"
@@ -147,17 +151,19 @@ def remove_network(found: traces.Traces) -> None:
 
 
 def restore_forwarding(layout: Layout) -> None:
-    """Turns IPv4 forwarding off again when the agent has recorded that it was off before."""
-    records = (*layout.agent_dir.glob("host.json"), *layout.agent_dir.glob("*/host.json"))
-    if any(was_forwarding_off(path.read_text()) for path in records):
-        with contextlib.suppress(OSError):  # a read-only /proc/sys: then it was not turned on
-            FORWARDING.write_text("0")
+    """Turns forwarding off again where the agent has recorded that it was off before."""
+    files = (*layout.agent_dir.glob("host.json"), *layout.agent_dir.glob("*/host.json"))
+    records = [path.read_text() for path in files]
+    for field, setting in FORWARDING.items():
+        if any(was_off(text, field) for text in records):
+            with contextlib.suppress(OSError):  # a read-only /proc/sys: then it was not turned on
+                setting.write_text("0")
 
 
-def was_forwarding_off(text: str) -> bool:
+def was_off(text: str, field: str) -> bool:
     """Reads the agent's host record; anything else says nothing."""
     try:
-        return json.loads(text)["forwarding_was_off"] is True
+        return json.loads(text)[field] is True
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 SLAAC_PREFIX_LENGTH: Final = 64  # RFC 4291, section 2.5.1: interface identifiers have 64 bits
@@ -14,6 +14,17 @@ SLAAC_PREFIX_LENGTH: Final = 64  # RFC 4291, section 2.5.1: interface identifier
 PART_RANGE: Final = IPv4Network("198.18.0.0/15")
 _LINK_LOCAL: Final = IPv6Network("fe80::/64")
 _UNIVERSAL_BIT: Final = 0x02
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address:
+    """An address that is the same on every node: ValueError for anything else, also for one with a zone
+    (fe80::1%eth0), which may be any text."""
+    return ip_address(_without_zone(text))
+
+
+def parse_range(text: str) -> IPv4Network | IPv6Network:
+    """A range whose host bits are 0. ValueError as of `parse_address`."""
+    return ip_network(_without_zone(text))
 
 
 def slaac_address(prefix: IPv6Network, mac: str) -> IPv6Address:
@@ -33,6 +44,12 @@ def part_address(underlay: IPv4Address | IPv6Address | None) -> IPv4Address:
     bits, so two nodes of a cloud must differ in these."""
     own = int(underlay) % PART_RANGE.num_addresses if underlay is not None else 0
     return PART_RANGE.network_address + own
+
+
+def _without_zone(text: str) -> str:
+    if "%" in text:
+        raise ValueError("an address with a zone, after a percent sign, means something on one node only")
+    return text
 
 
 def _interface_identifier(mac: str) -> int:

@@ -208,6 +208,12 @@ PROJECT: Final = _kind(
         Flag("quota-instances", "spec.quota.instances", "Instances that it may hold.", Shape.COUNT),
         Flag("quota-networks", "spec.quota.networks", "Networks that it may hold.", Shape.COUNT),
         Flag("quota-floating-ips", "spec.quota.floating_ips", "Floating IPs that it may hold.", Shape.COUNT),
+        Flag(
+            "quota-external-subnets",
+            "spec.quota.external_subnets",
+            "IPv6 subnets of external networks that it may hold.",
+            Shape.COUNT,
+        ),
         *_amounts("quota-", "spec.quota.resources", "over all its instances"),
         Flag(
             "quota-devices",
@@ -415,9 +421,16 @@ SUBNET: Final = _kind(
     Column("GATEWAY", "spec.gateway"),
     Column("RANGES", "spec.ranges", wide_only=True),
     Column("USED", "status.addresses_used/status.addresses_total"),
+    Column("EXTERNAL_NETWORK", "spec.external_network", wide_only=True),
     flags=(
         Flag("network", "spec.network", "The network that it belongs to.", required=True, fixed=True),
-        Flag("cidr", "spec.cidr", "Its range, as in 10.0.0.0/24 or fd00:1::/64.", required=True, fixed=True),
+        Flag("cidr", "spec.cidr", "Its range, as in 10.0.0.0/24 or fd00:1::/64.", fixed=True),
+        Flag(
+            "external-network",
+            "spec.external_network",
+            "Take an IPv6 range of this one: the outside reaches it. A free one, without --cidr.",
+            fixed=True,
+        ),
         Flag("gateway", "spec.gateway", "The router's address; the range's first by default.", fixed=True),
         Flag(
             "range",
@@ -495,6 +508,9 @@ EXTERNAL_NETWORK: Final = _kind(
     Column("CIDR", "spec.cidr"),
     Column("GATEWAY", "spec.gateway"),
     Column("USED", "status.addresses_used/status.addresses_total"),
+    Column("CIDR6", "spec.cidr6"),
+    Column("GATEWAY6", "spec.gateway6", wide_only=True),
+    Column("USED6", "status.subnets_used/status.subnets_total", wide_only=True),
     Column("NODES", "status.nodes", wide_only=True),
     flags=(
         Flag(
@@ -512,6 +528,8 @@ EXTERNAL_NETWORK: Final = _kind(
             "What floating IPs are taken from, as 203.0.113.64-203.0.113.127. May be repeated.",
             Shape.WORDS,
         ),
+        Flag("cidr6", "spec.cidr6", "Its IPv6 range, as in 2001:db8:100::/48: subnets are taken from it."),
+        Flag("gateway6", "spec.gateway6", "As --gateway, of IPv6: in the range, or link-local."),
         _DESCRIPTION,
     ),
     example="--uplink internet --cidr 203.0.113.0/24 --gateway 203.0.113.1",

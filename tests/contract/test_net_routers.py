@@ -16,6 +16,7 @@ from agent.net.driver import (
     IPAddress,
     NetworkIntent,
     RemotePort,
+    RoutedIntent,
     RouteIntent,
     RouterDirectory,
     RouterIntent,
@@ -252,6 +253,24 @@ async def test_a_router_answers_for_its_addresses_of_the_outside(world: World) -
             assert seen.routers == {router.uid: digest_of(changed)}
             assert seen.announced == {(UPLINK, one.address) for one in floating}
     await world.net.ensure_router(replace(router, floating=(target,)))
+    await world.net.ensure_router_absent(router.uid)
+    assert (await world.net.observe_net()).announced == frozenset()
+
+
+async def test_routed_subnets_are_part_of_their_router(world: World) -> None:
+    """They come and go with their ports, and live through a restart."""
+    router = router_intent()
+    subnet, cidr = IPv6Network("2001:db8:100:7::/64"), IPv6Network("2001:db8:100::/48")
+    first = RoutedIntent(subnet, subnet[1], UPLINK, cidr, cidr[1], (subnet[5],))
+    local = replace(first, gateway=IPv6Address("fe80::1"), addresses=(subnet[5], subnet[6]))
+    for routed in ((first,), (local,), (replace(local, gateway=None),), (replace(first, addresses=()),), ()):
+        changed = replace(router, routed=routed)
+        for net in (world.net, world.restart()):
+            await net.ensure_router(changed)
+            seen = await net.observe_net()
+            assert seen.routers == {router.uid: digest_of(changed)}
+            assert seen.announced == set(changed.answered)
+    await world.net.ensure_router(replace(router, routed=(local,)))
     await world.net.ensure_router_absent(router.uid)
     assert (await world.net.observe_net()).announced == frozenset()
 

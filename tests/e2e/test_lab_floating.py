@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import IPv6Interface
 
 import pytest
 
@@ -18,7 +19,7 @@ from cumulet.v1 import floatingip_pb2
 from deploy.lab.lab import Lab
 from deploy.lab.layout import OUTSIDE
 from deploy.lab.services import EXTERNAL_NETWORK
-from deploy.lab.wiring import outside_addresses, outside_gateway
+from deploy.lab.wiring import GATEWAY_IPV6, outside_addresses, outside_gateway
 from tests.e2e.lab_cloud import ailment, differences
 from tests.support.guest import in_guest
 from tests.support.waiting import wait_until
@@ -51,15 +52,19 @@ def _build(lab: Lab, cloud: Client) -> None:
     cloud.create("network", {"meta": {"name": "web"}})
     subnet = {"network": "web", "cidr": "10.60.0.0/24"}
     cloud.create("subnet", {"meta": {"name": "web-4"}, "spec": subnet})
-    cloud.create("router", {"meta": {"name": "r"}, "spec": {"networks": ["web"]}})
-    gateway = outside_gateway(lab.layout)
+    gateway, gateway6 = outside_gateway(lab.layout), IPv6Interface(GATEWAY_IPV6)
     outside = {
         "uplink": EXTERNAL_NETWORK,
         "cidr": str(gateway.network),
         "gateway": str(gateway.ip),
         "ranges": [f"{gateway.network[64]}-{gateway.network[127]}"],
+        "cidr6": str(gateway6.network),
+        "gateway6": str(gateway6.ip),
     }
     cloud.create("external-network", {"meta": {"name": "internet"}, "spec": outside})
+    routed = {"network": "web", "external_network": "internet"}
+    cloud.create("subnet", {"meta": {"name": "web-6"}, "spec": routed})
+    cloud.create("router", {"meta": {"name": "r"}, "spec": {"networks": ["web"]}})
     for name, node in GUESTS.items():
         spec = {
             "flavor": "tiny",
@@ -78,13 +83,18 @@ def _remove(cloud: Client) -> None:
         "floating-ip": ("site", "ports", "balanced"),
         "load-balancer": ("front",),
         "instance": tuple(GUESTS),
-        "external-network": ("internet",),
         "router": ("r",),
     }.items():
         for name in names:
             _delete(cloud, noun, name)
     wait_until(lambda: [one.meta.name for one in cloud.list("instance")])
-    for noun, name in (("subnet", "web-4"), ("network", "web"), ("security-group", "open")):
+    for noun, name in (
+        ("subnet", "web-4"),
+        ("subnet", "web-6"),
+        ("external-network", "internet"),
+        ("network", "web"),
+        ("security-group", "open"),
+    ):
         _delete(cloud, noun, name)
 
 
@@ -108,10 +118,28 @@ def test_floating_ips_from_the_outside(lab: Lab, cloud: Client) -> None:
     ports = _assign(cloud, "ports", {"forwards": forwards})
     assert {port: _page(lab, ports, port) for port in FORWARDED} == FORWARDED
     assert _page(lab, ports, HTTP) == ""
+    _has_ipv6_of_its_own(lab, cloud)
     _leads_to_a_balancer(lab, cloud)
     _moves_under_traffic(lab, cloud, site)
     _is_taken_over(lab, cloud, ports)
     assert differences(lab) == ""
+
+
+def _has_ipv6_of_its_own(lab: Lab, cloud: Client) -> None:
+    """Each guest is reached, and reaches out, by the address that it made itself in its subnet."""
+    *_, far_host = outside_addresses(lab.layout)
+    for name in GUESTS:
+        address = _address6(cloud, name)
+        wait_until(lambda url=f"[{address}]": "" if _page(lab, url, HTTP) else "nobody answers")  # type: ignore[misc]
+        assert _page(lab, f"[{address}]", HTTP) == name
+        assert in_guest(cloud, name, f"echo | nc -w 5 {far_host} 7").text.split()[0] == address
+        assert cloud.explain_reach(far_host, name, protocol="tcp", port=HTTP, live=True).reachable
+
+
+def _address6(cloud: Client, name: str) -> str:
+    (port,) = [one for one in cloud.list("port") if one.spec.instance == name]
+    (address,) = [text for text in port.status.addresses if ":" in text]
+    return str(address)
 
 
 def _leads_to_a_balancer(lab: Lab, cloud: Client) -> None:
@@ -141,7 +169,8 @@ def _is_taken_over(lab: Lab, cloud: Client, address: str) -> None:
     assert _node(cloud, "ports") == "n1"
     lab.cut("n1", "control")
     wait_until(lambda: "" if _node(cloud, "ports") == "n2" else "n1 still has it")
-    wait_until(lambda: lab.run("n1", ["ip", "neigh", "show", "proxy"]).strip())
+    wait_until(lambda: lab.run("n1", ["ip", "-4", "neigh", "show", "proxy"]).strip())
+    assert _page(lab, f"[{_address6(cloud, 'web-1')}]", HTTP) == "web-1"  # which is nobody else's
     assert {port: _page(lab, address, port) for port in FORWARDED} == FORWARDED
     lab.heal()
     lab.wait_ready()

@@ -210,13 +210,13 @@ async def test_nothing_is_left_when_the_router_goes(site: Site) -> None:
         shown = await first.lab.run(first.lab.host, "ip", *words)
         assert str(FLOATING) not in shown.stdout
         assert str(FORWARDED) not in shown.stdout
-    assert await _routes_in(first, first.lab.host, external.table_of(WORLD_GATEWAY)) == ""
+    assert await _routes_in(first, first.lab.host, int(WORLD_GATEWAY)) == ""
     assert (await first.net.observe_net()).announced == frozenset()
 
 
 async def test_a_table_goes_with_the_last_that_looks_in_it(site: Site) -> None:
     first, second = site.cloud.nodes
-    out, back = external.table_of(WORLD_GATEWAY), external.mark_of_node(first.address)
+    out, back = int(WORLD_GATEWAY), external.mark_of_node(first.address)
     site.floating[first.address] = site.floating[first.address][:1]
     await site.apply()
     assert str(WORLD_GATEWAY) in await _routes_in(first, first.lab.host, out)  # the other address needs it
@@ -249,7 +249,7 @@ async def test_a_lost_uplink_keeps_nothing_else_from_working(site: Site) -> None
 
 def _damages(site: Site) -> dict[str, tuple[str, ...]]:
     """Commands on the first node, or inside the router's part on the second where the name says so."""
-    table, uplink = str(external.table_of(WORLD_GATEWAY)), names.uplink_name(site.router.uid)
+    table, uplink = str(int(WORLD_GATEWAY)), names.uplink_name(site.router.uid)
     back = str(external.mark_of_node(site.cloud.nodes[0].address))
     ours = ("proto", "199")
     return {

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
@@ -30,13 +30,14 @@ from agent.storage.fake import FakeStorage, FakeStore
 from controller.admit.subnet import Address, addresses_of, range_of
 from controller.balancers import resolve_members
 from controller.floating import find_way
-from controller.reach import find_near, reach_outside, reach_port
+from controller.reach import come_in, find_near, reach_outside, reach_port
 from controller.reach_balancer import find_balancer, reach_balancer
 from controller.reach_floating import find_floating, reach_from_outside
 from controller.reach_steps import BALANCER, Traffic
 from controller.reach_steps import Path as Way
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
 from controller.reconcile.nodeplan import compile_plan
+from controller.routed import find_routed
 from controller.state import Changed, State
 from controller.store import keys
 from controller.tables import Stored
@@ -45,7 +46,7 @@ from cumulet.protocols import protocol_number
 from cumulet.v1 import node_pb2, port_pb2, store_pb2
 from tests.support.echo import echoing, ping, responder
 from tests.unit.agent_net.lab import join
-from tests.unit.agent_net.span import WORLD, WORLD_GATEWAY, open_cloud
+from tests.unit.agent_net.span import WORLD, WORLD_GATEWAY, WORLD_GATEWAY6, open_cloud
 from tests.unit.agent_net.span import Cloud as Span
 from tests.unit.agent_net.span import Node as SpanNode
 from tests.unit.controller.cloud import SHA, Paper
@@ -287,6 +288,11 @@ class ReachWorld:
     def _foretell(self, probe: Probe, traffic: Traffic) -> tuple[Way, frozenset[str]]:
         """The way, and at whom it may end."""
         state, source, address = self.state, probe.source, probe.address
+        routed = find_routed(state, address) if isinstance(address, IPv6Address) else None
+        if source is None and isinstance(address, IPv6Address):
+            assert routed is not None
+            way = come_in(state, routed, WORLD_GATEWAY6, address, traffic)
+            return way, frozenset({routed.meta.uid} if way.reachable else ())
         if source is None:
             floating = find_floating(state, address)
             assert floating is not None
@@ -298,7 +304,9 @@ class ReachWorld:
             return way, self._ends(way)
         near = find_near(state, source, address)
         if near is None:  # outside of these nodes nobody answers, whatever leads there
-            return reach_outside(state, source, address, traffic), frozenset()
+            way = reach_outside(state, source, address, traffic)
+            there = routed is not None and way.reachable
+            return way, frozenset({routed.meta.uid} if there and routed is not None else ())
         way = reach_port(state, source, near, traffic, address)
         return way, frozenset({near.meta.uid} if way.reachable else ())
 

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -40,6 +40,7 @@ from cumulet.v1 import (
     loadbalancer_pb2,
     meta_pb2,
     network_pb2,
+    node_pb2,
     port_pb2,
     reach_pb2,
     router_pb2,
@@ -48,7 +49,7 @@ from cumulet.v1 import (
     subnet_pb2,
 )
 from tests.support.reach_world import PORTS, Outcome, Probe, ReachWorld
-from tests.unit.agent_net.span import WORLD, WORLD_CIDR, WORLD_GATEWAY
+from tests.unit.agent_net.span import WORLD, WORLD_CIDR, WORLD_CIDR6, WORLD_GATEWAY, WORLD_GATEWAY6
 from tests.unit.controller.cloud import flavor_message, held, image_message, project_message
 
 PROJECTS: Final = ("p1", "p2")
@@ -81,6 +82,8 @@ RULES: Final = (
     "in tcp:80 0.0.0.0/0",
     "in any group:default",
     "in any 198.51.100.0/24",
+    "in any 2001:db8:100::/48",
+    "in tcp 2001:db8:100::1/128",
     "out any",
     "out tcp",
     "out udp:80",
@@ -129,6 +132,17 @@ class Topologies:
         state, context = paper.state, paper.context
         paper.do(flavor.create(state, context, "", flavor_message()))
         paper.do(image.create(state, context, "", image_message(), held=held))
+        if self._routers:
+            spec_of_world = externalnetwork_pb2.ExternalNetworkSpec(
+                uplink=WORLD,
+                cidr=str(WORLD_CIDR),
+                gateway=str(WORLD_GATEWAY),
+                ranges=[FLOATING_RANGE],
+                cidr6=str(WORLD_CIDR6),
+                gateway6=str(WORLD_GATEWAY6),
+            )
+            world = externalnetwork_pb2.ExternalNetwork(meta=meta_pb2.Meta(name=WORLD), spec=spec_of_world)
+            paper.do(admit_external.create(state, context, "", world))
         for project in PROJECTS:
             paper.do(admit_project.create(state, context, "", project_message(project)))
             for name, texts in GROUPS.items():
@@ -143,14 +157,11 @@ class Topologies:
                     message = subnet_pb2.Subnet(meta=meta_pb2.Meta(name=f"{name}-{number}"), spec=subnet)
                     paper.do(admit_subnet.create(state, context, project, message))
             if self._routers:
+                routed = subnet_pb2.SubnetSpec(network="net-b", external_network=WORLD)
+                message = subnet_pb2.Subnet(meta=meta_pb2.Meta(name="net-b-out"), spec=routed)
+                paper.do(admit_subnet.create(state, context, project, message))
                 router = router_pb2.Router(meta=meta_pb2.Meta(name="r"))
                 paper.do(admit_router.create(state, context, project, router))
-        if self._routers:
-            spec_of_world = externalnetwork_pb2.ExternalNetworkSpec(
-                uplink=WORLD, cidr=str(WORLD_CIDR), gateway=str(WORLD_GATEWAY), ranges=[FLOATING_RANGE]
-            )
-            world = externalnetwork_pb2.ExternalNetwork(meta=meta_pb2.Meta(name=WORLD), spec=spec_of_world)
-            paper.do(admit_external.create(state, context, "", world))
 
     # -- changes ------------------------------------------------------------------------------------------
 
@@ -159,7 +170,7 @@ class Topologies:
         project = self._rng.choice(PROJECTS)
         changes: list[Callable[[str], None]] = [self._rewrite, self._rewrite, self._regroup, self._create]
         if self._routers:
-            changes += [self._reroute, self._refloat, self._rebalance]
+            changes += [self._reroute, self._refloat, self._rebalance, self._relink]
         if len(self._instances(project)) < 4:
             changes = [self._create]
         elif self._rng.random() < 0.1:
@@ -241,6 +252,16 @@ class Topologies:
         mask = FieldMask(paths=["spec.networks"])
         paper.do(admit_router.update(paper.state, paper.context, (project, "r"), router, mask))
 
+    def _relink(self, _: str) -> None:
+        """The second node loses its link to the outside, or has it again."""
+        paper = self.world.paper
+        row = paper.state.find(keys.NODE_STATUS, "n2")
+        assert row is not None
+        status = node_pb2.NodeStatus()
+        status.CopyFrom(row.message)
+        status.uplinks[:] = [] if status.uplinks else [WORLD]
+        paper.put(keys.NODE_STATUS, ("n2",), status)
+
     def _rebalance(self, project: str) -> None:
         """One load balancer of some instances. Where its network has no router it is refused."""
         paper = self.world.paper
@@ -320,6 +341,10 @@ class Topologies:
     def _questions_of_services(self, project: str, ports: list[port_pb2.Port]) -> list[Probe]:
         """Now and then of a floating IP, from the outside, or of a load balancer."""
         protocol = self._rng.choice(("tcp", "tcp", "udp"))
+        routed = [one for port in ports for one in self._routed_addresses(port)]
+        is_joined = self.world.state.router_of(project, "net-b") is not None
+        if routed and self._rng.random() < (0.4 if is_joined else 0.05):
+            return [Probe(None, self._rng.choice(routed), protocol, self._rng.choice(PORTS))]
         rows = sorted(self.world.state.rows(keys.FLOATING_IPS).items())
         if rows and self._rng.random() < 0.4:
             address = ip_address(self._rng.choice(rows)[1].message.spec.address)
@@ -330,11 +355,17 @@ class Topologies:
             return []
         return [Probe(self._rng.choice(ports), ip_address(BALANCED), protocol, self._rng.choice(PORTS))]
 
+    def _routed_addresses(self, port: port_pb2.Port) -> list[IPv6Address]:
+        """Those that are the outside's, too."""
+        held = (ip_address(text) for text in addresses_of(self.world.state, port))
+        return [one for one in held if isinstance(one, IPv6Address) and one in WORLD_CIDR6]
+
     def note(self, outcome: Outcome) -> None:
         foreign = False
         if outcome.answered and outcome.answered != "somebody" and outcome.probe.source is not None:
             found = self.world.state.find_uid(outcome.answered)
-            foreign = found is not None and found[1][0] != outcome.probe.source.meta.project
+            others = found is not None and found[1][0] != outcome.probe.source.meta.project
+            foreign = others and outcome.answered not in outcome.expected  # tenants may meet outside
         self.tally.add(outcome, foreign, self._decided_by(outcome))
 
     def _decided_by(self, outcome: Outcome) -> str:

@@ -481,6 +481,7 @@ class PlannedRouter(_message.Message):
     ANNOUNCER_VTEPS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     LOAD_BALANCERS_FIELD_NUMBER: _builtins.int
+    ROUTED_SUBNETS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     vni: _builtins.int
     """Of the tunnel between the router's parts."""
@@ -509,6 +510,10 @@ class PlannedRouter(_message.Message):
     def load_balancers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedLoadBalancer]:
         """Those whose address is in a network of the router."""
 
+    @_builtins.property
+    def routed_subnets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedRoutedSubnet]:
+        """Subnets of its networks here whose addresses are the outside's, too: this node answers for those of its ports."""
+
     def __init__(
         self,
         *,
@@ -522,14 +527,51 @@ class PlannedRouter(_message.Message):
         announcer_vteps: _abc.Iterable[_builtins.str] | None = ...,
         name: _builtins.str = ...,
         load_balancers: _abc.Iterable[Global___PlannedLoadBalancer] | None = ...,
+        routed_subnets: _abc.Iterable[Global___PlannedRoutedSubnet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "load_balancers", b"load_balancers", "name", b"name", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcer_vteps", b"announcer_vteps", "cidrs_elsewhere", b"cidrs_elsewhere", "floating_addresses", b"floating_addresses", "load_balancers", b"load_balancers", "name", b"name", "network_uids", b"network_uids", "outbound_nat", b"outbound_nat", "routed_subnets", b"routed_subnets", "routes", b"routes", "uid", b"uid", "vni", b"vni"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedRouter: _TypeAlias = PlannedRouter  # noqa: Y015
+
+@_typing.final
+class PlannedRoutedSubnet(_message.Message):
+    """An IPv6 subnet out of an external network's range."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CIDR_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    UPLINK_FIELD_NUMBER: _builtins.int
+    EXTERNAL_CIDR_FIELD_NUMBER: _builtins.int
+    EXTERNAL_GATEWAY_FIELD_NUMBER: _builtins.int
+    cidr: _builtins.str
+    gateway: _builtins.str
+    """Its own gateway, in the router."""
+    uplink: _builtins.str
+    """The link to the external network, by the agent's name for it."""
+    external_cidr: _builtins.str
+    """The external network's range and its way to the world; an empty gateway leaves that to the node's routes."""
+    external_gateway: _builtins.str
+    def __init__(
+        self,
+        *,
+        cidr: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+        uplink: _builtins.str = ...,
+        external_cidr: _builtins.str = ...,
+        external_gateway: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "external_cidr", b"external_cidr", "external_gateway", b"external_gateway", "gateway", b"gateway", "uplink", b"uplink"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedRoutedSubnet: _TypeAlias = PlannedRoutedSubnet  # noqa: Y015
 
 @_typing.final
 class PlannedFloatingAddress(_message.Message):

@@ -26,7 +26,7 @@ from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cumulet/v1/externalnetwork.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"\x93\x01\n\x0f\x45xternalNetwork\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.cumulet.v1.ExternalNetworkSpec\x12\x31\n\x06status\x18\x03 \x01(\x0b\x32!.cumulet.v1.ExternalNetworkStatus\"i\n\x13\x45xternalNetworkSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0e\n\x06uplink\x18\x02 \x01(\t\x12\x0c\n\x04\x63idr\x18\x03 \x01(\t\x12\x0f\n\x07gateway\x18\x04 \x01(\t\x12\x0e\n\x06ranges\x18\x05 \x03(\t\"W\n\x15\x45xternalNetworkStatus\x12\x16\n\x0e\x61\x64\x64resses_used\x18\x01 \x01(\x03\x12\x17\n\x0f\x61\x64\x64resses_total\x18\x02 \x01(\x03\x12\r\n\x05nodes\x18\x03 \x03(\t\")\n\x19GetExternalNetworkRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"V\n\x1bListExternalNetworksRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"\x81\x01\n\x1cListExternalNetworksResponse\x12\x36\n\x11\x65xternal_networks\x18\x01 \x03(\x0b\x32\x1b.cumulet.v1.ExternalNetwork\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x80\x01\n\x1c\x43reateExternalNetworkRequest\x12\x35\n\x10\x65xternal_network\x18\x02 \x01(\x0b\x32\x1b.cumulet.v1.ExternalNetwork\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xb1\x01\n\x1cUpdateExternalNetworkRequest\x12\x35\n\x10\x65xternal_network\x18\x02 \x01(\x0b\x32\x1b.cumulet.v1.ExternalNetwork\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"e\n\x1c\x44\x65leteExternalNetworkRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1f\n\x1d\x44\x65leteExternalNetworkResponse\"G\n\x1cWatchExternalNetworksRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"\x86\x01\n\x15\x45xternalNetworkChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x35\n\x10\x65xternal_network\x18\x03 \x01(\x0b\x32\x1b.cumulet.v1.ExternalNetwork2\xf3\x04\n\x16\x45xternalNetworkService\x12X\n\x12GetExternalNetwork\x12%.cumulet.v1.GetExternalNetworkRequest\x1a\x1b.cumulet.v1.ExternalNetwork\x12i\n\x14ListExternalNetworks\x12\'.cumulet.v1.ListExternalNetworksRequest\x1a(.cumulet.v1.ListExternalNetworksResponse\x12^\n\x15\x43reateExternalNetwork\x12(.cumulet.v1.CreateExternalNetworkRequest\x1a\x1b.cumulet.v1.ExternalNetwork\x12^\n\x15UpdateExternalNetwork\x12(.cumulet.v1.UpdateExternalNetworkRequest\x1a\x1b.cumulet.v1.ExternalNetwork\x12l\n\x15\x44\x65leteExternalNetwork\x12(.cumulet.v1.DeleteExternalNetworkRequest\x1a).cumulet.v1.DeleteExternalNetworkResponse\x12\x66\n\x15WatchExternalNetworks\x12(.cumulet.v1.WatchExternalNetworksRequest\x1a!.cumulet.v1.ExternalNetworkChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cumulet/v1/externalnetwork.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"\x93\x01\n\x0f\x45xternalNetwork\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.cumulet.v1.ExternalNetworkSpec\x12\x31\n\x06status\x18\x03 \x01(\x0b\x32!.cumulet.v1.ExternalNetworkStatus\"\x8a\x01\n\x13\x45xternalNetworkSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0e\n\x06uplink\x18\x02 \x01(\t\x12\x0c\n\x04\x63idr\x18\x03 \x01(\t\x12\x0f\n\x07gateway\x18\x04 \x01(\t\x12\x0e\n\x06ranges\x18\x05 \x03(\t\x12\r\n\x05\x63idr6\x18\x06 \x01(\t\x12\x10\n\x08gateway6\x18\x07 \x01(\t\"\x84\x01\n\x15\x45xternalNetworkStatus\x12\x16\n\x0e\x61\x64\x64resses_used\x18\x01 \x01(\x03\x12\x17\n\x0f\x61\x64\x64resses_total\x18\x02 \x01(\x03\x12\r\n\x05nodes\x18\x03 \x03(\t\x12\x14\n\x0csubnets_used\x18\x04 \x01(\x03\x12\x15\n\rsubnets_total\x18\x05 \x01(\x03\")\n\x19GetExternalNetworkRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"V\n\x1bListExternalNetworksRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"\x81\x01\n\x1cListExternalNetworksResponse\x12\x36\n\x11\x65xternal_networks\x18\x01 \x03(\x0b\x32\x1b.cumulet.v1.ExternalNetwork\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x80\x01\n\x1c\x43reateExternalNetworkRequest\x12\x35\n\x10\x65xternal_network\x18\x02 \x01(\x0b\x32\x1b.cumulet.v1.ExternalNetwork\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xb1\x01\n\x1cUpdateExternalNetworkRequest\x12\x35\n\x10\x65xternal_network\x18\x02 \x01(\x0b\x32\x1b.cumulet.v1.ExternalNetwork\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"e\n\x1c\x44\x65leteExternalNetworkRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1f\n\x1d\x44\x65leteExternalNetworkResponse\"G\n\x1cWatchExternalNetworksRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"\x86\x01\n\x15\x45xternalNetworkChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x35\n\x10\x65xternal_network\x18\x03 \x01(\x0b\x32\x1b.cumulet.v1.ExternalNetwork2\xf3\x04\n\x16\x45xternalNetworkService\x12X\n\x12GetExternalNetwork\x12%.cumulet.v1.GetExternalNetworkRequest\x1a\x1b.cumulet.v1.ExternalNetwork\x12i\n\x14ListExternalNetworks\x12\'.cumulet.v1.ListExternalNetworksRequest\x1a(.cumulet.v1.ListExternalNetworksResponse\x12^\n\x15\x43reateExternalNetwork\x12(.cumulet.v1.CreateExternalNetworkRequest\x1a\x1b.cumulet.v1.ExternalNetwork\x12^\n\x15UpdateExternalNetwork\x12(.cumulet.v1.UpdateExternalNetworkRequest\x1a\x1b.cumulet.v1.ExternalNetwork\x12l\n\x15\x44\x65leteExternalNetwork\x12(.cumulet.v1.DeleteExternalNetworkRequest\x1a).cumulet.v1.DeleteExternalNetworkResponse\x12\x66\n\x15WatchExternalNetworks\x12(.cumulet.v1.WatchExternalNetworksRequest\x1a!.cumulet.v1.ExternalNetworkChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,28 +35,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXTERNALNETWORK']._serialized_start=106
   _globals['_EXTERNALNETWORK']._serialized_end=253
-  _globals['_EXTERNALNETWORKSPEC']._serialized_start=255
-  _globals['_EXTERNALNETWORKSPEC']._serialized_end=360
-  _globals['_EXTERNALNETWORKSTATUS']._serialized_start=362
-  _globals['_EXTERNALNETWORKSTATUS']._serialized_end=449
-  _globals['_GETEXTERNALNETWORKREQUEST']._serialized_start=451
-  _globals['_GETEXTERNALNETWORKREQUEST']._serialized_end=492
-  _globals['_LISTEXTERNALNETWORKSREQUEST']._serialized_start=494
-  _globals['_LISTEXTERNALNETWORKSREQUEST']._serialized_end=580
-  _globals['_LISTEXTERNALNETWORKSRESPONSE']._serialized_start=583
-  _globals['_LISTEXTERNALNETWORKSRESPONSE']._serialized_end=712
-  _globals['_CREATEEXTERNALNETWORKREQUEST']._serialized_start=715
-  _globals['_CREATEEXTERNALNETWORKREQUEST']._serialized_end=843
-  _globals['_UPDATEEXTERNALNETWORKREQUEST']._serialized_start=846
-  _globals['_UPDATEEXTERNALNETWORKREQUEST']._serialized_end=1023
-  _globals['_DELETEEXTERNALNETWORKREQUEST']._serialized_start=1025
-  _globals['_DELETEEXTERNALNETWORKREQUEST']._serialized_end=1126
-  _globals['_DELETEEXTERNALNETWORKRESPONSE']._serialized_start=1128
-  _globals['_DELETEEXTERNALNETWORKRESPONSE']._serialized_end=1159
-  _globals['_WATCHEXTERNALNETWORKSREQUEST']._serialized_start=1161
-  _globals['_WATCHEXTERNALNETWORKSREQUEST']._serialized_end=1232
-  _globals['_EXTERNALNETWORKCHANGE']._serialized_start=1235
-  _globals['_EXTERNALNETWORKCHANGE']._serialized_end=1369
-  _globals['_EXTERNALNETWORKSERVICE']._serialized_start=1372
-  _globals['_EXTERNALNETWORKSERVICE']._serialized_end=1999
+  _globals['_EXTERNALNETWORKSPEC']._serialized_start=256
+  _globals['_EXTERNALNETWORKSPEC']._serialized_end=394
+  _globals['_EXTERNALNETWORKSTATUS']._serialized_start=397
+  _globals['_EXTERNALNETWORKSTATUS']._serialized_end=529
+  _globals['_GETEXTERNALNETWORKREQUEST']._serialized_start=531
+  _globals['_GETEXTERNALNETWORKREQUEST']._serialized_end=572
+  _globals['_LISTEXTERNALNETWORKSREQUEST']._serialized_start=574
+  _globals['_LISTEXTERNALNETWORKSREQUEST']._serialized_end=660
+  _globals['_LISTEXTERNALNETWORKSRESPONSE']._serialized_start=663
+  _globals['_LISTEXTERNALNETWORKSRESPONSE']._serialized_end=792
+  _globals['_CREATEEXTERNALNETWORKREQUEST']._serialized_start=795
+  _globals['_CREATEEXTERNALNETWORKREQUEST']._serialized_end=923
+  _globals['_UPDATEEXTERNALNETWORKREQUEST']._serialized_start=926
+  _globals['_UPDATEEXTERNALNETWORKREQUEST']._serialized_end=1103
+  _globals['_DELETEEXTERNALNETWORKREQUEST']._serialized_start=1105
+  _globals['_DELETEEXTERNALNETWORKREQUEST']._serialized_end=1206
+  _globals['_DELETEEXTERNALNETWORKRESPONSE']._serialized_start=1208
+  _globals['_DELETEEXTERNALNETWORKRESPONSE']._serialized_end=1239
+  _globals['_WATCHEXTERNALNETWORKSREQUEST']._serialized_start=1241
+  _globals['_WATCHEXTERNALNETWORKSREQUEST']._serialized_end=1312
+  _globals['_EXTERNALNETWORKCHANGE']._serialized_start=1315
+  _globals['_EXTERNALNETWORKCHANGE']._serialized_end=1449
+  _globals['_EXTERNALNETWORKSERVICE']._serialized_start=1452
+  _globals['_EXTERNALNETWORKSERVICE']._serialized_end=2079
 # @@protoc_insertion_point(module_scope)

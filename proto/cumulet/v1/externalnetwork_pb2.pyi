@@ -59,6 +59,8 @@ class ExternalNetworkSpec(_message.Message):
     CIDR_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
+    CIDR6_FIELD_NUMBER: _builtins.int
+    GATEWAY6_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     uplink: _builtins.str
     """What agents call their link to it (--uplink NAME=LINK). Only nodes that have one announce its addresses."""
@@ -66,6 +68,12 @@ class ExternalNetworkSpec(_message.Message):
     """Its range, such as 203.0.113.0/24."""
     gateway: _builtins.str
     """Its way to the rest of the world. Empty: packets go where the node's own routes lead."""
+    cidr6: _builtins.str
+    """Its IPv6 range, such as 2001:db8:100::/48, all of it on the link; subnets of tenants are taken from it, each
+    a /64. Its first /64 is the operator's own. Empty: it has no IPv6.
+    """
+    gateway6: _builtins.str
+    """As `gateway`, of IPv6; it may be link-local."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What floating IPs are taken from, such as 203.0.113.64-203.0.113.127. None: all of it but the gateway."""
@@ -78,10 +86,12 @@ class ExternalNetworkSpec(_message.Message):
         cidr: _builtins.str = ...,
         gateway: _builtins.str = ...,
         ranges: _abc.Iterable[_builtins.str] | None = ...,
+        cidr6: _builtins.str = ...,
+        gateway6: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "description", b"description", "gateway", b"gateway", "ranges", b"ranges", "uplink", b"uplink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "cidr6", b"cidr6", "description", b"description", "gateway", b"gateway", "gateway6", b"gateway6", "ranges", b"ranges", "uplink", b"uplink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,8 +104,13 @@ class ExternalNetworkStatus(_message.Message):
     ADDRESSES_USED_FIELD_NUMBER: _builtins.int
     ADDRESSES_TOTAL_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    SUBNETS_USED_FIELD_NUMBER: _builtins.int
+    SUBNETS_TOTAL_FIELD_NUMBER: _builtins.int
     addresses_used: _builtins.int
     addresses_total: _builtins.int
+    subnets_used: _builtins.int
+    """IPv6 subnets that were given away, and all there are."""
+    subnets_total: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that have a link to it."""
@@ -106,10 +121,12 @@ class ExternalNetworkStatus(_message.Message):
         addresses_used: _builtins.int = ...,
         addresses_total: _builtins.int = ...,
         nodes: _abc.Iterable[_builtins.str] | None = ...,
+        subnets_used: _builtins.int = ...,
+        subnets_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_total", b"addresses_total", "addresses_used", b"addresses_used", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_total", b"addresses_total", "addresses_used", b"addresses_used", "nodes", b"nodes", "subnets_total", b"subnets_total", "subnets_used", b"subnets_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,7 +94,7 @@ class ExternalNetworkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteExternalNetwork(self, request, context):
-        """Refused while floating IPs have addresses of it.
+        """Refused while floating IPs or subnets have addresses of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

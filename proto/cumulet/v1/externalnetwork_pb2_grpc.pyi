@@ -36,7 +36,7 @@ class ExternalNetworkServiceStub:
     CreateExternalNetwork: _grpc.UnaryUnaryMultiCallable[_externalnetwork_pb2.CreateExternalNetworkRequest, _externalnetwork_pb2.ExternalNetwork]
     UpdateExternalNetwork: _grpc.UnaryUnaryMultiCallable[_externalnetwork_pb2.UpdateExternalNetworkRequest, _externalnetwork_pb2.ExternalNetwork]
     DeleteExternalNetwork: _grpc.UnaryUnaryMultiCallable[_externalnetwork_pb2.DeleteExternalNetworkRequest, _externalnetwork_pb2.DeleteExternalNetworkResponse]
-    """Refused while floating IPs have addresses of it."""
+    """Refused while floating IPs or subnets have addresses of it."""
     WatchExternalNetworks: _grpc.UnaryStreamMultiCallable[_externalnetwork_pb2.WatchExternalNetworksRequest, _externalnetwork_pb2.ExternalNetworkChange]
 
 @_typing.type_check_only
@@ -47,7 +47,7 @@ class ExternalNetworkServiceAsyncStub(ExternalNetworkServiceStub):
     CreateExternalNetwork: _aio.UnaryUnaryMultiCallable[_externalnetwork_pb2.CreateExternalNetworkRequest, _externalnetwork_pb2.ExternalNetwork]  # type: ignore[assignment]
     UpdateExternalNetwork: _aio.UnaryUnaryMultiCallable[_externalnetwork_pb2.UpdateExternalNetworkRequest, _externalnetwork_pb2.ExternalNetwork]  # type: ignore[assignment]
     DeleteExternalNetwork: _aio.UnaryUnaryMultiCallable[_externalnetwork_pb2.DeleteExternalNetworkRequest, _externalnetwork_pb2.DeleteExternalNetworkResponse]  # type: ignore[assignment]
-    """Refused while floating IPs have addresses of it."""
+    """Refused while floating IPs or subnets have addresses of it."""
     WatchExternalNetworks: _aio.UnaryStreamMultiCallable[_externalnetwork_pb2.WatchExternalNetworksRequest, _externalnetwork_pb2.ExternalNetworkChange]  # type: ignore[assignment]
 
 class ExternalNetworkServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,7 +85,7 @@ class ExternalNetworkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _externalnetwork_pb2.DeleteExternalNetworkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_externalnetwork_pb2.DeleteExternalNetworkResponse, _abc.Awaitable[_externalnetwork_pb2.DeleteExternalNetworkResponse]]:
-        """Refused while floating IPs have addresses of it."""
+        """Refused while floating IPs or subnets have addresses of it."""
 
     @_abc_1.abstractmethod
     def WatchExternalNetworks(

@@ -26,7 +26,7 @@ from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63umulet/v1/project.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"{\n\x07Project\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.cumulet.v1.ProjectSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.cumulet.v1.ProjectStatus\"\\\n\x0bProjectSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12 \n\x05quota\x18\x02 \x01(\x0b\x32\x11.cumulet.v1.Quota\x12\x16\n\x0esecurity_level\x18\x03 \x01(\x05\"\xd5\x01\n\x05Quota\x12\x16\n\tinstances\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08networks\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12(\n\tresources\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x1a\n\rdevices_milli\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x19\n\x0c\x66loating_ips\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x0c\n\n_instancesB\x0b\n\t_networksB\x10\n\x0e_devices_milliB\x0f\n\r_floating_ips\"\x86\x01\n\rProjectStatus\x12#\n\x04used\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x11\n\tinstances\x18\x02 \x01(\x03\x12\x10\n\x08networks\x18\x03 \x01(\x03\x12\x15\n\rdevices_milli\x18\x04 \x01(\x03\x12\x14\n\x0c\x66loating_ips\x18\x05 \x01(\x03\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"N\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"h\n\x14ListProjectsResponse\x12%\n\x08projects\x18\x01 \x03(\x0b\x32\x13.cumulet.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"g\n\x14\x43reateProjectRequest\x12$\n\x07project\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Project\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x98\x01\n\x14UpdateProjectRequest\x12$\n\x07project\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Project\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"]\n\x14\x44\x65leteProjectRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x17\n\x15\x44\x65leteProjectResponse\"?\n\x14WatchProjectsRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"m\n\rProjectChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12$\n\x07project\x18\x03 \x01(\x0b\x32\x13.cumulet.v1.Project2\xdb\x03\n\x0eProjectService\x12@\n\nGetProject\x12\x1d.cumulet.v1.GetProjectRequest\x1a\x13.cumulet.v1.Project\x12Q\n\x0cListProjects\x12\x1f.cumulet.v1.ListProjectsRequest\x1a .cumulet.v1.ListProjectsResponse\x12\x46\n\rCreateProject\x12 .cumulet.v1.CreateProjectRequest\x1a\x13.cumulet.v1.Project\x12\x46\n\rUpdateProject\x12 .cumulet.v1.UpdateProjectRequest\x1a\x13.cumulet.v1.Project\x12T\n\rDeleteProject\x12 .cumulet.v1.DeleteProjectRequest\x1a!.cumulet.v1.DeleteProjectResponse\x12N\n\rWatchProjects\x12 .cumulet.v1.WatchProjectsRequest\x1a\x19.cumulet.v1.ProjectChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63umulet/v1/project.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"{\n\x07Project\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.cumulet.v1.ProjectSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.cumulet.v1.ProjectStatus\"\\\n\x0bProjectSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12 \n\x05quota\x18\x02 \x01(\x0b\x32\x11.cumulet.v1.Quota\x12\x16\n\x0esecurity_level\x18\x03 \x01(\x05\"\x89\x02\n\x05Quota\x12\x16\n\tinstances\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08networks\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12(\n\tresources\x18\x03 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x1a\n\rdevices_milli\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x19\n\x0c\x66loating_ips\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x1d\n\x10\x65xternal_subnets\x18\x06 \x01(\x03H\x04\x88\x01\x01\x42\x0c\n\n_instancesB\x0b\n\t_networksB\x10\n\x0e_devices_milliB\x0f\n\r_floating_ipsB\x13\n\x11_external_subnets\"\xa0\x01\n\rProjectStatus\x12#\n\x04used\x18\x01 \x01(\x0b\x32\x15.cumulet.v1.Resources\x12\x11\n\tinstances\x18\x02 \x01(\x03\x12\x10\n\x08networks\x18\x03 \x01(\x03\x12\x15\n\rdevices_milli\x18\x04 \x01(\x03\x12\x14\n\x0c\x66loating_ips\x18\x05 \x01(\x03\x12\x18\n\x10\x65xternal_subnets\x18\x06 \x01(\x03\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\"N\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"h\n\x14ListProjectsResponse\x12%\n\x08projects\x18\x01 \x03(\x0b\x32\x13.cumulet.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"g\n\x14\x43reateProjectRequest\x12$\n\x07project\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Project\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x98\x01\n\x14UpdateProjectRequest\x12$\n\x07project\x18\x02 \x01(\x0b\x32\x13.cumulet.v1.Project\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"]\n\x14\x44\x65leteProjectRequest\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x17\n\x15\x44\x65leteProjectResponse\"?\n\x14WatchProjectsRequest\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"m\n\rProjectChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12$\n\x07project\x18\x03 \x01(\x0b\x32\x13.cumulet.v1.Project2\xdb\x03\n\x0eProjectService\x12@\n\nGetProject\x12\x1d.cumulet.v1.GetProjectRequest\x1a\x13.cumulet.v1.Project\x12Q\n\x0cListProjects\x12\x1f.cumulet.v1.ListProjectsRequest\x1a .cumulet.v1.ListProjectsResponse\x12\x46\n\rCreateProject\x12 .cumulet.v1.CreateProjectRequest\x1a\x13.cumulet.v1.Project\x12\x46\n\rUpdateProject\x12 .cumulet.v1.UpdateProjectRequest\x1a\x13.cumulet.v1.Project\x12T\n\rDeleteProject\x12 .cumulet.v1.DeleteProjectRequest\x1a!.cumulet.v1.DeleteProjectResponse\x12N\n\rWatchProjects\x12 .cumulet.v1.WatchProjectsRequest\x1a\x19.cumulet.v1.ProjectChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTSPEC']._serialized_start=222
   _globals['_PROJECTSPEC']._serialized_end=314
   _globals['_QUOTA']._serialized_start=317
-  _globals['_QUOTA']._serialized_end=530
-  _globals['_PROJECTSTATUS']._serialized_start=533
-  _globals['_PROJECTSTATUS']._serialized_end=667
-  _globals['_GETPROJECTREQUEST']._serialized_start=669
-  _globals['_GETPROJECTREQUEST']._serialized_end=702
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=704
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=782
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=784
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=888
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=890
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=993
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=996
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1148
-  _globals['_DELETEPROJECTREQUEST']._serialized_start=1150
-  _globals['_DELETEPROJECTREQUEST']._serialized_end=1243
-  _globals['_DELETEPROJECTRESPONSE']._serialized_start=1245
-  _globals['_DELETEPROJECTRESPONSE']._serialized_end=1268
-  _globals['_WATCHPROJECTSREQUEST']._serialized_start=1270
-  _globals['_WATCHPROJECTSREQUEST']._serialized_end=1333
-  _globals['_PROJECTCHANGE']._serialized_start=1335
-  _globals['_PROJECTCHANGE']._serialized_end=1444
-  _globals['_PROJECTSERVICE']._serialized_start=1447
-  _globals['_PROJECTSERVICE']._serialized_end=1922
+  _globals['_QUOTA']._serialized_end=582
+  _globals['_PROJECTSTATUS']._serialized_start=585
+  _globals['_PROJECTSTATUS']._serialized_end=745
+  _globals['_GETPROJECTREQUEST']._serialized_start=747
+  _globals['_GETPROJECTREQUEST']._serialized_end=780
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=782
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=860
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=862
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=966
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=968
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=1071
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1074
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1226
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=1228
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=1321
+  _globals['_DELETEPROJECTRESPONSE']._serialized_start=1323
+  _globals['_DELETEPROJECTRESPONSE']._serialized_end=1346
+  _globals['_WATCHPROJECTSREQUEST']._serialized_start=1348
+  _globals['_WATCHPROJECTSREQUEST']._serialized_end=1411
+  _globals['_PROJECTCHANGE']._serialized_start=1413
+  _globals['_PROJECTCHANGE']._serialized_end=1522
+  _globals['_PROJECTSERVICE']._serialized_start=1525
+  _globals['_PROJECTSERVICE']._serialized_end=2000
 # @@protoc_insertion_point(module_scope)

@@ -88,11 +88,14 @@ class Quota(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     DEVICES_MILLI_FIELD_NUMBER: _builtins.int
     FLOATING_IPS_FIELD_NUMBER: _builtins.int
+    EXTERNAL_SUBNETS_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     networks: _builtins.int
     devices_milli: _builtins.int
     """Thousandths of devices, of whatever model, summed over instances."""
     floating_ips: _builtins.int
+    external_subnets: _builtins.int
+    """Subnets out of external networks' IPv6 ranges."""
     @_builtins.property
     def resources(self) -> _meta_pb2.Resources:
         """Sums over instances, running or not."""
@@ -105,13 +108,16 @@ class Quota(_message.Message):
         resources: _meta_pb2.Resources | None = ...,
         devices_milli: _builtins.int | None = ...,
         floating_ips: _builtins.int | None = ...,
+        external_subnets: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_floating_ips", b"_floating_ips", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_external_subnets", b"_external_subnets", "_floating_ips", b"_floating_ips", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "external_subnets", b"external_subnets", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_floating_ips", b"_floating_ips", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli", "_external_subnets", b"_external_subnets", "_floating_ips", b"_floating_ips", "_instances", b"_instances", "_networks", b"_networks", "devices_milli", b"devices_milli", "external_subnets", b"external_subnets", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__devices_milli: _TypeAlias = _typing.Literal["devices_milli"]  # noqa: Y015
     _WhichOneofArgType__devices_milli: _TypeAlias = _typing.Literal["_devices_milli", b"_devices_milli"]  # noqa: Y015
+    _WhichOneofReturnType__external_subnets: _TypeAlias = _typing.Literal["external_subnets"]  # noqa: Y015
+    _WhichOneofArgType__external_subnets: _TypeAlias = _typing.Literal["_external_subnets", b"_external_subnets"]  # noqa: Y015
     _WhichOneofReturnType__floating_ips: _TypeAlias = _typing.Literal["floating_ips"]  # noqa: Y015
     _WhichOneofArgType__floating_ips: _TypeAlias = _typing.Literal["_floating_ips", b"_floating_ips"]  # noqa: Y015
     _WhichOneofReturnType__instances: _TypeAlias = _typing.Literal["instances"]  # noqa: Y015
@@ -120,6 +126,8 @@ class Quota(_message.Message):
     _WhichOneofArgType__networks: _TypeAlias = _typing.Literal["_networks", b"_networks"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__devices_milli) -> _WhichOneofReturnType__devices_milli | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__external_subnets) -> _WhichOneofReturnType__external_subnets | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__floating_ips) -> _WhichOneofReturnType__floating_ips | None: ...
     @_typing.overload
@@ -138,11 +146,13 @@ class ProjectStatus(_message.Message):
     NETWORKS_FIELD_NUMBER: _builtins.int
     DEVICES_MILLI_FIELD_NUMBER: _builtins.int
     FLOATING_IPS_FIELD_NUMBER: _builtins.int
+    EXTERNAL_SUBNETS_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
     networks: _builtins.int
     devices_milli: _builtins.int
     """Thousandths of devices, summed over the project's instances."""
     floating_ips: _builtins.int
+    external_subnets: _builtins.int
     @_builtins.property
     def used(self) -> _meta_pb2.Resources:
         """Sums over the project's instances, derived from them at the reply's revision."""
@@ -155,10 +165,11 @@ class ProjectStatus(_message.Message):
         networks: _builtins.int = ...,
         devices_milli: _builtins.int = ...,
         floating_ips: _builtins.int = ...,
+        external_subnets: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices_milli", b"devices_milli", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices_milli", b"devices_milli", "external_subnets", b"external_subnets", "floating_ips", b"floating_ips", "instances", b"instances", "networks", b"networks", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63umulet/v1/subnet.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"x\n\x06Subnet\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.cumulet.v1.SubnetSpec\x12(\n\x06status\x18\x03 \x01(\x0b\x32\x18.cumulet.v1.SubnetStatus\"a\n\nSubnetSpec\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04\x63idr\x18\x02 \x01(\t\x12\x0f\n\x07gateway\x18\x03 \x01(\t\x12\x13\n\x0b\x64ns_servers\x18\x04 \x03(\t\x12\x0e\n\x06ranges\x18\x06 \x03(\t\"?\n\x0cSubnetStatus\x12\x16\n\x0e\x61\x64\x64resses_used\x18\x01 \x01(\x03\x12\x17\n\x0f\x61\x64\x64resses_total\x18\x02 \x01(\x03\"1\n\x10GetSubnetRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"^\n\x12ListSubnetsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"e\n\x13ListSubnetsResponse\x12#\n\x07subnets\x18\x01 \x03(\x0b\x32\x12.cumulet.v1.Subnet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"d\n\x13\x43reateSubnetRequest\x12\"\n\x06subnet\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Subnet\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x95\x01\n\x13UpdateSubnetRequest\x12\"\n\x06subnet\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Subnet\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"m\n\x13\x44\x65leteSubnetRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x16\n\x14\x44\x65leteSubnetResponse\"O\n\x13WatchSubnetsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"j\n\x0cSubnetChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\"\n\x06subnet\x18\x03 \x01(\x0b\x32\x12.cumulet.v1.Subnet2\xc8\x03\n\rSubnetService\x12=\n\tGetSubnet\x12\x1c.cumulet.v1.GetSubnetRequest\x1a\x12.cumulet.v1.Subnet\x12N\n\x0bListSubnets\x12\x1e.cumulet.v1.ListSubnetsRequest\x1a\x1f.cumulet.v1.ListSubnetsResponse\x12\x43\n\x0c\x43reateSubnet\x12\x1f.cumulet.v1.CreateSubnetRequest\x1a\x12.cumulet.v1.Subnet\x12\x43\n\x0cUpdateSubnet\x12\x1f.cumulet.v1.UpdateSubnetRequest\x1a\x12.cumulet.v1.Subnet\x12Q\n\x0c\x44\x65leteSubnet\x12\x1f.cumulet.v1.DeleteSubnetRequest\x1a .cumulet.v1.DeleteSubnetResponse\x12K\n\x0cWatchSubnets\x12\x1f.cumulet.v1.WatchSubnetsRequest\x1a\x18.cumulet.v1.SubnetChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63umulet/v1/subnet.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"x\n\x06Subnet\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.cumulet.v1.SubnetSpec\x12(\n\x06status\x18\x03 \x01(\x0b\x32\x18.cumulet.v1.SubnetStatus\"{\n\nSubnetSpec\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0c\n\x04\x63idr\x18\x02 \x01(\t\x12\x0f\n\x07gateway\x18\x03 \x01(\t\x12\x13\n\x0b\x64ns_servers\x18\x04 \x03(\t\x12\x18\n\x10\x65xternal_network\x18\x05 \x01(\t\x12\x0e\n\x06ranges\x18\x06 \x03(\t\"?\n\x0cSubnetStatus\x12\x16\n\x0e\x61\x64\x64resses_used\x18\x01 \x01(\x03\x12\x17\n\x0f\x61\x64\x64resses_total\x18\x02 \x01(\x03\"1\n\x10GetSubnetRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"^\n\x12ListSubnetsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"e\n\x13ListSubnetsResponse\x12#\n\x07subnets\x18\x01 \x03(\x0b\x32\x12.cumulet.v1.Subnet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"d\n\x13\x43reateSubnetRequest\x12\"\n\x06subnet\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Subnet\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x95\x01\n\x13UpdateSubnetRequest\x12\"\n\x06subnet\x18\x02 \x01(\x0b\x32\x12.cumulet.v1.Subnet\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"m\n\x13\x44\x65leteSubnetRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x16\n\x14\x44\x65leteSubnetResponse\"O\n\x13WatchSubnetsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"j\n\x0cSubnetChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\"\n\x06subnet\x18\x03 \x01(\x0b\x32\x12.cumulet.v1.Subnet2\xc8\x03\n\rSubnetService\x12=\n\tGetSubnet\x12\x1c.cumulet.v1.GetSubnetRequest\x1a\x12.cumulet.v1.Subnet\x12N\n\x0bListSubnets\x12\x1e.cumulet.v1.ListSubnetsRequest\x1a\x1f.cumulet.v1.ListSubnetsResponse\x12\x43\n\x0c\x43reateSubnet\x12\x1f.cumulet.v1.CreateSubnetRequest\x1a\x12.cumulet.v1.Subnet\x12\x43\n\x0cUpdateSubnet\x12\x1f.cumulet.v1.UpdateSubnetRequest\x1a\x12.cumulet.v1.Subnet\x12Q\n\x0c\x44\x65leteSubnet\x12\x1f.cumulet.v1.DeleteSubnetRequest\x1a .cumulet.v1.DeleteSubnetResponse\x12K\n\x0cWatchSubnets\x12\x1f.cumulet.v1.WatchSubnetsRequest\x1a\x18.cumulet.v1.SubnetChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBNET']._serialized_start=96
   _globals['_SUBNET']._serialized_end=216
   _globals['_SUBNETSPEC']._serialized_start=218
-  _globals['_SUBNETSPEC']._serialized_end=315
-  _globals['_SUBNETSTATUS']._serialized_start=317
-  _globals['_SUBNETSTATUS']._serialized_end=380
-  _globals['_GETSUBNETREQUEST']._serialized_start=382
-  _globals['_GETSUBNETREQUEST']._serialized_end=431
-  _globals['_LISTSUBNETSREQUEST']._serialized_start=433
-  _globals['_LISTSUBNETSREQUEST']._serialized_end=527
-  _globals['_LISTSUBNETSRESPONSE']._serialized_start=529
-  _globals['_LISTSUBNETSRESPONSE']._serialized_end=630
-  _globals['_CREATESUBNETREQUEST']._serialized_start=632
-  _globals['_CREATESUBNETREQUEST']._serialized_end=732
-  _globals['_UPDATESUBNETREQUEST']._serialized_start=735
-  _globals['_UPDATESUBNETREQUEST']._serialized_end=884
-  _globals['_DELETESUBNETREQUEST']._serialized_start=886
-  _globals['_DELETESUBNETREQUEST']._serialized_end=995
-  _globals['_DELETESUBNETRESPONSE']._serialized_start=997
-  _globals['_DELETESUBNETRESPONSE']._serialized_end=1019
-  _globals['_WATCHSUBNETSREQUEST']._serialized_start=1021
-  _globals['_WATCHSUBNETSREQUEST']._serialized_end=1100
-  _globals['_SUBNETCHANGE']._serialized_start=1102
-  _globals['_SUBNETCHANGE']._serialized_end=1208
-  _globals['_SUBNETSERVICE']._serialized_start=1211
-  _globals['_SUBNETSERVICE']._serialized_end=1667
+  _globals['_SUBNETSPEC']._serialized_end=341
+  _globals['_SUBNETSTATUS']._serialized_start=343
+  _globals['_SUBNETSTATUS']._serialized_end=406
+  _globals['_GETSUBNETREQUEST']._serialized_start=408
+  _globals['_GETSUBNETREQUEST']._serialized_end=457
+  _globals['_LISTSUBNETSREQUEST']._serialized_start=459
+  _globals['_LISTSUBNETSREQUEST']._serialized_end=553
+  _globals['_LISTSUBNETSRESPONSE']._serialized_start=555
+  _globals['_LISTSUBNETSRESPONSE']._serialized_end=656
+  _globals['_CREATESUBNETREQUEST']._serialized_start=658
+  _globals['_CREATESUBNETREQUEST']._serialized_end=758
+  _globals['_UPDATESUBNETREQUEST']._serialized_start=761
+  _globals['_UPDATESUBNETREQUEST']._serialized_end=910
+  _globals['_DELETESUBNETREQUEST']._serialized_start=912
+  _globals['_DELETESUBNETREQUEST']._serialized_end=1021
+  _globals['_DELETESUBNETRESPONSE']._serialized_start=1023
+  _globals['_DELETESUBNETRESPONSE']._serialized_end=1045
+  _globals['_WATCHSUBNETSREQUEST']._serialized_start=1047
+  _globals['_WATCHSUBNETSREQUEST']._serialized_end=1126
+  _globals['_SUBNETCHANGE']._serialized_start=1128
+  _globals['_SUBNETCHANGE']._serialized_end=1234
+  _globals['_SUBNETSERVICE']._serialized_start=1237
+  _globals['_SUBNETSERVICE']._serialized_end=1693
 # @@protoc_insertion_point(module_scope)

@@ -58,13 +58,16 @@ class SubnetSpec(_message.Message):
     CIDR_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     DNS_SERVERS_FIELD_NUMBER: _builtins.int
+    EXTERNAL_NETWORK_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
     network: _builtins.str
     """Name of the network, in the same project."""
     cidr: _builtins.str
-    """Such as 10.0.0.0/24; host bits must be 0."""
+    """Such as 10.0.0.0/24; host bits must be 0. May be empty with an external network."""
     gateway: _builtins.str
     """The router's address; by default the first of the range. In a provider network it is the operator's."""
+    external_network: _builtins.str
+    """Whose IPv6 range it is a /64 of: its addresses are the outside's, too. Without a range a free one is given."""
     @_builtins.property
     def dns_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Handed to guests by DHCP; empty means the cloud's own, which forwards to the node's resolvers."""
@@ -80,11 +83,12 @@ class SubnetSpec(_message.Message):
         cidr: _builtins.str = ...,
         gateway: _builtins.str = ...,
         dns_servers: _abc.Iterable[_builtins.str] | None = ...,
+        external_network: _builtins.str = ...,
         ranges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "dns_servers", b"dns_servers", "gateway", b"gateway", "network", b"network", "ranges", b"ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cidr", b"cidr", "dns_servers", b"dns_servers", "external_network", b"external_network", "gateway", b"gateway", "network", b"network", "ranges", b"ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

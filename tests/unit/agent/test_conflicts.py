@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.conflicts import DEFEND_S, Conflicts
 from agent.intent import External, parse_plan, without_address
-from agent.net.announce import announcement, parse_announcement
-from agent.net.arp_ears import Ear
+from agent.net.announce import advertisement, announcement, parse_advertisement, parse_announcement
+from agent.net.driver import IPAddress
+from agent.net.ears import Ear, Place
 from agent.report import Snapshot
 from cumulet.v1 import agent_pb2 as pb
+from tests.unit.agent_net.frames import checksum
 
-from .build import plan
+from .build import instance, plan
 
 OURS, THEIRS = "02:00:00:00:00:01", "02:00:00:00:00:02"
 ADDRESS, OTHER = IPv4Address("203.0.113.70"), IPv4Address("203.0.113.71")
 REQUEST, REPLY = 1, 2
+ADDRESS6 = IPv6Address("2001:db8::70")
+_HEADERS = 54  # of Ethernet and IPv6
 ROUTER_UID = "00000006-0000-0000-0000-000000000009"
 
 
@@ -71,10 +76,10 @@ class Stage:
         self.rounds += 1
         return Snapshot(1, pb.PlanVersion(), True, {}, {}, (), 0.0)
 
-    async def arp_ears(self, uplinks: frozenset[str]) -> dict[str, Ear]:
-        return {"internet": self.ear} if "internet" in uplinks else {}
+    async def ears(self, places: frozenset[Place]) -> dict[Place, Ear]:
+        return {("internet", 4): self.ear} if ("internet", 4) in places else {}
 
-    async def announce(self, uplink: str, address: IPv4Address) -> None:
+    async def announce(self, uplink: str, address: IPAddress) -> None:
         self.announced_again.append((uplink, address))
         self.happened.set()
 
@@ -141,6 +146,28 @@ def test_an_announcement_is_understood(mac: bytes, address: IPv4Address, operati
     assert parse_announcement(announcement(text, address, operation)) == (text, address)
 
 
+@given(st.binary(min_size=6, max_size=6), st.ip_addresses(v=6))
+def test_an_advertisement_is_understood(mac: bytes, address: IPv6Address) -> None:
+    text = mac.hex(":")
+    frame = advertisement(text, address)
+    assert parse_advertisement(frame[_HEADERS:]) == (text, address)
+    pseudo = frame[22:54] + struct.pack("!II", len(frame) - _HEADERS, 58)
+    assert checksum(pseudo + frame[_HEADERS:]) == 0
+
+
+@given(st.binary(max_size=64))
+def test_no_message_breaks_the_listener(message: bytes) -> None:
+    found = parse_advertisement(message)
+    assert found is None or advertisement(*found)[_HEADERS:][:1] == message[:1]
+
+
+def test_an_answer_that_overrides_nothing_is_no_announcement() -> None:
+    """A neighbour that is asked by somebody else says where it is, too."""
+    message = bytearray(advertisement(THEIRS, ADDRESS6)[_HEADERS:])
+    message[4] = 0x40  # solicited
+    assert parse_advertisement(bytes(message)) is None
+
+
 @given(st.binary(max_size=64))
 def test_no_frame_breaks_the_listener(frame: bytes) -> None:
     found = parse_announcement(frame)
@@ -159,3 +186,21 @@ def test_a_plan_without_an_address_is_otherwise_the_same() -> None:
     assert [one.address for one in after.routers[ROUTER_UID].intent.floating] == [OTHER]
     assert without_address(after, ("moon", OTHER)) == after
     assert after.instances == before.instances
+
+
+def test_a_plan_answers_for_the_addresses_of_its_own_ports_in_routed_subnets() -> None:
+    planned = plan(instance(1, networks=(1, 2)), networks=(1, 2))
+    planned.networks[0].router_uid = ROUTER_UID
+    for port, address in zip(planned.instances[0].ports, (ADDRESS6, IPv6Address("2001:db8::9")), strict=True):
+        port.addresses.extend([str(address), "2001:db8:7::1"])
+    router = planned.routers.add(uid=ROUTER_UID, vni=9)
+    router.routed_subnets.add(
+        cidr="2001:db8::/64", gateway="2001:db8::1", uplink="internet", external_cidr="2001:db8::/32"
+    )
+    before = parse_plan(planned)
+    assert before.refusals == ()
+    (routed,) = before.routers[ROUTER_UID].intent.routed
+    assert routed.addresses == (ADDRESS6,)  # of another network's port is none of it
+    after = without_address(before, ("internet", ADDRESS6))
+    assert after.routers[ROUTER_UID].intent.answered == ()
+    assert without_address(before, ("moon", ADDRESS6)) == before

@@ -38,6 +38,15 @@ def udp(
     return ethernet(destination, source, _IPV4, head + sender.packed + receiver.packed + datagram)
 
 
+def udp6(destination: str, source: str, sender: IPv6Address, receiver: IPv6Address, port: int) -> bytes:
+    """IPv6: a datagram of a few bytes."""
+    datagram = struct.pack("!HHHH", port, port, 12, 0) + b"data"
+    pseudo = sender.packed + receiver.packed + struct.pack("!II", len(datagram), _UDP)
+    datagram = datagram[:6] + struct.pack("!H", checksum(pseudo + datagram)) + datagram[8:]
+    head = struct.pack("!IHBB", 6 << 28, len(datagram), _UDP, 64)
+    return ethernet(destination, source, _IPV6, head + sender.packed + receiver.packed + datagram)
+
+
 def tcp(
     destination: str, source: str, sender: IPv4Address, receiver: IPv4Address, port: int, flags: int
 ) -> bytes:
@@ -66,11 +75,11 @@ def neighbour_advert(
     return ethernet(to_mac, mac, _IPV6, _icmpv6(sender, receiver, _ADVERT, body))
 
 
-def router_advert(mac: str, sender: IPv6Address, prefix: IPv6Network) -> bytes:
-    """To all: this is a router, and here hosts make themselves addresses in `prefix`."""
+def router_advert(mac: str, sender: IPv6Address, prefix: IPv6Network, lifetime_s: int = _LIFETIME_S) -> bytes:
+    """To all: this is a router for so long, and here hosts make themselves addresses in `prefix`."""
     flags = 0xC0  # on the link, and to make addresses of
     option = struct.pack("!BBBBIII", 3, 4, prefix.prefixlen, flags, _LIFETIME_S, _LIFETIME_S, 0)
-    body = struct.pack("!BBHII", 64, 0, _LIFETIME_S, 0, 0) + option + prefix[0].packed
+    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + option + prefix[0].packed
     group = IPv6Address("ff02::1")
     return ethernet(_group_mac(group), mac, _IPV6, _icmpv6(sender, group, _ROUTER_ADVERT, body))
 

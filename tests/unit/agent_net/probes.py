@@ -218,7 +218,7 @@ def is_echoed(client: socket.socket) -> bool:
 
 def who_am_i(target: str, port: int, source: str = "") -> str:
     """The source address under which a `listening` peer sees this caller; empty when unreachable."""
-    with socket.socket() as client:
+    with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET) as client:
         client.settimeout(_ANSWER_WAIT_S)
         client.bind((source, 0))
         try:
@@ -262,7 +262,7 @@ def listening(
     with contextlib.ExitStack() as stack:
         for end in (stop_reader, stop_writer):
             stack.enter_context(end)
-        servers = [stack.enter_context(_bound(socket.SOCK_STREAM, "", port)) for port in tcp_ports]
+        servers = [stack.enter_context(_bound_to_all(port)) for port in tcp_ports]
         asked = itertools.product(udp_addresses, udp_ports)
         echoes = [stack.enter_context(_bound(socket.SOCK_DGRAM, *endpoint)) for endpoint in asked]
         for server in servers:
@@ -291,6 +291,15 @@ def answering_names(address: str, names: dict[str, str]) -> Iterator[None]:
             thread.join()
 
 
+def _bound_to_all(port: int) -> socket.socket:
+    """TCP, of both IP versions."""
+    made = socket.socket(socket.AF_INET6)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("::", port))
+    return made
+
+
 def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
     made = socket.socket(type=kind)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -307,7 +316,7 @@ def _serve(stop: socket.socket, servers: list[socket.socket], echoes: list[socke
             if one in servers:
                 connection, peer = one.accept()
                 with connection:
-                    connection.sendall(str(peer[0]).encode())
+                    connection.sendall(str(peer[0]).removeprefix("::ffff:").encode())
             else:
                 data, peer = one.recvfrom(4096)
                 one.sendto(data, peer)

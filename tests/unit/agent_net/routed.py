@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 
 from agent.net import names, nft
@@ -20,6 +20,7 @@ from agent.net.driver import (
     NetworkIntent,
     PortIntent,
     RemotePort,
+    RoutedIntent,
     RouteIntent,
     RouterDirectory,
     RouterIntent,
@@ -42,7 +43,8 @@ RED, BLUE = ("10.7.0.0/24", "2001:db8:7::/64"), ("10.8.0.0/24", "2001:db8:8::/64
 class Site:
     """`placed` says which port is where, `static` which routes each node has. `apply` makes it so.
 
-    `floating` and `announcers`: what a node has to do with the outside. `dhcp`: guests ask
+    `floating` and `announcers`: what a node has to do with the outside; `routed`: subnets that are the
+    outside's, too, of whose ports each node answers for its own. `dhcp`: guests ask
     for their addresses and hear of IPv6 routers, which takes seconds; else they have both at once.
     """
 
@@ -54,6 +56,7 @@ class Site:
     static: dict[IPAddress, tuple[RouteIntent, ...]] = field(default_factory=dict)
     floating: dict[IPAddress, tuple[FloatingIntent, ...]] = field(default_factory=dict)
     announcers: dict[IPAddress, tuple[IPAddress, ...]] = field(default_factory=dict)
+    routed: tuple[RoutedIntent, ...] = ()
     guests: dict[str, Guest] = field(default_factory=dict)  # by host name
     dhcp: bool = False
 
@@ -61,11 +64,19 @@ class Site:
         """The router's part on a node."""
         floating, announcers = self.floating.get(node.address, ()), self.announcers.get(node.address, ())
         here = {one.address for one in floating}
+        ours = [address for on, port in self.placed if on is node for address in port.addresses]
+        routed = tuple(
+            replace(one, addresses=tuple(sorted(found)))
+            for one in self.routed
+            if (found := [own for own in ours if isinstance(own, IPv6Address) and own in one.subnet])
+        )
         balancers = tuple(
             replace(one, outside=tuple(address for address in one.outside if address in here))
             for one in self.router.balancers
         )
-        return replace(self.router, floating=floating, announcers=announcers, balancers=balancers)
+        return replace(
+            self.router, floating=floating, announcers=announcers, balancers=balancers, routed=routed
+        )
 
     def at(self, hostname: str) -> tuple[Node, PortIntent]:
         return next((node, port) for node, port in self.placed if port.hostname == hostname)
@@ -120,9 +131,7 @@ class Site:
             assert complete == {network.uid: True for network in networks}
             joins = any(network.router_uid for network in networks)
             assert seen.routers == ({self.router.uid: digest_of(self.router_on(node))} if joins else {})
-            assert {address for _, address in seen.announced} == {
-                one.address for one in self.floating.get(node.address, ())
-            }
+            assert seen.announced == (set(self.router_on(node).answered) if joins else set())
             wanted = {self.router.uid: digest_of_router_directory(self.directory(node))} if joins else {}
             assert seen.router_directories == wanted
 
@@ -218,12 +227,14 @@ async def hears_of_way(lab: Lab, guest: Path, *, routed: bool) -> bool:
 
 
 @asynccontextmanager
-async def open_site(*, dhcp: bool = False) -> AsyncIterator[Site]:
+async def open_site(
+    *, dhcp: bool = False, red_ranges: tuple[str, str] = RED, blue_ranges: tuple[str, str] = BLUE
+) -> AsyncIterator[Site]:
     """red1 and blue1 are on the first node, red2 and blue2 on the second."""
     async with open_cloud(2) as cloud:
-        router = RouterIntent(new_uid(), 99, tuple(map(ip_network, (*RED, *BLUE))), True)
-        red = replace(network_intent(7, *RED), router_uid=router.uid)
-        blue = replace(network_intent(8, *BLUE), router_uid=router.uid)
+        router = RouterIntent(new_uid(), 99, tuple(map(ip_network, (*red_ranges, *blue_ranges))), True)
+        red = replace(network_intent(7, *red_ranges), router_uid=router.uid)
+        blue = replace(network_intent(8, *blue_ranges), router_uid=router.uid)
         site = Site(cloud, router, red, blue, dhcp=dhcp)
         for number, node in enumerate(cloud.nodes, start=1):
             site.placed.append((node, with_port(red, 10 + number, f"red{number}")[1]))

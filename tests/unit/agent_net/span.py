@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
 from agent.net import names, netns
 from agent.net.driver import IPAddress, NetworkIntent, PortIntent, RemotePort
 from agent.net.kernel_driver import KernelNet
+from agent.net.netlink_ip import Address as LinkAddress
 from agent.net.netlink_link import VXLAN_PORT
 from agent.net.rtnetlink import Netlink
 from tests.unit.agent_net import probes
@@ -32,7 +33,10 @@ WORLD_LINK = "ext0"  # of each node
 WORLD_CIDR = IPv4Network("198.51.100.0/24")
 WORLD_GATEWAY = IPv4Address("198.51.100.1")
 FAR_HOST = IPv4Address("192.88.99.7")  # behind the gateway
-_WORLD_BRIDGE = "world0"
+WORLD_CIDR6 = IPv6Network("2001:db8:100::/48")
+WORLD_GATEWAY6 = IPv6Address("2001:db8:100::1")
+FAR_HOST6 = IPv6Address("2001:db8:f::7")
+WORLD_BRIDGE = "world0"
 
 
 @dataclass(slots=True)
@@ -159,13 +163,18 @@ def _join_underlay(underlay: Path, lab: Lab, number: int) -> None:
 def _build_world(world: Path) -> None:
     netns.create(world)
     with netns.inside(world), Netlink() as netlink:
-        netlink.add_bridge(_WORLD_BRIDGE, "02:00:00:00:ff:02")
-    configure(world, _WORLD_BRIDGE, WORLD_GATEWAY)
+        netlink.add_bridge(WORLD_BRIDGE, "02:00:00:00:ff:02")
+    configure(world, WORLD_BRIDGE, WORLD_GATEWAY)
     configure(world, "lo", FAR_HOST)
+    with netns.inside(world), Netlink() as netlink:
+        for name, address, length in ((WORLD_BRIDGE, WORLD_GATEWAY6, 48), ("lo", FAR_HOST6, 128)):
+            link = netlink.find_link(name)
+            assert link is not None
+            netlink.ensure_address(LinkAddress(link.index, address, length))
 
 
 def _join_world(world: Path, lab: Lab, number: int) -> None:
-    _plug(world, _WORLD_BRIDGE, lab, f"node{number}", WORLD_LINK, f"02:00:00:00:fd:{number:02x}")
+    _plug(world, WORLD_BRIDGE, lab, f"node{number}", WORLD_LINK, f"02:00:00:00:fd:{number:02x}")
     lab.uplinks[WORLD] = WORLD_LINK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from agent.net import names, ruleset, segment
 from agent.net.balancer import BalancerIntent, ListenerIntent, MemberIntent
 from agent.net.balancer_rules import balancer_rules
-from agent.net.driver import FloatingIntent, ForwardIntent, NetworkIntent, RouterIntent
+from agent.net.driver import FloatingIntent, ForwardIntent, NetworkIntent, RoutedIntent, RouterIntent
 from agent.net.elements import Json, add_elements, parse_elements, remove_elements
 from agent.net.guest_rules import mark_of
 from tests.unit.agent_net.cases import DB, FEWER, NETWORK, WEB, elements_of, networks
@@ -39,6 +39,18 @@ FLOATING = replace(
         ),
     ),
     announcers=(IPv4Address("192.0.2.12"),),
+)
+ROUTED = replace(
+    FLOATING,
+    cidrs=(*ROUTER.cidrs, IPv6Network("2001:db8:100:7::/64"), IPv6Network("fd00:8::/64")),
+    routed=(
+        RoutedIntent(
+            IPv6Network("2001:db8:100:7::/64"),
+            IPv6Address("2001:db8:100:7::1"),
+            "internet",
+            IPv6Network("2001:db8:100::/48"),
+        ),
+    ),
 )
 BALANCER = BalancerIntent(
     "lb-uid",
@@ -68,6 +80,8 @@ GOLDENS = Path(__file__).parent / "goldens"
         ("namespace_rules.json", ruleset.namespace_rules(outbound_nat=True)),
         ("router_rules.json", ruleset.namespace_rules(outbound_nat=True, router=ROUTER)),
         ("floating_rules.json", ruleset.namespace_rules(outbound_nat=False, router=FLOATING)),
+        ("routed_rules.json", ruleset.namespace_rules(outbound_nat=False, router=ROUTED)),
+        ("host_rules_guests_only_ipv6.json", ruleset.host_rules((), guests_only_ipv6=True)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
         ("balancer_rules.json", balancer_rules(BALANCER, BALANCER.members)),
         (

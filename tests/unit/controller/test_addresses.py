@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Network, ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from controller.admit import network as admit_network
 from controller.admit import subnet as admit_subnet
 from controller.assemble import assemble
 from controller.store import keys
-from cumulet.addresses import link_local_address, slaac_address
+from cumulet.addresses import link_local_address, parse_address, parse_range, slaac_address
 from cumulet.errors import InvalidArgumentError
 from cumulet.v1 import meta_pb2, network_pb2, subnet_pb2
 from tests.unit.controller.cloud import ATTACH, Paper
@@ -54,6 +55,22 @@ def test_different_macs_never_share_an_address(macs: list[bytes]) -> None:
     first, second = (slaac_address(PREFIX, mac.hex(":")) for mac in macs)
     assert first != second
     assert first in PREFIX
+
+
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "fd00:1::1%x\nlog-queries", "::%", "%"])
+def test_an_address_with_a_zone_is_refused(text: str) -> None:
+    """A zone may be any text, and means something on one node only: it got as far as the nodes."""
+    for parse in (parse_address, parse_range):
+        with pytest.raises(ValueError, match="on one node only"):
+            parse(text)
+    paper = dual_stack()
+    given: list[dict[str, Any]] = [{"gateway": text}, {"dns_servers": [text]}, {"cidr": f"{text}/64"}]
+    for fields in given:
+        spec = subnet_pb2.SubnetSpec(**{"network": "six", "cidr": str(PREFIX), **fields})
+        made = subnet_pb2.Subnet(meta=meta_pb2.Meta(name="s"), spec=spec)
+        with pytest.raises(InvalidArgumentError) as refused:
+            admit_subnet.create(paper.state, paper.context, "p1", made)
+        assert f"spec.{next(iter(fields))}" in {one.field for one in refused.value.violations}
 
 
 def test_another_length_is_refused() -> None:

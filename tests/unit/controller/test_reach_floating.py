@@ -128,7 +128,7 @@ def test_by_a_balancer_at_least_one_member_is_reached() -> None:
     [
         (CLIENT, "web", "has no floating IP"),
         (CLIENT, "192.0.2.7", "is no floating IP"),
-        ("2001:db8::9", "f", "of IPv4"),
+        ("2001:db8::9", "f", "no address of an external network's IPv6 range"),
     ],
 )
 def test_the_outside_comes_by_nothing_else(source: str, target: str, problem: str) -> None:

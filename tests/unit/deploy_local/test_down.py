@@ -9,11 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from deploy.local import traces
-from deploy.local.down import remove_files, render_deletion, was_forwarding_off
+from deploy.local.down import FORWARDING, remove_files, render_deletion, was_off
 from deploy.local.layout import Layout, save_layout
 from deploy.local.traces import Table
 
@@ -131,6 +131,10 @@ def test_the_marks_are_those_that_the_agent_sets() -> None:
 def test_forwarding_is_restored_only_when_the_agent_turned_it_on() -> None:
     from agent.net.state import HostRecord
 
-    assert was_forwarding_off(json.dumps(asdict(HostRecord("program", "rules", True))))
-    assert not was_forwarding_off(json.dumps(asdict(HostRecord("program", "rules", False))))
-    assert not any(map(was_forwarding_off, ("", "[]", "{}", "null", "7")))
+    record = HostRecord("program", "rules", forwarding_was_off=True, opened_ipv6=False)
+    for before in (record, replace(record, forwarding_was_off=False, opened_ipv6=True)):
+        assert {field: was_off(json.dumps(asdict(before)), field) for field in FORWARDING} == {
+            "forwarding_was_off": before.forwarding_was_off,
+            "opened_ipv6": before.opened_ipv6,
+        }
+    assert not any(was_off(text, field) for text in ("", "[]", "{}", "null", "7") for field in FORWARDING)
