@@ -98,9 +98,13 @@ def _render_networks(stats: NetStats, names: NetNames) -> Iterator[NetFamily]:
     yield from _render_traffic(
         "cumulet_network_tunnel", "by this node through the network's tunnel", _NETWORK, tunnels
     )
+    uplinks = [(labels[uid], one.uplink) for uid, one in stats.networks.items() if one.uplink is not None]
+    yield from _render_traffic(
+        "cumulet_network_uplink", "by this node through its link to the operator's network", _NETWORK, uplinks
+    )
     yield _counter(
         "cumulet_network_unmarked_packets",
-        "Packets on the network's bridge that came from no port, gateway or tunnel of it, and were dropped.",
+        "Packets on the network's bridge that came from no link of it, and were dropped.",
         _NETWORK,
         ((labels[uid], network.unmarked) for uid, network in stats.networks.items()),
     )

@@ -150,6 +150,14 @@ _DRIVER: Final = {
     "NftRefused": Meaning("The kernel refused a ruleset; the network stays closed.", ("cumulet doctor",)),
     "DhcpUnavailable": Meaning("dnsmasq does not run for a network.", ("cumulet doctor",)),
     "NetworkMissing": Meaning("A port's network is not on the node yet."),
+    "UplinkTooNarrow": Meaning(
+        "The node's link to an operator's network carries smaller packets than the network was made for.",
+        ("cumulet network show NETWORK",),
+    ),
+    "BpfRefused": Meaning(
+        "The kernel refused the program that sends guests' frames out.", ("cumulet doctor",)
+    ),
+    "BpfUnavailable": Meaning("Provider networks need BPF, which is not known on this kind of machine."),
     "LinkVanished": Meaning("A network device disappeared while it was set up; it is made again."),
     "ImageMissing": Meaning("The image file is not on the node yet; it is being fetched."),
     "ImageNotFound": Meaning(
@@ -203,8 +211,8 @@ _FLOATING: Final = {
         ("cumulet external-network list -o wide", "cumulet node list -o wide"),
     ),
     "UplinkMissing": Meaning(
-        "A node was told to answer for an address on a link that it does not have, or that is down.",
-        ("cumulet external-network list -o wide",),
+        "A node needs a link to an operator's network that it does not have, or that is down.",
+        ("cumulet external-network list -o wide", "cumulet node show NODE"),
     ),
     "NodeNotReady": Meaning(
         "The node that answers for the address does not answer its leader; the address may work or not.",

@@ -16,6 +16,7 @@ from agent.net.elements import GUARD_TABLE, TABLE
 from agent.net.guest_rules import ZONE_PREFIX
 from agent.net.netlink_stats import CountedLink
 from agent.net.rules_wire import CountedRule
+from agent.net.segment import PATCH
 from agent.net.stats import Count, NetworkStats, PortStats, RouterStats
 
 ANTI_SPOOFING: Final = "anti-spoofing"
@@ -88,7 +89,8 @@ def count_links(
         mark = names.parse_alias(link.alias)
         if mark is not None:
             ours.setdefault(mark[0], {})[mark[1]] = link
-    bridges, tunnels, shapers = (ours.get(kind, {}) for kind in ("bridge", "tunnel", "shaper"))
+    kinds = ("bridge", "tunnel", "shaper", PATCH)
+    bridges, tunnels, shapers, patches = (ours.get(kind, {}) for kind in kinds)
     networks_by_bridge = {bridge.number: uid for uid, bridge in bridges.items()}
     ports = {
         uid: PortStats(
@@ -106,6 +108,7 @@ def count_links(
             taps[uid],
             tunnels[uid].traffic if uid in tunnels else None,
             unmarked.get(f"{ZONE_PREFIX}{zones.get(uid)}", 0),
+            patches[uid].traffic if uid in patches else None,
         )
         for uid in bridges
     }

@@ -255,6 +255,12 @@ class FakeNet:
         known = host._networks.get(network.uid)
         if known is None or not known.complete or known.intent != network:
             remotes = known.remotes if known is not None else frozenset()
+            segment = network.segment
+            if segment is not None and segment.joined and segment.uplink not in host.uplinks:
+                host._networks[network.uid] = _Network(network, "", False, remotes)
+                raise DriverError(
+                    "UplinkMissing", f"network {network.uid}: this node has no link to {segment.uplink}"
+                )
             host._networks[network.uid] = _Network(network, digest_of(network), True, remotes)
             host._silence_foreign_taps(network)
         host._take_fault("ensure_network", "after")
@@ -373,12 +379,21 @@ def _taps_of(host: FakeHost, network_uid: str) -> int:
     return sum(tap.intent.network_uid == network_uid for tap in host._taps.values())
 
 
+def _ways(network: NetworkIntent) -> list[tuple[str, str, str]]:
+    """To the network's other nodes."""
+    uid, segment = network.uid, network.segment
+    if segment is None:
+        return [("tunnel", names.tunnel_name(uid), uid)]
+    patch = (names.patch_bridge_name(uid), names.patch_uplink_name(uid))
+    return [("veth", name, uid) for name in patch] if segment.joined else []
+
+
 def _items(host: FakeHost) -> list[tuple[str, str, str]]:
     items: list[tuple[str, str, str]] = []
     for uid, network in sorted(host._networks.items()):
         items += [
             ("bridge", names.bridge_name(uid), uid),
-            ("tunnel", names.tunnel_name(uid), uid),
+            *_ways(network.intent),
             ("veth", names.gateway_link_name(uid), uid),
             ("dhcp-server", names.namespace_name(network.intent.router_uid or uid), uid),
         ]

@@ -22,10 +22,11 @@ from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
 from agent.net.rates import Rates, wanted_rates
 from agent.net.rules_reader import Tables
+from agent.net.segment import PATCH, PATCH_UPLINK
 from agent.net.state import NetworkRecord
 
 Item = tuple[str, str, str]  # kind, host name, owner uid
-_PAIRS: Final = ("gateway", "uplink", addressing.ROUTER_UPLINK, kernel_segment.KIND)
+_PAIRS: Final = ("gateway", "uplink", addressing.ROUTER_UPLINK, PATCH, PATCH_UPLINK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +155,12 @@ def _patch_fits(host: HostView, network: NetworkIntent, bridge: Link) -> bool:
     far = host.links.links.get(names.patch_uplink_name(network.uid))
     if network.segment is not None and not network.segment.joined:
         return near is None and host.segments.is_sound
-    alias = names.alias(kernel_segment.KIND, network.uid)
     return (
         near is not None
         and far is not None
-        and (near.alias, far.alias, far.up, far.mtu) == (alias, alias, True, network.mtu)
+        and near.alias == names.alias(PATCH, network.uid)
+        and far.alias == names.alias(PATCH_UPLINK, network.uid)
+        and (far.up, far.mtu) == (True, network.mtu)
         and _is_attached(near, bridge, ports.SEGMENT)
         and names.tunnel_name(network.uid) not in host.links.links
         and kernel_segment.segment_fits(host.segments, network)

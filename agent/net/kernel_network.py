@@ -26,6 +26,7 @@ from agent.net import (
 from agent.net.directory import Spot
 from agent.net.dnsmasq_config import ServerFiles, parse_leases, render_names
 from agent.net.driver import NetworkIntent, PortIntent, RemotePort, digest_of
+from agent.net.intent_check import check_directory
 from agent.net.kernel_directory import KernelDirectory
 from agent.net.kernel_groups import KernelGroups
 from agent.net.kernel_host import KernelHost
@@ -119,6 +120,7 @@ class KernelNetwork:
         """Who may send is known before anybody is sent to."""
         known = self._state.find_intent(uid)
         if known is not None and known.segment is not None:
+            check_directory(uid, remotes)
             self._name_remotes(uid, remotes)  # where they are, the segment knows
             self.segments.remember_directory(uid, remotes)
             return

@@ -22,10 +22,9 @@ from agent.net.netlink_neighbour import station_entry
 from agent.net.queues import Queues
 from agent.net.rtnetlink import EntryChange, Netlink
 from agent.net.rules_reader import RulesReader
-from agent.net.segment import TABLES, Crossing
+from agent.net.segment import PATCH, PATCH_UPLINK, TABLES, Crossing
 from agent.net.state import State, read_text, write_text
 
-KIND: Final = "patch"
 _OWNER: Final = "segments"
 
 
@@ -77,7 +76,7 @@ class KernelSegments:
         with Netlink() as host:
             if uid in known or self._stations.exists():  # there from before to after everything else
                 self._program(host, {other: one for other, one in known.items() if other != uid})
-            kernel_links.delete_ours(host, KIND, names.patch_bridge_name(uid), uid)
+            kernel_links.delete_ours(host, PATCH, names.patch_bridge_name(uid), uid)
 
     def view(self) -> SegmentView:
         known = self._known()
@@ -127,15 +126,15 @@ class KernelSegments:
         uid = network.uid
         near, far = names.patch_bridge_name(uid), names.patch_uplink_name(uid)
         if host.find_link(far) is None:
-            kernel_links.delete_ours(host, KIND, near, uid)
+            kernel_links.delete_ours(host, PATCH, near, uid)
             home = netns.open_namespace(netns.OWN_NAMESPACE)
             try:
-                host.add_veth(near, far, addressing.fixed_mac(KIND, uid), home)
+                host.add_veth(near, far, addressing.fixed_mac(PATCH, uid), home)
             finally:
                 os.close(home)
         bridge_end, uplink_end = kernel_links.get_link(host, near), kernel_links.get_link(host, far)
-        for link in (bridge_end, uplink_end):
-            kernel_links.mark(host, link, KIND, uid)
+        kernel_links.mark(host, bridge_end, PATCH, uid)
+        kernel_links.mark(host, uplink_end, PATCH_UPLINK, uid)
         sysctl.silence_link(far)
         kernel_links.ensure_mtu(host, uplink_end, network.mtu)
         kernel_links.set_up(host, uplink_end)

@@ -26,6 +26,8 @@ from agent.net import rule_words as words
 from agent.net.driver import NetworkIntent, Segment
 from agent.net.elements import Element, Json, add_elements
 
+PATCH: Final = "patch"  # kinds in the aliases of its ends
+PATCH_UPLINK: Final = "patch-uplink"
 FAMILY: Final = "netdev"
 TABLES: Final = ((FAMILY, words.TABLE),)
 _PRIORITY: Final = -500  # before whatever filters on the link

@@ -59,11 +59,13 @@ class PortStats:
 @dataclass(frozen=True, slots=True)
 class NetworkStats:
     """`ports`: taps on its bridge. `tunnel`: None for a network that does not span. `unmarked`: packets that
-    came to its bridge from where nothing of ours is, and were dropped."""
+    came to its bridge from where nothing of ours is, and were dropped. `uplink`: None for one that is no
+    operator's."""
 
     ports: int = 0
     tunnel: Traffic | None = None
     unmarked: int = 0
+    uplink: Traffic | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from agent.hypervisor.fake import FakeHost, FakeHypervisor
 from agent.journal import MemoryJournal
 from agent.leader import Leader
 from agent.link_grpc import GrpcDialer
+from agent.net.fake import FakeHost as FakeKernel
 from agent.net.fake import FakeNet
 from agent.reconcile import Agent
 from agent.session import NodeIdentity, Uplink
@@ -44,7 +45,10 @@ def build_agent(
     leader = Leader(dialer)
     host = FakeHost(vcpu=VCPU, memory_mib=MEMORY_MIB, boot_s=BOOT_S, name=name)
     drivers = Drivers(
-        FakeHypervisor(host), FakeNet(), FakeStorage(FakeStore(capacity_gib=DISK_GIB)), kvm=True
+        FakeHypervisor(host),
+        FakeNet(FakeKernel(uplinks=set(uplinks))),
+        FakeStorage(FakeStore(capacity_gib=DISK_GIB)),
+        kvm=True,
     )
     agent = Agent(name, drivers, MemoryJournal(), leader, clock, rng)
     capacity = meta_pb2.Resources(vcpu=VCPU, memory_mib=MEMORY_MIB, disk_gib=DISK_GIB)

@@ -121,7 +121,7 @@ async def _dies(fuse: Fuse, lab: Lab, effects: int, work: Callable[[KernelNet], 
 
 
 async def _traces(lab: Lab) -> tuple[object, ...]:
-    """Links, which stations' frames the uplink takes, tables of nftables, and what is remembered of uplinks."""
+    """Links, whose frames the uplink takes, tables of nftables, and what is remembered of uplinks."""
 
     def stations() -> frozenset[str]:
         with rtnetlink.Netlink() as host:

@@ -103,7 +103,7 @@ class Lab:
 
     def __init__(self, group: asyncio.TaskGroup, faults: Faults | None = None) -> None:
         self.machine = hypervisor_fake.FakeHost()
-        self.kernel = net_fake.FakeHost()
+        self.kernel = net_fake.FakeHost(uplinks=set(UPLINKS))
         self.disk = storage_fake.FakeStore()
         self.journal = MemoryJournal()
         self.leader = TinyLeader()

@@ -23,7 +23,10 @@ GROUP, BALANCER = uid(7, 1), uid(8, 1)
 PORT, NETWORK, ROUTER = uid(3, 9), uid(2, 1), uid(6, 1)
 STATS = NetStats(
     ports={PORT: PortStats(NETWORK, Traffic(1, 2, 3, 4, 5, 6), 7, 8)},
-    networks={NETWORK: NetworkStats(1, Traffic(11, 12, 13, 14, 15, 16), 17), uid(2, 2): NetworkStats()},
+    networks={
+        NETWORK: NetworkStats(1, Traffic(11, 12, 13, 14, 15, 16), 17),
+        uid(2, 2): NetworkStats(uplink=Traffic(71, 72, 73, 74, 75, 76)),
+    },
     routers={
         ROUTER: RouterStats(
             Traffic(21, 22, 23, 24, 25, 26),
@@ -84,6 +87,9 @@ def test_networks_show_their_tunnel_and_one_that_does_not_span_has_none() -> Non
     assert _value("network_unmarked_packets_total", **labels) == 17
     tunnels = [labels for name, labels in _values(_text()) if name.startswith("cumulet_network_tunnel")]
     assert {dict(one)["network"] for one in tunnels} == {NETWORK}
+    operators = {"network": uid(2, 2), "network_name": ""}
+    assert _value("network_uplink_receive_bytes_total", **operators) == 71
+    assert _value("network_uplink_transmit_dropped_packets_total", **operators) == 76
 
 
 def test_routers_show_both_links_what_they_dropped_and_their_load_balancers() -> None:

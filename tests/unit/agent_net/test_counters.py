@@ -125,6 +125,7 @@ def test_a_routers_rules_and_links_are_its_own() -> None:
 
 
 def test_links_are_told_by_our_mark_and_a_port_is_of_the_bridge_it_is_on() -> None:
+    turned = Traffic(4, 5, 6, 1, 2, 3)
     links = [
         CountedLink(1, "cbr1", "cumulet:bridge:n1", 0, "", TRAFFIC),
         CountedLink(2, "cvx1", "cumulet:tunnel:n1", 1, "", TRAFFIC),
@@ -132,13 +133,14 @@ def test_links_are_told_by_our_mark_and_a_port_is_of_the_bridge_it_is_on() -> No
         CountedLink(4, "tap2", f"cumulet:tap:{OTHER_UID}", 0, "", TRAFFIC),
         CountedLink(5, "tap3", "", 1, "tbf", TRAFFIC),
         CountedLink(6, "cbr2", "cumulet:bridge:n2", 0, "", TRAFFIC),
+        CountedLink(8, "cpb2", "cumulet:patch:n2", 6, "", TRAFFIC),
+        CountedLink(9, "cpu2", "cumulet:patch-uplink:n2", 0, "", turned),
         CountedLink(7, "csh2", f"cumulet:shaper:{OTHER_UID}", 0, "tbf", TRAFFIC),
     ]
     over_rate, refused = {3: 11, 5: 12, 7: 13}, {"tap1": 9, "tap3": 8}
     ports, networks = count_links(links, over_rate, refused, {"n1": 5, "n2": 6}, {"zone-5": 7, "zone-7": 3})
-    turned = Traffic(4, 5, 6, 1, 2, 3)
     assert ports == {
         PORT_UID: PortStats("n1", turned, 9, 11, None),
         OTHER_UID: PortStats("", turned, 0, None, 13),
     }
-    assert networks == {"n1": NetworkStats(1, TRAFFIC, 7), "n2": NetworkStats()}
+    assert networks == {"n1": NetworkStats(1, TRAFFIC, 7), "n2": NetworkStats(uplink=TRAFFIC)}
