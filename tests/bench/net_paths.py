@@ -26,6 +26,7 @@ from agent.net.driver import (
     PortIntent,
     RouterDirectory,
     RouterIntent,
+    Segment,
 )
 from tests.bench.report import Suite
 from tests.support import traffic
@@ -62,20 +63,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a guest is: in which network, on which node, with which number."""
+    """Where a guest is: in which network, on which node, with which number; and in which network without rules
+    it is, too."""
 
     name: str
     network: int
     node: int
     number: int
+    bare: int
 
 
 PLACES: Final = (
-    Place("red1", 0, 0, 5),
-    Place("red2", 0, 0, 6),
-    Place("red3", 0, 1, 7),
-    Place("blue1", 1, 0, 8),
-    Place("blue2", 1, 1, 9),
+    Place("red1", 0, 0, 5, 0),
+    Place("red2", 0, 0, 6, 0),
+    Place("red3", 0, 1, 7, 0),
+    Place("blue1", 1, 0, 8, 1),
+    Place("blue2", 1, 1, 9, 1),
+    Place("desk", 2, 0, 12, 0),
 )
 
 
@@ -144,6 +148,7 @@ async def open_ends() -> AsyncIterator[dict[str, End]]:
         networks = [
             replace(network_intent(vni, cidr), router_uid=router.uid) for vni, cidr in ((7, RED), (8, BLUE))
         ]
+        networks.append(_provider_network())
         uid = new_uid()
         ports = {
             one.name: in_groups(with_port(networks[one.network], one.number, one.name)[1], uid)
@@ -160,6 +165,12 @@ async def open_ends() -> AsyncIterator[dict[str, End]]:
         outside = await bare.plug(first, cloud.world, _OUTSIDE, 0, _OUTSIDE_NUMBER)
         ends[_OUTSIDE] = End(Guest(first.lab, ports["red1"], cloud.world), outside)
         yield ends
+
+
+def _provider_network() -> NetworkIntent:
+    made = network_intent(9, str(WORLD_CIDR), outbound_nat=False)
+    subnets = (replace(made.subnets[0], gateway=WORLD_GATEWAY),)
+    return replace(made, subnets=subnets, segment=Segment(WORLD))
 
 
 def _floating() -> FloatingIntent:
@@ -198,7 +209,8 @@ async def _apply(
         await node.net.ensure_network(with_ports(network, *here))
         away.append(remotes_of((cloud.nodes[one.node].address, ports[one.name]) for one in there))
         await node.net.ensure_directory(network.uid, away[-1])
-    await node.net.ensure_router_directory(router.uid, RouterDirectory(tuple(away)))
+    joined = tuple(remotes for network, remotes in zip(networks, away, strict=True) if network.router_uid)
+    await node.net.ensure_router_directory(router.uid, RouterDirectory(joined))
 
 
 async def _boot(
@@ -207,7 +219,7 @@ async def _boot(
     node = cloud.nodes[place.node]
     guest = await boot(node.lab, node.net, networks[place.network], port)
     await node.lab.run(guest.namespace, "ip", "link", "set", _OUR_LINK, "mtu", str(MTU))
-    address = await bare.plug(node, guest.namespace, place.name, place.network, place.number)
+    address = await bare.plug(node, guest.namespace, place.name, place.bare, place.number)
     return End(guest, address)
 
 
@@ -233,6 +245,8 @@ def ways(ends: dict[str, End]) -> list[Way]:
             _bare(outside, blue),
         )
     )
+    desk = ends["desk"]
+    found.append(Way("provider-network", _ours(outside, desk), _bare(outside, desk)))
     by_balancer = Lane(source, blue, str(BALANCED), _OUR_LINK, blue.guest.address(), BALANCED_PORT)
     hops = _bare(source, blue)
     found.append(Way("load-balancer", by_balancer, _bare(source, ends["red2"]), hops, pings=False))
