@@ -7,7 +7,9 @@ is acted on: a plan that got lost must not let an older one in. A torn or corrup
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -44,10 +46,10 @@ class Journal(Protocol):
     def write_plan(self, plan: pb.NodePlan) -> None:
         """Raises JournalError; then nothing may be done for this plan."""
 
-    def read_proven(self) -> frozenset[str]:
-        """Links to operators' networks that did not cut this node off (trial.py)."""
+    def read_proven(self) -> dict[str, int]:
+        """Links to operators' networks, and with how many stations they cut nobody off (trial.py)."""
 
-    def write_proven(self, uplinks: frozenset[str]) -> None:
+    def write_proven(self, uplinks: Mapping[str, int]) -> None:
         """Raises JournalError."""
 
 
@@ -61,7 +63,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self._plan: bytes | None = None
         self._acted = pb.PlanVersion()
-        self._proven: frozenset[str] = frozenset()
+        self._proven: dict[str, int] = {}
 
     def read_plan(self) -> pb.NodePlan | None:
         return None if self._plan is None else pb.NodePlan.FromString(self._plan)
@@ -74,11 +76,11 @@ class MemoryJournal:
             self._acted = pb.PlanVersion.FromString(plan.version.SerializeToString())
         self._plan = plan.SerializeToString()
 
-    def read_proven(self) -> frozenset[str]:
+    def read_proven(self) -> dict[str, int]:
         return self._proven
 
-    def write_proven(self, uplinks: frozenset[str]) -> None:
-        self._proven = uplinks
+    def write_proven(self, uplinks: Mapping[str, int]) -> None:
+        self._proven = dict(uplinks)
 
 
 class FileJournal:
@@ -87,6 +89,7 @@ class FileJournal:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._acted: pb.PlanVersion | None = None
+        self._proven: dict[str, int] | None = None
 
     def read_plan(self) -> pb.NodePlan | None:
         return self._read("plan", pb.NodePlan)
@@ -104,11 +107,14 @@ class FileJournal:
             self._acted = pb.PlanVersion.FromString(plan.version.SerializeToString())
         self._write("plan", plan.SerializeToString())
 
-    def read_proven(self) -> frozenset[str]:
-        return frozenset((self._read_payload("proven") or b"").decode().split())
+    def read_proven(self) -> dict[str, int]:
+        if self._proven is None:
+            self._proven = json.loads(self._read_payload("proven") or b"{}")
+        return self._proven
 
-    def write_proven(self, uplinks: frozenset[str]) -> None:
-        self._write("proven", "\n".join(sorted(uplinks)).encode())
+    def write_proven(self, uplinks: Mapping[str, int]) -> None:
+        self._write("proven", json.dumps(uplinks, sort_keys=True).encode())
+        self._proven = dict(uplinks)
 
     def _read(self, name: str, kind: type[M]) -> M | None:
         payload = self._read_payload(name)

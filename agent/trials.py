@@ -41,11 +41,15 @@ class Trials:
         for name, trial in self._trials.items():
             if name in before and before[name].stage is not trial.stage:
                 _log.info("link to an operator's network", uplink=name, stage=trial.stage.value)
-        proven = {self._key(name) for name, trial in self._trials.items() if trial.stage is Stage.PROVEN}
-        known = self._journal.read_proven() if proven else frozenset()
-        if proven - known:
+        proven = {
+            self._key(name): trial.stations
+            for name, trial in self._trials.items()
+            if trial.stage is Stage.PROVEN
+        }
+        known = self._journal.read_proven() if proven else {}
+        if any(count > known.get(key, -1) for key, count in proven.items()):
             try:
-                self._journal.write_proven(known | proven)
+                self._journal.write_proven({**known, **proven})
             except JournalError as err:
                 _log.warning("not remembered", reason=str(err))
 
@@ -63,8 +67,8 @@ class Trials:
         return (condition(UPLINKS_JOINED, not trouble, TAKEN_BACK if trouble else "Joined", trouble),)
 
     def _next(self, plan: PlanIntent, heard_at: float | None) -> dict[str, Trial]:
-        known = self._journal.read_proven() if plan.networks else frozenset()
-        proven = [name for name in self._links if self._key(name) in known]
+        known = self._journal.read_proven() if plan.networks else {}
+        proven = {name: known[key] for name in self._links if (key := self._key(name)) in known}
         return next_trials(self._trials, plan, proven, self._clock.monotonic(), heard_at)
 
     def _key(self, name: str) -> str:

@@ -63,8 +63,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a guest is: in which network, on which node, with which number; and in which network without rules
-    it is, too."""
+    """Where a guest is: in which network, on which node, with which number; `bare`: in which network without
+    rules it is, too."""
 
     name: str
     network: int

@@ -103,3 +103,13 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="file/journal"):
         FileJournal(tmp_path / "file" / "journal").write_plan(plan())
     assert FileJournal(tmp_path / "file" / "journal").read_plan() is None
+
+
+def test_links_that_were_proven_outlive_the_agent_and_damage_proves_nothing(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path)
+    assert journal.read_proven() == {}
+    journal.write_proven({"office=eth1": 3})
+    assert FileJournal(tmp_path).read_proven() == {"office=eth1": 3}
+    file = tmp_path / "proven"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert FileJournal(tmp_path).read_proven() == {}

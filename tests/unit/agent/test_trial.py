@@ -32,8 +32,8 @@ OFFICE = uid(2, 1)
 STEP_S = 1.0
 
 
-def in_office() -> pb.NodePlan:
-    made = plan(instance(1))
+def in_office(*numbers: int) -> pb.NodePlan:
+    made = plan(*(instance(number) for number in numbers or (1,)))
     made.networks[0].provider.uplink = "office"
     return made
 
@@ -49,12 +49,14 @@ def reach(lab: Lab, *, reachable: bool) -> None:
 
 
 @asynccontextmanager
-async def strict_switch(lab: Lab) -> AsyncIterator[None]:
-    """The node's port is off for as long as somebody besides the node speaks there."""
+async def strict_switch(lab: Lab, allowed: int = 0) -> AsyncIterator[None]:
+    """The node's port is off for as long as more than `allowed` stations besides the node speak there."""
 
     async def watch() -> None:
         while True:
-            reach(lab, reachable=not is_joined(lab))
+            found = lab.kernel._networks.get(OFFICE)
+            stations = len(found.intent.ports) if found is not None and is_joined(lab) else 0
+            reach(lab, reachable=stations <= allowed)
             await asyncio.sleep(0.1)
 
     watching = asyncio.create_task(watch())
@@ -74,8 +76,8 @@ def test_a_link_that_cuts_nobody_off_is_proven_and_needs_no_leader_any_more() ->
         lab.start()
         await lab.leader.set_plan(in_office())
         await lab.until(lambda: is_joined(lab) and lab.state(uid(1, 1)) == pb.DOMAIN_STATE_RUNNING)
-        assert lab.journal.read_proven() == frozenset()
-        await lab.until(lambda: lab.journal.read_proven() == {"office=eth1"})
+        assert lab.journal.read_proven() == {}
+        await lab.until(lambda: lab.journal.read_proven() == {"office=eth1": 1})
         assert last_condition(lab) == (True, "Joined")
         reach(lab, reachable=False)
         await asyncio.sleep(5 * TAKEN_BACK_AFTER_S)
@@ -98,16 +100,37 @@ def test_a_switch_that_cuts_the_node_off_gets_the_link_back_and_everybody_is_tol
             await lab.until(lambda: last_condition(lab) == (False, TAKEN_BACK))
             await lab.until(lambda: lab.leader.instances[uid(1, 1)].reason == TAKEN_BACK)
             assert "switch" in lab.leader.instances[uid(1, 1)].message
-            assert lab.journal.read_proven() == frozenset()
+            assert lab.journal.read_proven() == {}
             for _ in range(int(TRIED_AGAIN_AFTER_S / 2)):
                 await asyncio.sleep(STEP_S)
                 assert not is_joined(lab)
             await lab.until(lambda: is_joined(lab))
             await lab.until(lambda: not is_joined(lab))
         reach(lab, reachable=True)  # the operator has allowed it
-        await lab.until(lambda: lab.journal.read_proven() == {"office=eth1"})
+        await lab.until(lambda: lab.journal.read_proven() == {"office=eth1": 1})
         await lab.until(lambda: last_condition(lab) == (True, "Joined"))
         await lab.until(lambda: lab.leader.instances[uid(1, 1)].reason == "")
+
+    in_lab(scenario)
+
+
+def test_one_guest_more_than_the_switch_allows_is_another_trial() -> None:
+    async def scenario(lab: Lab) -> None:
+        async with strict_switch(lab, allowed=2):
+            lab.start()
+            await lab.leader.set_plan(in_office(1, 2))
+            await lab.until(lambda: lab.journal.read_proven() == {"office=eth1": 2})
+            await lab.leader.set_plan(in_office(1, 2, 3))
+            await lab.until(lambda: not is_joined(lab))
+            await lab.until(lambda: last_condition(lab) == (False, TAKEN_BACK))
+            assert "3 guest" in lab.leader.instances[uid(1, 1)].message
+            fewer = in_office(1, 2)
+            fewer.tombstones.add(uid=uid(1, 3), epoch=1)
+            await lab.leader.set_plan(fewer)
+            async with asyncio.timeout(60):
+                await lab.until(lambda: is_joined(lab))
+            await lab.until(lambda: last_condition(lab) == (True, "Joined"))
+            assert lab.journal.read_proven() == {"office=eth1": 2}
 
     in_lab(scenario)
 
@@ -122,7 +145,7 @@ def test_a_leader_that_was_only_away_is_no_blame() -> None:
         await asyncio.sleep(BLAMED_WITHIN_S + 60)
         reach(lab, reachable=True)
         async with asyncio.timeout(60):
-            await lab.until(lambda: lab.journal.read_proven() == {"office=eth1"})
+            await lab.until(lambda: lab.journal.read_proven() == {"office=eth1": 1})
 
     in_lab(scenario)
 
@@ -148,7 +171,7 @@ def test_a_bad_link_to_the_leader_proves_in_the_end(seed: int) -> None:
     async def scenario(lab: Lab) -> None:
         lab.start()
         await lab.leader.set_plan(in_office())
-        await lab.until(lambda: lab.journal.read_proven() == {"office=eth1"})
+        await lab.until(lambda: lab.journal.read_proven() == {"office=eth1": 1})
 
     in_lab(scenario, Faults(drop=0.02, delay_s=(0.001, 0.4)), seed)
 
@@ -171,12 +194,12 @@ def test_no_stage_is_stuck_while_the_leader_answers(stage: Stage, since: float, 
 @given(answers=st.lists(st.booleans(), max_size=200), lives_for=st.integers(1, 30))
 def test_an_unproven_link_is_never_joined_for_long_in_silence(answers: list[bool], lives_for: int) -> None:
     """Any history of a leader that answers and does not, a second each; sessions outlive it for a while."""
-    trial, heard_at, joined_at = None, 0.0, 0.0
+    trial, heard_at, joined_at = Trial(Stage.WAITING, 0.0, 0.0), 0.0, 0.0
     for second, answered in enumerate(answers):
         heard_at = float(second) if answered else heard_at
         is_live = second - heard_at < lives_for
         before, trial = trial, next_trial(trial, float(second), heard_at if is_live else None)
-        if trial.joins and not (before and before.joins):
+        if trial.joins and not before.joins:
             joined_at = float(second)
         if trial.stage is Stage.PROVEN:
             assert heard_at >= joined_at + PROVEN_AFTER_S
