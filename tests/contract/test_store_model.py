@@ -176,13 +176,13 @@ async def watched(store: Store, first: int, last: int) -> list[Change]:
     return changes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(history=histories)
 def test_the_memory_store_equals_the_model(history: list[Txn]) -> None:
     assert asyncio.run(observed(MemoryStore(), history)) == expected(history)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(history=histories, at=st.integers(0, 14))
 def test_compaction_changes_no_answer_from_its_revision_on(history: list[Txn], at: int) -> None:
     async def compacted() -> tuple[int, list[list[KeyValue]], list[Change]]:
@@ -219,7 +219,7 @@ def lone_etcd() -> Iterator[EtcdServer]:
         yield server
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cases=st.lists(histories, min_size=2, max_size=4))
 def test_etcd_equals_the_memory_store(lone_etcd: EtcdServer, cases: list[list[Txn]]) -> None:
     async def both() -> None:

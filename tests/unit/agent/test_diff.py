@@ -140,13 +140,13 @@ def settle(plan_: PlanIntent, seen: Observed, memory: Memory, now: float) -> tup
     raise AssertionError(f"still something to do: {decision.works}")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), worlds(), memories())
 def test_every_state_converges(plan_: PlanIntent, seen: Observed, memory: Memory) -> None:
     settle(plan_, seen, memory, 10.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), worlds())
 def test_one_round_is_enough_when_no_guest_must_shut_down(plan_: PlanIntent, seen: Observed) -> None:
     decision = diff(plan_, seen, remember_look(Memory(), plan_, seen, 0.0), 0.0)
@@ -155,7 +155,7 @@ def test_one_round_is_enough_when_no_guest_must_shut_down(plan_: PlanIntent, see
     assert diff(plan_, after, remember_look(Memory(), plan_, after, 0.0), 0.0).works == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), worlds(), memories(), st.integers(0, 30))
 def test_every_prefix_is_safe_to_stop_at(
     plan_: PlanIntent, seen: Observed, memory: Memory, stop_after: int
@@ -170,7 +170,7 @@ def test_every_prefix_is_safe_to_stop_at(
     assert (fresh.domains, fresh.storage) == (whole.domains, whole.storage)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), worlds(), memories())
 def test_absence_is_not_a_delete(plan_: PlanIntent, seen: Observed, memory: Memory) -> None:
     """I6: what no plan names stays as it is, with its taps and its networks."""
@@ -213,7 +213,7 @@ def assert_may_end(plan_: PlanIntent, seen: Observed, target: str, action: Actio
         assert not planned.power_on or domain.boots < planned.boots
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(worlds(), memories())
 def test_an_empty_plan_touches_nothing_that_runs(seen: Observed, memory: Memory) -> None:
     after, _ = settle(NOTHING, seen, memory, 0.0)
@@ -222,7 +222,7 @@ def test_an_empty_plan_touches_nothing_that_runs(seen: Observed, memory: Memory)
         assert after.net == seen.net
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), worlds(), memories())
 def test_without_a_session_only_the_network_of_what_runs_is_repaired(
     plan_: PlanIntent, seen: Observed, memory: Memory
@@ -239,7 +239,7 @@ def test_without_a_session_only_the_network_of_what_runs_is_repaired(
         assert not isinstance(action, EnsurePort) or action.port.uid in running
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans(), worlds(), memories())
 def test_the_diff_is_a_function_of_its_arguments(plan_: PlanIntent, seen: Observed, memory: Memory) -> None:
     assert diff(plan_, seen, memory, 1.0) == diff(plan_, seen, memory, 1.0)

@@ -56,7 +56,7 @@ def test_a_torn_or_changed_file_holds_nothing(payload: bytes, data: st.DataObjec
 
 
 @given(st.lists(VERSIONS, min_size=1, max_size=4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_version_is_the_highest_ever_written(versions: list[pb.PlanVersion]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         for version in versions:

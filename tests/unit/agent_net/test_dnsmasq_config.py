@@ -77,7 +77,7 @@ def test_rendering_itself_refuses_what_the_check_let_through(text: str) -> None:
         dnsmasq_config.render_names((port,))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(networks())
 def test_dnsmasq_takes_every_config(network: NetworkIntent) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:

@@ -22,7 +22,7 @@ SPECS = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SPECS)
 def test_what_is_rendered_is_read_back_from_the_image(spec: SeedSpec) -> None:
     files = render_seed(spec)

@@ -148,7 +148,7 @@ def comparable(one: NodeView, *, counts: bool = True) -> object:
 
 
 TestKept = Kept.TestCase
-TestKept.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestKept.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 def test_a_placement_that_lands_as_it_was_assumed_changes_nothing() -> None:
@@ -164,7 +164,7 @@ def test_a_placement_that_lands_as_it_was_assumed_changes_nothing() -> None:
     assert view.drop("u1") is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from([(), ("apart",), ("near",)])), max_size=6),
     st.lists(

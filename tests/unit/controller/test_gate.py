@@ -204,7 +204,7 @@ def test_cells_and_devices_are_written_down() -> None:
     assert len(made.numa_cells) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(0, 79), min_size=1, max_size=300),
     st.integers(1, 8),

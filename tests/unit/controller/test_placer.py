@@ -40,7 +40,7 @@ def quarantined(here: Placing, why: str) -> float:
     return here.metrics.registry.get_sample_value("cumulet_scheduler_quarantined_total", {"why": why}) or 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(1, 10), st.sampled_from("abc")), max_size=40),

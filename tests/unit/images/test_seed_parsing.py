@@ -30,7 +30,7 @@ def parse(text: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in (line.partition("\t") for line in out.splitlines())]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hostnames, hostnames, st.lists(keys, max_size=4), st.sampled_from((None, 2)))
 def test_json_in_any_layout(hostname: str, instance_id: str, public: list[str], indent: int | None) -> None:
     document = {

@@ -159,7 +159,7 @@ def test_a_second_member_and_a_second_taker_are_caught() -> None:
     assert found == {(Kind.GROUP, "v"), (Kind.DEVICES, "v")}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rich_views(), rich_batches(), st.sampled_from(list(BY_NAME.values())))
 def test_every_plan_of_every_policy_is_sound(view: View, batch: tuple[Request, ...], policy: Policy) -> None:
     assert check_plan(view, batch, plan(view, batch, policy, random.Random(0))) == []

@@ -34,7 +34,7 @@ from tests.unit.scheduler.fleets import batches, node, request, rich_batches, ri
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(views(), batches(), seeds)
 def test_every_plan_passes_the_independent_check(view: View, batch: tuple[Request, ...], seed: int) -> None:
     assert check_plan(view, batch, plan(view, batch, PACK, random.Random(seed))) == []

@@ -69,21 +69,21 @@ def check_changes(view: View, wanted: Request) -> Counter[str]:
     return Counter(change.kind for change in told)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(rich_views(4), rich_batches(2))
 def test_every_suggestion_helps_and_nothing_smaller_does(view: View, batch: tuple[Request, ...]) -> None:
     for wanted in batch:
         check_changes(view, wanted)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(views(), batches())
 def test_the_same_on_plain_fleets(view: View, batch: tuple[Request, ...]) -> None:
     for wanted in batch[:3]:
         check_changes(view, wanted)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(rich_views(4), rich_batches(1), st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=5))
 def test_of_the_flavors_that_fit_the_nearest_is_told(
     view: View, batch: tuple[Request, ...], sizes: list[tuple[int, int]]

@@ -26,7 +26,7 @@ def agree(columns: Columns, view: View, wanted: Request) -> None:
         assert reject(verdict) == build_rejection(map(Room, view.nodes), occupancy, wanted)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(rich_views(), rich_batches(3))
 def test_columns_and_filters_agree(view: View, batch: tuple[Request, ...]) -> None:
     columns = Columns(view)
@@ -34,7 +34,7 @@ def test_columns_and_filters_agree(view: View, batch: tuple[Request, ...]) -> No
         agree(columns, view, wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(views(), batches())
 def test_columns_and_filters_agree_on_plain_fleets(view: View, batch: tuple[Request, ...]) -> None:
     columns = Columns(view)
@@ -42,7 +42,7 @@ def test_columns_and_filters_agree_on_plain_fleets(view: View, batch: tuple[Requ
         agree(columns, view, wanted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rich_views(), rich_views(), rich_batches(2), st.sets(st.integers(0, 4), max_size=2))
 def test_columns_that_follow_equal_columns_made_anew(
     view: View, other: View, batch: tuple[Request, ...], changed: set[int]

@@ -122,7 +122,7 @@ class Pair:
         self.set_node(slot, replace(later, room=node.room + 1))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), weights, st.integers(1, 3))
 def test_the_kernel_equals_its_specification(data: st.DataObject, weights: Weights, rows_kept: int) -> None:
     pair = Pair.of(weights, rows_kept)
@@ -155,7 +155,7 @@ sizes = (
 shares = st.dictionaries(sizes, st.integers(1, 1 << 12), max_size=5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(shares, st.integers(1, 12))  # the specification takes a millisecond a round
 def test_prices_equal_their_specification(asked: dict[int, int], rounds: int) -> None:
     assert find_prices_fast(list(asked), list(asked.values()), rounds) == list(
@@ -163,7 +163,7 @@ def test_prices_equal_their_specification(asked: dict[int, int], rounds: int) ->
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(shares)
 def test_a_device_is_worth_a_device_and_room_never_hurts(asked: dict[int, int]) -> None:
     found = find_prices_fast(list(asked), list(asked.values()))

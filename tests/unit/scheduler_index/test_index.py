@@ -53,7 +53,7 @@ NODES = st.lists(st.one_of(st.integers(0, 7**9), st.sampled_from([1, 1, 57, 400]
 DEMANDS = st.lists(st.integers(0, 7**9), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SETTINGS, NODES, DEMANDS, STEPS)
 @example(PLAIN, [1, 1, 1], [0], [(0, 0, 0), (0, 0, 0), (2, 0, 0)])  # ties: the rank decides
 def test_the_index_equals_the_specification(
@@ -62,7 +62,7 @@ def test_the_index_equals_the_specification(
     run(filled(setting, nodes, demands), steps)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETTINGS, NODES, DEMANDS, STEPS)
 def test_an_index_built_anew_answers_as_the_one_with_a_history(
     setting: Setting, nodes: list[int], demands: list[int], steps: list[tuple[int, int, int]]
@@ -76,7 +76,7 @@ def test_an_index_built_anew_answers_as_the_one_with_a_history(
         assert anew.place(shape) == pair.index.place(shape)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SETTINGS, st.randoms(use_true_random=False), st.sampled_from([40, 150]))
 def test_fleets_larger_than_the_lists(setting: Setting, rng: object, count: int) -> None:
     """More classes than a list has room for, so that bounds, cuts and rebuilding are exercised."""

@@ -124,7 +124,7 @@ def fleet_of(nodes: int, typical: dict[tuple[int, ...], int]) -> FleetIndex:
 moves = st.lists(st.tuples(st.integers(0, len(SHAPES) - 1), st.booleans()), max_size=200)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moves, st.integers(1, 12))
 def test_a_replay_decides_as_a_scan_and_as_the_specification(
     sequence: list[tuple[int, bool]], nodes: int

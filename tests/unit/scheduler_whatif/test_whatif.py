@@ -76,7 +76,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 @given(worlds(), st.integers(1, 4), st.sampled_from(sorted(FLAVORS)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_foretold_is_what_the_planner_then_does(world: World, count: int, flavor: str) -> None:
     outcome = what_if(world, [AddInstances(count, flavor)], seed=3).outcomes[0]
     decided = {one.uid for one in outcome.placed} | {one.request.uid for one in outcome.unplaced}
@@ -90,7 +90,7 @@ def test_what_is_foretold_is_what_the_planner_then_does(world: World, count: int
 
 
 @given(worlds(), st.integers(1, 2), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_n_plus_k_equals_losing_every_set(world: World, count: int, seed: int) -> None:
     found = what_if(world, [CheckFailures(count)], seed).outcomes[0].resilience
     assert found is not None
@@ -105,7 +105,7 @@ def test_n_plus_k_equals_losing_every_set(world: World, count: int, seed: int) -
 
 
 @given(worlds())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_headroom_is_what_fits(world: World) -> None:
     for one in what_if(world, []).before.headroom:
         alone = World(world.view, FLAVORS, policy=world.policy)
@@ -200,7 +200,7 @@ def test_a_bad_step_says_which(text: str) -> None:
 
 
 @given(worlds(), st.sampled_from((".yaml", ".json", ".yaml.gz")))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_fleet_files_read_back(tmp_path_factory: pytest.TempPathFactory, world: World, suffix: str) -> None:
     path = tmp_path_factory.mktemp("fleet") / f"fleet{suffix}"
     write_world(path, world)
