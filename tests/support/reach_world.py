@@ -27,12 +27,14 @@ from agent.net.netlink_ip import Address as LinkAddress
 from agent.net.rtnetlink import Netlink
 from agent.reconcile import Agent
 from agent.storage.fake import FakeStorage, FakeStore
+from controller.admit.provider import find_provider
 from controller.admit.subnet import Address, addresses_of, range_of
 from controller.balancers import resolve_members
 from controller.floating import find_way
 from controller.reach import come_in, find_near, reach_outside, reach_port
 from controller.reach_balancer import find_balancer, reach_balancer
 from controller.reach_floating import find_floating, reach_from_outside
+from controller.reach_provider import reach_from_segment
 from controller.reach_steps import BALANCER, Traffic
 from controller.reach_steps import Path as Way
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
@@ -293,6 +295,9 @@ class ReachWorld:
             assert routed is not None
             way = come_in(state, routed, WORLD_GATEWAY6, address, traffic)
             return way, frozenset({routed.meta.uid} if way.reachable else ())
+        if source is None and (desk := self._find_desk(address)) is not None:
+            way = reach_from_segment(state, WORLD_GATEWAY, desk, address, traffic)
+            return way, frozenset({desk.meta.uid} if way.reachable else ())
         if source is None:
             floating = find_floating(state, address)
             assert floating is not None
@@ -309,6 +314,15 @@ class ReachWorld:
             return way, frozenset({routed.meta.uid} if there and routed is not None else ())
         way = reach_port(state, source, near, traffic, address)
         return way, frozenset({near.meta.uid} if way.reachable else ())
+
+    def _find_desk(self, address: Address) -> port_pb2.Port | None:
+        """The port that has the address on the outside's wire, untagged."""
+        for row in self._ports():
+            port: port_pb2.Port = row.message
+            segment = find_provider(self.state, port.meta.project, port.spec.network)
+            if segment is not None and not segment.vlan and str(address) in addresses_of(self.state, port):
+                return port
+        return None
 
     def _ends(self, way: Way) -> frozenset[str]:
         """Of a way that is reached: the port at its end, or whoever else its load balancer may choose."""

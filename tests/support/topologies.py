@@ -29,7 +29,7 @@ from controller.admit import router as admit_router
 from controller.admit import securitygroup as admit_group
 from controller.admit import subnet as admit_subnet
 from controller.admit.subnet import addresses_of
-from controller.reach_steps import BALANCER, FLOATING_IP
+from controller.reach_steps import BALANCER, FLOATING_IP, SEGMENT
 from controller.reach_steps import Path as Way
 from controller.store import keys
 from cumulet.errors import CumuletError
@@ -55,6 +55,10 @@ from tests.unit.controller.cloud import flavor_message, held, image_message, pro
 PROJECTS: Final = ("p1", "p2")
 # Both tenants have all of them: they overlap. Two IPv4 ranges in one network are joined by a router only.
 RANGES: Final = {"net-a": ("10.1.0.0/24", "fd00:a::/64"), "net-b": ("10.2.0.0/24", "10.3.0.0/24")}
+# Provider networks on the outside's wire, of one tenant untagged and of the other a VLAN: the same addresses.
+OFFICE: Final = "office"
+OFFICE_RANGE: Final = "198.51.100.130-198.51.100.150"
+OFFICE_VLANS: Final = {"p1": 0, "p2": 20}
 GROUPS: Final = {"web": ("out any", "in tcp"), "db": ("out any", "in any ipv4")}  # as they begin
 INSTANCES_MAX: Final = 8  # of one project: each is a namespace and a thread
 FLOATING_NAMES: Final = ("f", "g")
@@ -162,6 +166,21 @@ class Topologies:
                 paper.do(admit_subnet.create(state, context, project, message))
                 router = router_pb2.Router(meta=meta_pb2.Meta(name="r"))
                 paper.do(admit_router.create(state, context, project, router))
+                self._seed_office(project)
+
+    def _seed_office(self, project: str) -> None:
+        paper = self.world.paper
+        state, context = paper.state, paper.context
+        segment = network_pb2.ProviderSegment(uplink=WORLD, vlan=OFFICE_VLANS[project])
+        network = network_pb2.Network(
+            meta=meta_pb2.Meta(name=OFFICE), spec=network_pb2.NetworkSpec(provider=segment)
+        )
+        paper.do(admit_network.create(state, context, project, network))
+        spec = subnet_pb2.SubnetSpec(
+            network=OFFICE, cidr=str(WORLD_CIDR), gateway=str(WORLD_GATEWAY), ranges=[OFFICE_RANGE]
+        )
+        subnet = subnet_pb2.Subnet(meta=meta_pb2.Meta(name=OFFICE), spec=spec)
+        paper.do(admit_subnet.create(state, context, project, subnet))
 
     # -- changes ------------------------------------------------------------------------------------------
 
@@ -186,14 +205,15 @@ class Topologies:
             return
         paper, self._number = self.world.paper, self._number + 1
         name = f"i{self._number}"
-        network = self._rng.choice(tuple(RANGES))
+        network = self._rng.choice((*RANGES, OFFICE) if self._routers else tuple(RANGES))
         spec = instance_pb2.InstanceSpec(flavor="small", image="debian", security_groups=self._some_groups())
         spec.networks.add(network=network)
         message = instance_pb2.Instance(meta=meta_pb2.Meta(name=name), spec=spec)
         paper.do(admit_instance.create(paper.state, paper.context, project, message))
         row = paper.state.find(keys.INSTANCES, project, name)
         assert row is not None
-        node, uid = self._rng.choice(("n1", "n2")), row.message.meta.uid
+        nodes = [node for node in ("n1", "n2") if network != OFFICE or self._is_linked(node)]
+        node, uid = self._rng.choice(nodes), row.message.meta.uid
         resources = row.message.spec.resources
         record = store_pb2.PlacementRecord(
             instance_uid=uid, project=project, name=name, node=node, epoch=1, resources=resources
@@ -252,9 +272,18 @@ class Topologies:
         mask = FieldMask(paths=["spec.networks"])
         paper.do(admit_router.update(paper.state, paper.context, (project, "r"), router, mask))
 
-    def _relink(self, _: str) -> None:
-        """The second node loses its link to the outside, or has it again."""
+    def _is_linked(self, node: str) -> bool:
+        row = self.world.state.find(keys.NODE_STATUS, node)
+        return row is not None and WORLD in row.message.uplinks
+
+    def _relink(self, project: str) -> None:
+        """The second node loses its link to the outside, or has it again: on paper, so not while there are
+        guests of the operator's network, whom paper does not cut off."""
         paper = self.world.paper
+        offices = [port.message for one in PROJECTS for port in paper.state.ports_in(one, OFFICE)]
+        if any(paper.state.places.node_of(port) == "n2" for port in offices):
+            self._regroup(project)
+            return
         row = paper.state.find(keys.NODE_STATUS, "n2")
         assert row is not None
         status = node_pb2.NodeStatus()
@@ -332,6 +361,11 @@ class Topologies:
             if self._rng.random() < 0.15:  # an address that may be the other tenant's only
                 others = [row.message for row in self.world.state.rows(keys.PORTS).values()]
                 target = self._rng.choice(others)
+            if (
+                OFFICE in (source.spec.network, target.spec.network)
+                and source.spec.network != target.spec.network
+            ):
+                continue  # the operator's router decides
             address = ip_address(self._rng.choice(addresses_of(self.world.state, target)))
             protocol = self._rng.choice(("tcp", "tcp", "udp", "icmp"))
             port = 0 if protocol == "icmp" else self._rng.choice(PORTS)
@@ -341,6 +375,10 @@ class Topologies:
     def _questions_of_services(self, project: str, ports: list[port_pb2.Port]) -> list[Probe]:
         """Now and then of a floating IP, from the outside, or of a load balancer."""
         protocol = self._rng.choice(("tcp", "tcp", "udp"))
+        desks = [port for port in ports if port.spec.network == OFFICE and not OFFICE_VLANS[project]]
+        if desks and self._rng.random() < 0.3:
+            address = ip_address(self._rng.choice(desks).spec.addresses[0].address)
+            return [Probe(None, address, protocol, self._rng.choice(PORTS))]
         routed = [one for port in ports for one in self._routed_addresses(port)]
         is_joined = self.world.state.router_of(project, "net-b") is not None
         if routed and self._rng.random() < (0.4 if is_joined else 0.05):
@@ -386,7 +424,7 @@ class Topologies:
 
 def _services(way: Way) -> str:
     """What stands between the ends, but for routers."""
-    named = ((FLOATING_IP, " by floating IP"), (BALANCER, " by balancer"))
+    named = ((FLOATING_IP, " by floating IP"), (BALANCER, " by balancer"), (SEGMENT, " by segment"))
     kinds = {step.kind for step in way.steps}
     return "".join(name for kind, name in named if kind in kinds)
 
