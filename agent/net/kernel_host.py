@@ -78,7 +78,7 @@ class KernelHost:
         record = self._state.find_host()
         return (
             record is not None
-            and record.program == program.host_digest(guests_only_ipv6=record.opened_ipv6)
+            and record.program == program.host_digest(record.opened)
             and record.rules == tables.fingerprint
             and not tables.chains.damaged
             and sysctl.forwarding_is_on()
@@ -99,16 +99,17 @@ class KernelHost:
             )
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
-        opened_ipv6 = record is not None and record.opened_ipv6
+        known = record or HostRecord("", "", was_off)
+        opened = known.opened
         nft.commit_text(guard_rules.GUARD_RULES)  # without elements it only closes
-        programmed = self._replace(tables, guests_only_ipv6=opened_ipv6)
+        programmed = self._replace(tables, opened)
         write_text(self._state.resolvers, _resolvers_text())
-        digest = program.host_digest(guests_only_ipv6=opened_ipv6)
-        self._state.write_host(HostRecord(digest, programmed.fingerprint, was_off, opened_ipv6))
+        digest = program.host_digest(opened)
+        self._state.write_host(replace(known, program=digest, rules=programmed.fingerprint))
         if not sysctl.forwarding_is_on():
             sysctl.set_forwarding(True)
 
-    def _replace(self, tables: Tables, *, guests_only_ipv6: bool) -> Tables:
+    def _replace(self, tables: Tables, guests_only: frozenset[int]) -> Tables:
         """With all groups, or where the kernel refuses that, with none: each is then tried by itself."""
         ports = [port for record in self._records() for port in record.intent.ports]
         groups = {**tables.chains.ports, **security.port_groups(ports)}
@@ -123,12 +124,12 @@ class KernelHost:
             for command in security.group_commands(group, security.NOTHING, keep_rules=False)
         ]
         try:
-            batch = ruleset.host_rules(elements, [*chains, *compiled], guests_only_ipv6=guests_only_ipv6)
+            batch = ruleset.host_rules(elements, [*chains, *compiled], guests_only=guests_only)
             return self._reader.replace(_OWNER, HOST_TABLES, batch)
         except DriverError as err:
             if err.reason != nft.REFUSED:
                 raise
-            batch = ruleset.host_rules(elements, chains, guests_only_ipv6=guests_only_ipv6)
+            batch = ruleset.host_rules(elements, chains, guests_only=guests_only)
             return self._reader.replace(_OWNER, HOST_TABLES, batch)
 
     def open_ipv6(self) -> None:

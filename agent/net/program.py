@@ -42,9 +42,9 @@ def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
 
 
 @functools.cache
-def host_digest(*, guests_only_ipv6: bool) -> str:
+def host_digest(guests_only: frozenset[int]) -> str:
     """Of the host's rules as this code would program them."""
-    rules = ruleset.host_rules((), guests_only_ipv6=guests_only_ipv6)
+    rules = ruleset.host_rules((), guests_only=guests_only)
     return digest_of_program([rules, guard_rules.GUARD_RULES])
 
 

@@ -12,7 +12,7 @@ nothing to another network) -> out, source-NATed again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from typing import Final
 
 from agent.net import floating_rules, guard_rules, guest_rules, names, security
@@ -129,22 +129,22 @@ def _guest_element(port_uid: str, network_uid: str) -> Element:
 
 
 def host_rules(
-    elements: Iterable[Element], chains: Iterable[Json] = (), *, guests_only_ipv6: bool = False
+    elements: Iterable[Element], chains: Iterable[Json] = (), *, guests_only: Collection[int] = ()
 ) -> list[Json]:
     """Replaces both host tables by what they are to be, in one transaction.
 
-    `chains`: those that elements lead to, and groups. `guests_only_ipv6`: of IPv6 the node forwards nothing
-    else; it forwards for their sake.
+    `chains`: those that elements lead to, and groups. `guests_only`: IP versions that the node forwards
+    for guests' sake only, and nothing else of.
     """
-    return [*_host_inet(guests_only_ipv6), *guest_rules.bridge_rules(), *chains, *add_elements(elements)]
+    return [*_host_inet(guests_only), *guest_rules.bridge_rules(), *chains, *add_elements(elements)]
 
 
 def host_rules_absent() -> list[Json]:
     return [command for family, name in HOST_TABLES for command in words.table_absent(family, name)]
 
 
-def _host_inet(guests_only_ipv6: bool) -> list[Json]:
-    closing = [[_IS_IPV6, *DROP]] if guests_only_ipv6 else []
+def _host_inet(guests_only: Collection[int]) -> list[Json]:
+    closing = [[_IS_VERSION[version], *DROP] for version in sorted(guests_only)]
     return [
         *words.table("inet"),
         words.named_set("inet", "bridges", "ifname"),
@@ -296,7 +296,10 @@ def count_rules(batch_or_listing: Iterable[Json]) -> int:
 
 
 _OIFNAME: Final[Json] = {"meta": {"key": "oifname"}}
-_IS_IPV6: Final[Json] = words.match("==", {"meta": {"key": "nfproto"}}, "ipv6")
+_IS_VERSION: Final[dict[int, Json]] = {
+    version: words.match("==", {"meta": {"key": "nfproto"}}, f"ipv{version}") for version in (4, 6)
+}
+_IS_IPV6: Final = _IS_VERSION[6]
 _UPLINK_PREFIX: Final[Json] = {
     "prefix": {"addr": str(UPLINK_RANGE.network_address), "len": UPLINK_RANGE.prefixlen}
 }

@@ -27,7 +27,14 @@ from agent.net.rtnetlink import Netlink
 from cumulet.addresses import PART_RANGE
 from tests.support import echo
 from tests.unit.agent_net import frames, probes
-from tests.unit.agent_net.lab import configure, network_intent, new_uid, with_port
+from tests.unit.agent_net.lab import (
+    HOST_ADDRESS,
+    OUTSIDE_ADDRESS,
+    configure,
+    network_intent,
+    new_uid,
+    with_port,
+)
 from tests.unit.agent_net.neighbours import all_out, group, rule
 from tests.unit.agent_net.span import (
     FAR_HOST,
@@ -334,6 +341,33 @@ async def test_every_damage_is_noticed_and_put_back(stage: Stage, damage: tuple[
     assert await stage.problem(first) == ""
     for target in (WORLD_GATEWAY, stage.address("far"), NODE):
         assert await stage.ping("one", target, 3), target
+
+
+@pytest.mark.parametrize("was_router", [False, True], ids=["host", "router"])
+async def test_a_node_that_was_no_router_is_none_for_the_operators_network(was_router: bool) -> None:
+    """Forwarding is turned on for guests' sake; the control is a node that forwarded before."""
+    async with open_cloud(1) as cloud:
+        node = cloud.nodes[0]
+        configure(node.lab.host, WORLD_LINK, NODE)
+        ways = (
+            (cloud.world, f"{OUTSIDE_ADDRESS}/32", NODE),
+            (node.lab.outside, str(WORLD_CIDR), HOST_ADDRESS),
+        )
+        for where, cidr, gateway in ways:
+            added = await node.lab.run(where, "ip", "route", "add", cidr, "via", str(gateway))
+            assert added.returncode == 0, added.stderr
+        setting = "/proc/sys/net/ipv4/ip_forward"
+        done = await node.lab.run(node.lab.host, "sh", "-c", f"echo {int(was_router)} > {setting}")
+        assert done.returncode == 0
+        network, port = with_port(provider_network(), 21)
+        await node.net.ensure_network(network)
+        guest = await node.boot(port)
+        configure(guest, "eth0", port.addresses[0])
+        assert await node.lab.ping(guest, WORLD_GATEWAY, 3)
+        assert (await node.lab.run(node.lab.host, "cat", setting)).stdout.strip() == "1"
+        for asker, source in ((cloud.world, WORLD_GATEWAY), (guest, port.addresses[0])):
+            await node.lab.run(asker, "ip", "route", "replace", f"{OUTSIDE_ADDRESS}/32", "via", str(NODE))
+            assert await node.lab.ping(asker, OUTSIDE_ADDRESS, 2) == was_router, source
 
 
 async def test_another_agent_takes_over_what_it_finds(stage: Stage) -> None:
