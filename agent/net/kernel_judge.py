@@ -200,8 +200,10 @@ def _leads_to(host: HostView, bridge: Link, mac: str, link: Link) -> bool:
 
 def _directories(host: HostView, networks: tuple[NetworkView, ...]) -> Iterator[tuple[str, str]]:
     """Of the networks that have a tunnel. The nodes that may send are part of it."""
-    yield from host.segments.directories.items()
     for network in networks:
+        if network.record is not None and network.record.intent.segment is not None:
+            yield network.uid, host.segments.directories.get(network.uid, "")
+            continue
         bridge = host.links.links.get(names.bridge_name(network.uid))
         tunnel = host.links.links.get(names.tunnel_name(network.uid))
         if bridge is None or tunnel is None or tunnel.tunnel is None:

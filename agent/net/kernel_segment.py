@@ -73,6 +73,7 @@ class KernelSegments:
 
     def ensure_absent(self, uid: str) -> None:
         known = self._known()
+        self._directories.pop(uid, None)
         with Netlink() as host:
             if uid in known or self._stations.exists():  # there from before to after everything else
                 self._program(host, {other: one for other, one in known.items() if other != uid})
@@ -80,8 +81,7 @@ class KernelSegments:
 
     def view(self) -> SegmentView:
         known = self._known()
-        recorded = [one.uid for one in self._state.networks() if one.segment is not None]
-        directories = {uid: self._directories.get(uid, "") for uid in recorded}
+        directories = dict(self._directories)
         if not known:  # as on most nodes, which are not asked for more
             return SegmentView(directories=directories, is_sound=not self._stations.exists())
         with Netlink() as host, Queues() as queues:
