@@ -26,6 +26,11 @@ Outside = FloatingIntent | RoutedIntent
 _NEAR_PRIORITY: Final = 17_000
 _FAR_PRIORITY: Final = 17_001
 _MARK_PRIORITY: Final = 17_000
+# IPv6 of the host: guests are found before anything else; and what came in by a link and is neither for nor
+# from them is not forwarded by a node that was no router. A rule of nftables would meet bridged frames, too.
+_GUESTS: Final = 199
+TO_GUESTS: Final = PolicyRule(16_999, _GUESTS, ip_version=6)
+NO_ROUTER: Final = PolicyRule(17_002, 0, ip_version=6)
 _MARK_BITS: Final = (
     0x7FFFFFFF  # nodes differ in the last 17 bits of their addresses (controller/admit/offers.py)
 )
@@ -69,11 +74,18 @@ def wanted_rules(router: RouterIntent) -> frozenset[PolicyRule]:
     uplink = names.uplink_name(router.uid)
     found = set()
     for one in outsides(router):
+        source, version = source_of(one), one.cidr.version
         if one.gateway is not None:
-            source, table = source_of(one), table_of(one)
-            found.add(PolicyRule(_NEAR_PRIORITY, TABLE_MAIN, source, uplink, specific_only=True))
-            found.add(PolicyRule(_FAR_PRIORITY, table, source, uplink))
+            near = PolicyRule(_NEAR_PRIORITY, TABLE_MAIN, source, uplink, 0, True, version)
+            found |= {near, PolicyRule(_FAR_PRIORITY, table_of(one), source, uplink, ip_version=version)}
+        elif version == 6:
+            found.add(PolicyRule(_FAR_PRIORITY, TABLE_MAIN, source, uplink, ip_version=version))
     return frozenset(found)
+
+
+def way_table(address: IPAddress) -> int:
+    """Of the host: where the way to a router is."""
+    return TABLE_MAIN if address.version == 4 else _GUESTS
 
 
 def outsides(router: RouterIntent) -> Iterator[Outside]:

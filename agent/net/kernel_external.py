@@ -23,13 +23,15 @@ from agent.net.netlink_route import RouterRoute, router_route
 from agent.net.netlink_rule import TABLE_MAIN, PolicyRule
 from agent.net.rtnetlink import EntryChange, Netlink
 
+Ways = dict[IPAddress, tuple[int, IPAddress]]  # index of the link and next hop by address
+
 
 @dataclass(frozen=True, slots=True)
 class ExternalView:
     """What of ours is there. `links`: index by uplink; `solicited` are those that can answer for IPv6.
 
-    `tables`: routes by IP version and the table's number; `routes6`: of the main one; `hops`: next hops of
-    IPv6 on routers' uplinks.
+    `tables`: routes by IP version and the table's number; `ways6`: link and next hop by address of a guest;
+    `hops`: next hops of IPv6 on routers' uplinks.
     """
 
     links: Mapping[str, int] = field(default_factory=dict)
@@ -37,7 +39,7 @@ class ExternalView:
     proxies: frozenset[Proxy] = frozenset()
     rules: frozenset[PolicyRule] = frozenset()
     tables: Mapping[tuple[int, int], frozenset[RouterRoute]] = field(default_factory=dict)
-    routes6: frozenset[Route] = frozenset()
+    ways6: Ways = field(default_factory=dict)
     hops: frozenset[Neighbour] = frozenset()
 
     def announced(self) -> frozenset[tuple[str, IPAddress]]:
@@ -70,15 +72,13 @@ class KernelExternal:
         sources = set(map(external.source_of, external.outsides(router))) if router is not None else set()
         with Netlink() as host:
             uplink = host.find_link(names.uplink_name(router_uid))
-            routes = (route for version in (4, 6) for route in host.routes(version))
-            ways = {route.destination: route for route in routes if route.gateway is not None}
+            ways = {**_ways(host.routes()), **_ways6(host)}
             index = uplink.index if uplink is not None else 0
-            own = {one for one, route in ways.items() if one is not None and route.link == index}
+            own = {one for one, (link, _) in ways.items() if link == index}
             gone = own - keeps
             loose = [one for one in host.proxies() if one.address in gone or one.address not in ways]
             host.change_entries([EntryChange(False, proxy(one)) for one in loose])
-            stale = (external.way_to(one, index, hop) for one in gone if (hop := ways[one].gateway))
-            host.change_routes([EntryChange(False, router_route(route)) for route in stale])
+            host.change_routes([_way(False, external.way_to(one, *ways[one])) for one in gone])
             if gone or uplink is None:
                 name, present = names.uplink_name(router_uid), host.rules()
                 kept_rules = {one for one in present if one.link != name or one.source in sources}
@@ -138,7 +138,7 @@ class KernelExternal:
             proxies=proxies,
             rules=rules,
             tables={key: host.table_routes(key[1], key[0]) for key in tables},
-            routes6=frozenset(host.routes(6)),
+            ways6=_ways6(host),
             hops=frozenset(hop for one in uplinks if one is not None for hop in host.neighbours(one.index)),
         )
 
@@ -149,7 +149,7 @@ class KernelExternal:
         if router.routed:
             host.change_entries([EntryChange(True, _payload(external.hop_inside(uplink.index, router.uid)))])
         wanted = external.wanted_routes(router, uplink.index)
-        host.change_routes([EntryChange(True, router_route(route)) for route in wanted])
+        host.change_routes([_way(True, route) for route in wanted])
         present = host.rules()
         others = {one for one in present if one.link != name}
         change_rules(host, present, others | external.wanted_rules(router))
@@ -193,13 +193,14 @@ def external_fits(view: ExternalView, routes: Iterable[Route], router: RouterInt
     """All that the router needs of it is there, and nothing else of it. **Pure.** `routes`: of the host."""
     addresses = {address for _, address in router.answered}
     name = names.uplink_name(router.uid)
-    found = (*routes, *view.routes6)
-    ways = {(route.destination, route.gateway) for route in found if route.link == uplink and route.gateway}
+    found = {**_ways(routes), **view.ways6}
+    ways = {(address, hop) for address, (link, hop) in found.items() if link == uplink}
     answered = {one for one in view.proxies if one.address in addresses}
     return (
         all(one.uplink in view.links for one in external.outsides(router))
         and all(one.uplink in view.solicited for one in router.routed)
         and (not router.routed or external.hop_inside(uplink, router.uid) in view.hops)
+        and (not router.routed or external.TO_GUESTS in view.rules)
         and ways == {(address, external.hop_to(router, address)) for address in addresses}
         and answered == external.wanted_proxies(router, view.links)
         and {one for one in view.rules if one.link == name} == external.wanted_rules(router)
@@ -213,6 +214,24 @@ def external_fits(view: ExternalView, routes: Iterable[Route], router: RouterInt
 
 def _key_of(one: Outside) -> tuple[int, int]:
     return one.cidr.version, external.table_of(one)
+
+
+def _way(present: bool, route: RouterRoute) -> EntryChange:
+    return EntryChange(present, router_route(route, external.way_table(route.destination)))
+
+
+def _ways(routes: Iterable[Route]) -> Ways:
+    """Of IPv4, in the main table."""
+    return {
+        route.destination: (route.link, route.gateway)
+        for route in routes
+        if route.destination is not None and route.gateway is not None
+    }
+
+
+def _ways6(host: Netlink) -> Ways:
+    routes = host.table_routes(external.TO_GUESTS.table, 6)
+    return {one.destination: (one.link, one.next_hop) for one in routes if one.next_hop is not None}
 
 
 def _answers_ipv6(link: Link) -> bool:

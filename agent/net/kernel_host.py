@@ -15,6 +15,7 @@ from agent.errors import DriverError
 from agent.net import (
     conntrack,
     dnsmasq_config,
+    external,
     guard_rules,
     host_change,
     nft,
@@ -28,6 +29,7 @@ from agent.net.elements import Element, Json
 from agent.net.group_state import GroupState
 from agent.net.guest_rules import NUMBER_MAX
 from agent.net.numbers import Numbers
+from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader, Tables
 from agent.net.ruleset import HOST_TABLES
 from agent.net.state import HostRecord, NetworkRecord, State, read_text, write_text
@@ -78,11 +80,12 @@ class KernelHost:
         record = self._state.find_host()
         return (
             record is not None
-            and record.program == program.host_digest(record.opened)
+            and record.program == program.host_digest(guests_only=record.forwarding_was_off)
             and record.rules == tables.fingerprint
             and not tables.chains.damaged
             and sysctl.forwarding_is_on()
             and sysctl.bridges_are_filtered()
+            and (not record.opened_ipv6 or _is_kept_from_routing())
             and read_text(self._state.resolvers) == _resolvers_text()
         )
 
@@ -100,16 +103,17 @@ class KernelHost:
         record = self._state.find_host()
         was_off = not sysctl.forwarding_is_on() if record is None else record.forwarding_was_off
         known = record or HostRecord("", "", was_off)
-        opened = known.opened
         nft.commit_text(guard_rules.GUARD_RULES)  # without elements it only closes
-        programmed = self._replace(tables, opened)
+        programmed = self._replace(tables, guests_only=was_off)
         write_text(self._state.resolvers, _resolvers_text())
-        digest = program.host_digest(opened)
+        digest = program.host_digest(guests_only=was_off)
         self._state.write_host(replace(known, program=digest, rules=programmed.fingerprint))
+        if known.opened_ipv6:
+            _ensure_ipv6_rules(guests_only=True)
         if not sysctl.forwarding_is_on():
             sysctl.set_forwarding(True)
 
-    def _replace(self, tables: Tables, guests_only: frozenset[int]) -> Tables:
+    def _replace(self, tables: Tables, *, guests_only: bool) -> Tables:
         """With all groups, or where the kernel refuses that, with none: each is then tried by itself."""
         ports = [port for record in self._records() for port in record.intent.ports]
         groups = {**tables.chains.ports, **security.port_groups(ports)}
@@ -134,12 +138,13 @@ class KernelHost:
 
     def open_ipv6(self) -> None:
         """This node forwards IPv6: of guests only, where it did not do so before."""
-        record = self._state.find_host()
-        if sysctl.ipv6_forwarding_is_on() or record is None:
-            return
-        self._state.write_host(replace(record, opened_ipv6=True))
-        self.ensure()  # what is not of guests is kept out before there is a way
-        sysctl.forward_ipv6()
+        record, is_off = self._state.find_host(), not sysctl.ipv6_forwarding_is_on()
+        if record is not None and is_off and not record.opened_ipv6:
+            record = replace(record, opened_ipv6=True)
+            self._state.write_host(record)
+        _ensure_ipv6_rules(guests_only=record is not None and record.opened_ipv6)
+        if is_off:
+            sysctl.forward_ipv6()
 
     def close_ipv6(self) -> None:
         """As it was before."""
@@ -147,7 +152,7 @@ class KernelHost:
         if record is not None and record.opened_ipv6:
             sysctl.stop_forwarding_ipv6()
             self._state.write_host(replace(record, opened_ipv6=False))
-            self.ensure()
+        _drop_ipv6_rules()
 
     def ensure_elements(
         self, uid: str, wanted: frozenset[Element], chosen: Chosen = _any, ports: Iterable[PortIntent] = ()
@@ -195,6 +200,7 @@ class KernelHost:
             sysctl.set_forwarding(False)
         if record is not None and record.opened_ipv6:
             sysctl.stop_forwarding_ipv6()
+            _drop_ipv6_rules()
         self._state.forget_host()
         self.numbers.clear()
         self.zones.clear()
@@ -213,6 +219,21 @@ class KernelHost:
             for port in network.ports:
                 found |= ruleset.port_elements(port, self.numbers.ensure(port.uid))
         return frozenset(found)
+
+
+def _ensure_ipv6_rules(*, guests_only: bool) -> None:
+    with Netlink() as host:
+        host.change_rules((), {external.TO_GUESTS, *([external.NO_ROUTER] if guests_only else [])})
+
+
+def _drop_ipv6_rules() -> None:
+    with Netlink() as host:
+        host.change_rules(host.rules() & {external.TO_GUESTS, external.NO_ROUTER}, ())
+
+
+def _is_kept_from_routing() -> bool:
+    with Netlink() as host:
+        return external.NO_ROUTER in host.rules()
 
 
 def _by_key(older: Iterable[Element], newer: Iterable[Element]) -> frozenset[Element]:

@@ -49,12 +49,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of ours in the main table; `destination` None is IPv4's default route."""
+    """A route of ours in the main table; `destination` None is the default route."""
 
-    destination: IPAddress | None
+    destination: IPv4Address | None
     prefix_length: int
     link: int
-    gateway: IPAddress | None
+    gateway: IPv4Address | None
 
 
 def address_dump() -> bytes:
@@ -73,14 +73,12 @@ def address(value: Address) -> bytes:
     )
 
 
-def route_dump(ip_version: int) -> bytes:
+def route_dump() -> bytes:
     """Asks for our routes only: a node may carry a full table of somebody else's."""
-    family = _AF_INET if ip_version == 4 else _AF_INET6
-    return _ROUTE.pack(family, 0, 0, 0, _ROUTE_TABLE_MAIN, ROUTE_PROTOCOL, 0, 0, 0)
+    return _ROUTE.pack(_AF_INET, 0, 0, 0, _ROUTE_TABLE_MAIN, ROUTE_PROTOCOL, 0, 0, 0)
 
 
 def route(value: Route) -> bytes:
-    """Of IPv4."""
     scope = _SCOPE_UNIVERSE if value.gateway else _SCOPE_LINK
     flags = _NEXT_HOP_ON_LINK if value.gateway else 0
     payload = _ROUTE.pack(
@@ -105,17 +103,14 @@ def parse_address(payload: bytes) -> Address | None:
 
 def parse_route(payload: bytes) -> Route | None:
     """None for a route that is not one of ours (old kernels do not filter dumps)."""
-    family, prefix_length, _, _, table, protocol, _, _, _ = _ROUTE.unpack_from(payload)
+    _, prefix_length, _, _, table, protocol, _, _, _ = _ROUTE.unpack_from(payload)
     if protocol != ROUTE_PROTOCOL or table != _ROUTE_TABLE_MAIN:
         return None
     found = attributes(payload, _ROUTE.size)
     destination, gateway = found.get(_RTA_DST), found.get(_RTA_GATEWAY)
-    parse = IPv4Address if family == _AF_INET else IPv6Address
-    if destination is None and family == _AF_INET6:
-        destination = bytes(16)
     return Route(
-        destination=parse(destination) if destination else None,
+        destination=IPv4Address(destination) if destination else None,
         prefix_length=prefix_length,
         link=parse_u32(found.get(_RTA_OIF)),
-        gateway=parse(gateway) if gateway else None,
+        gateway=IPv4Address(gateway) if gateway else None,
     )

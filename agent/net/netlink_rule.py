@@ -21,6 +21,9 @@ TABLE_MAIN: Final = 254
 _AF_INET: Final = 2
 _AF_INET6: Final = 10
 _TO_TABLE: Final = 1  # FR_ACT_TO_TBL
+_BLACKHOLE: Final = 6  # FR_ACT_BLACKHOLE
+_INVERT: Final = 0x2  # FIB_RULE_INVERT
+_OWN: Final = "lo"  # by which, as it were, the node's own packets come in
 _NOT_SUPPRESSED: Final = 0xFFFFFFFF  # what the kernel tells of a rule that takes any route
 
 _FRA_SRC: Final = 2
@@ -38,7 +41,8 @@ _HEADER: Final = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, tw
 class PolicyRule(NamedTuple):
     """Packets that came in by `link` (a name) from `source`, or that have this `mark`, look in `table` first.
 
-    `specific_only`: its default route does not count.
+    `specific_only`: its default route does not count. Without a table, packets that came in by any link and
+    have found no way yet are dropped.
     """
 
     priority: int
@@ -47,24 +51,22 @@ class PolicyRule(NamedTuple):
     link: str = ""
     mark: int = 0
     specific_only: bool = False
-
-    @property
-    def ip_version(self) -> int:
-        """A rule without a source is of IPv4."""
-        return 4 if self.source is None else self.source.version
+    ip_version: int = 4
 
 
 def rule(value: PolicyRule) -> bytes:
     length = value.source.prefixlen if value.source is not None else 0
-    payload = _HEADER.pack(_family(value.ip_version), 0, length, 0, 0, 0, 0, _TO_TABLE, 0)
+    action, flags = (_TO_TABLE, 0) if value.table else (_BLACKHOLE, _INVERT)
+    payload = _HEADER.pack(_family(value.ip_version), 0, length, 0, 0, 0, 0, action, flags)
     payload += attribute(_FRA_PRIORITY, pack_u32(value.priority)) + attribute(
         _FRA_TABLE, pack_u32(value.table)
     )
     payload += attribute(_FRA_PROTOCOL, bytes([PROTOCOL]))
     if value.source is not None:
         payload += attribute(_FRA_SRC, value.source.network_address.packed)
-    if value.link:
-        payload += attribute(_FRA_IIFNAME, pack_text(value.link))
+    link = value.link if value.table else _OWN
+    if link:
+        payload += attribute(_FRA_IIFNAME, pack_text(link))
     if value.mark:
         payload += attribute(_FRA_FWMARK, pack_u32(value.mark)) + attribute(_FRA_FWMASK, pack_u32(0xFFFFFFFF))
     if value.specific_only:
@@ -82,14 +84,16 @@ def parse_rule(payload: bytes) -> PolicyRule | None:
     if found.get(_FRA_PROTOCOL) != bytes([PROTOCOL]):
         return None
     suppress, source = found.get(_FRA_SUPPRESS_PREFIXLEN), found.get(_FRA_SRC)
-    length: int = _HEADER.unpack_from(payload)[2]
+    family, _, length, _, _, _, _, action, _ = _HEADER.unpack_from(payload)
+    drops = action == _BLACKHOLE
     return PolicyRule(
         priority=parse_u32(found.get(_FRA_PRIORITY)),
-        table=parse_u32(found.get(_FRA_TABLE)),
+        table=0 if drops else parse_u32(found.get(_FRA_TABLE)),
         source=ip_network((source, length)) if source is not None else None,
-        link=parse_text(found.get(_FRA_IIFNAME, b"")),
+        link="" if drops else parse_text(found.get(_FRA_IIFNAME, b"")),
         mark=parse_u32(found.get(_FRA_FWMARK)),
         specific_only=suppress is not None and parse_u32(suppress) != _NOT_SUPPRESSED,
+        ip_version=4 if family == _AF_INET else 6,
     )
 
 

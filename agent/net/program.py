@@ -42,7 +42,7 @@ def build_program(network: NetworkIntent, files: ServerFiles, resolvers: Path) -
 
 
 @functools.cache
-def host_digest(guests_only: frozenset[int]) -> str:
+def host_digest(*, guests_only: bool) -> str:
     """Of the host's rules as this code would program them."""
     rules = ruleset.host_rules((), guests_only=guests_only)
     return digest_of_program([rules, guard_rules.GUARD_RULES])

@@ -91,10 +91,9 @@ class Netlink:
         found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, netlink_ip.address_dump()))
         return [address for address in found if address is not None]
 
-    def routes(self, ip_version: int = 4) -> list[Route]:
+    def routes(self) -> list[Route]:
         """Ours only."""
-        dump = self._dump(netlink_ip.RTM_GETROUTE, netlink_ip.route_dump(ip_version))
-        found = map(netlink_ip.parse_route, dump)
+        found = map(netlink_ip.parse_route, self._dump(netlink_ip.RTM_GETROUTE, netlink_ip.route_dump()))
         return [route for route in found if route is not None]
 
     def find_link(self, name: str) -> Link | None:

@@ -12,7 +12,7 @@ nothing to another network) -> out, source-NATed again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Final
 
 from agent.net import floating_rules, guard_rules, guest_rules, names, security
@@ -129,12 +129,12 @@ def _guest_element(port_uid: str, network_uid: str) -> Element:
 
 
 def host_rules(
-    elements: Iterable[Element], chains: Iterable[Json] = (), *, guests_only: Collection[int] = ()
+    elements: Iterable[Element], chains: Iterable[Json] = (), *, guests_only: bool = False
 ) -> list[Json]:
     """Replaces both host tables by what they are to be, in one transaction.
 
-    `chains`: those that elements lead to, and groups. `guests_only`: IP versions that the node forwards
-    for guests' sake only, and nothing else of.
+    `chains`: those that elements lead to, and groups. `guests_only`: the node forwards IPv4 for guests' sake
+    only, and nothing else of it; for IPv6 see external.py.
     """
     return [*_host_inet(guests_only), *guest_rules.bridge_rules(), *chains, *add_elements(elements)]
 
@@ -143,8 +143,8 @@ def host_rules_absent() -> list[Json]:
     return [command for family, name in HOST_TABLES for command in words.table_absent(family, name)]
 
 
-def _host_inet(guests_only: Collection[int]) -> list[Json]:
-    closing = [[_IS_VERSION[version], *DROP] for version in sorted(guests_only)]
+def _host_inet(guests_only: bool) -> list[Json]:
+    closing = _closing() if guests_only else []
     return [
         *words.table("inet"),
         words.named_set("inet", "bridges", "ifname"),
@@ -191,6 +191,12 @@ def _host_forward() -> list[list[Json]]:
     ]
 
 
+def _closing() -> list[list[Json]]:
+    """Not from bridge to bridge: what an operator's own bridge carries passes here, too."""
+    ends = (words.match("!=", {"meta": {"key": key}}, "bridge") for key in ("iifkind", "oifkind"))
+    return [[_IS_IPV4, end, *DROP] for end in ends]
+
+
 def _host_masquerade() -> list[Json]:
     """What does not leave from an address of the outside."""
     inside = words.match("==", words.payload("ip", "saddr"), _UPLINK_PREFIX)
@@ -224,8 +230,7 @@ def namespace_rules(*, outbound_nat: bool, router: RouterIntent | None = None) -
         *([[words.iifname(_GATEWAYS), words.oifname(UPLINK_LINK), *ACCEPT]] if outbound_nat else []),
         list(DROP),
     ]
-    is_ipv4 = words.match("==", {"meta": {"key": "nfproto"}}, "ipv4")
-    masquerade = [words.oifname(UPLINK_LINK), is_ipv4, COUNTER, {"masquerade": None}]
+    masquerade = [words.oifname(UPLINK_LINK), _IS_IPV4, COUNTER, {"masquerade": None}]
     return [
         *words.table("inet"),
         words.base_chain("inet", "input", "filter", "input", 0, policy="drop"),
@@ -296,10 +301,8 @@ def count_rules(batch_or_listing: Iterable[Json]) -> int:
 
 
 _OIFNAME: Final[Json] = {"meta": {"key": "oifname"}}
-_IS_VERSION: Final[dict[int, Json]] = {
-    version: words.match("==", {"meta": {"key": "nfproto"}}, f"ipv{version}") for version in (4, 6)
-}
-_IS_IPV6: Final = _IS_VERSION[6]
+_IS_IPV4: Final[Json] = words.match("==", {"meta": {"key": "nfproto"}}, "ipv4")
+_IS_IPV6: Final[Json] = words.match("==", {"meta": {"key": "nfproto"}}, "ipv6")
 _UPLINK_PREFIX: Final[Json] = {
     "prefix": {"addr": str(UPLINK_RANGE.network_address), "len": UPLINK_RANGE.prefixlen}
 }

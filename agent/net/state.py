@@ -43,12 +43,6 @@ class HostRecord:
     forwarding_was_off: bool  # then it goes off again with the last network
     opened_ipv6: bool = False  # it was us who had the node forward IPv6
 
-    @property
-    def opened(self) -> frozenset[int]:
-        """IP versions that the node forwards because we had it do so."""
-        versions = ((4, self.forwarding_was_off), (6, self.opened_ipv6))
-        return frozenset(version for version, is_ours in versions if is_ours)
-
 
 class State:
     """The driver's directory."""

@@ -22,10 +22,18 @@ from agent.errors import DriverError
 from agent.net import external, names
 from agent.net.driver import FloatingIntent, ForwardIntent
 from tests.support import echo
-from tests.unit.agent_net import probes, talk
+from tests.unit.agent_net import frames, probes, talk
 from tests.unit.agent_net.balanced import VIP_PORT, answering, balancer, members, open_balanced
 from tests.unit.agent_net.routed import PORT, Site
-from tests.unit.agent_net.span import FAR_HOST, WORLD, WORLD_CIDR, WORLD_GATEWAY, WORLD_LINK, Node
+from tests.unit.agent_net.span import (
+    FAR_HOST,
+    WORLD,
+    WORLD_BRIDGE,
+    WORLD_CIDR,
+    WORLD_GATEWAY,
+    WORLD_LINK,
+    Node,
+)
 
 FLOATING, FORWARDED, UNUSED = (IPv4Address(f"198.51.100.{number}") for number in (70, 71, 72))
 OUTSIDE_PORT, FORWARD_PORT = 8080, 2222
@@ -182,6 +190,21 @@ async def test_an_address_moves_and_the_outside_knows_at_once(site: Site) -> Non
     await site.check()
     assert await seen_outside(site, "red2") == str(FLOATING)
     assert await seen_outside(site, "red1") == ""
+
+
+async def test_nobody_outside_is_taken_for_a_guest(site: Site) -> None:
+    """Groups mean guests by their addresses; who takes one outside was let in as that guest."""
+    first, red1 = site.cloud.nodes[0], site.guests["red1"]
+    inside = IPv4Address(site.guests["blue2"].address())
+    ear = await red1.lab.inside(red1.namespace, partial(probes.Ear, PORT))
+    try:
+        for source, arrived in ((FAR_HOST, 20), (inside, 0)):
+            frame = frames.udp("02:00:00:00:fd:01", "02:00:00:00:ff:02", source, FLOATING, PORT, b"data")
+            send = partial(probes.send_frames, [frame] * 20, WORLD_BRIDGE)
+            await first.lab.inside(site.cloud.world, send)
+            assert len(await asyncio.to_thread(ear.heard)) == arrived, source
+    finally:
+        ear.close()
 
 
 async def test_connections_end_with_the_address(site: Site) -> None:

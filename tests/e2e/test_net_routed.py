@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from agent.errors import DriverError
-from agent.net import external, names
+from agent.net import external, names, netns
 from agent.net.addressing import gateway_pair
 from agent.net.driver import AddressPair, RoutedIntent
 from agent.net.ears import Ear
 from tests.unit.agent_net import frames, probes
-from tests.unit.agent_net.lab import Lab
+from tests.unit.agent_net.lab import Lab, configure, join
 from tests.unit.agent_net.neighbours import all_out, boot, group, in_groups, rule
 from tests.unit.agent_net.routed import PORT, Site, open_site
 from tests.unit.agent_net.span import (
@@ -278,17 +278,12 @@ def _damages(site: Site) -> dict[str, tuple[str, ...]]:
         "another link answers": (*ip, "neigh", "add", "proxy", red1, "dev", "eth0", *ours),
         "the link does not answer": ("sh", "-c", _write_setting(f"conf/{WORLD_LINK}/proxy_ndp", "0")),
         "nothing is forwarded": ("sh", "-c", _write_setting("conf/all/forwarding", "0")),
-        "route gone": (*ip, "route", "del", red1),
+        "route gone": (*ip, "route", "del", red1, "table", "199"),
+        "no rule for guests": (*ip, "rule", "del", "pref", "16999"),
+        "the node routes everybody": (*ip, "rule", "del", "pref", "17002"),
         "one address more": (
-            *ip,
-            "route",
-            "add",
-            str(RED6[0x99]),
-            "via",
-            "fe80::2",
-            "dev",
-            uplink,
-            *ours,
+            *(*ip, "route", "add", str(RED6[0x99]), "via", "fe80::2", "dev", uplink),
+            *("table", "199", *ours),
         ),
         "no hop to the router": (*ip, "neigh", "del", "fe80::2", "dev", uplink),
         "no IPv6 to the router": ("sh", "-c", _write_setting(f"conf/{uplink}/disable_ipv6", "1")),
@@ -370,9 +365,33 @@ async def test_a_node_that_was_no_router_does_not_become_one(was_router: bool) -
         await site.apply()
         await site.check()
         assert await pinged(site, address_of(site, "red1"), tries=SETTLED)
-        assert await pinged(site, behind, tries=2) == was_router
+        assert await pinged(site, behind, tries=SETTLED) == was_router
         await first.net.ensure_router_absent(site.router.uid)
         assert await _setting(first, "conf/all/forwarding") == ("1" if was_router else "0")
+
+
+async def test_the_operators_own_bridges_carry_what_they_did(site: Site) -> None:
+    """Their frames pass the host's rules for what is forwarded, too, where the bridge asks for it."""
+    lab = site.cloud.nodes[0].lab
+    asks = ("nf_call_ip6tables", "1", "nf_call_iptables", "1")
+    shown = await lab.run(lab.host, "ip", "link", "add", "op0", "type", "bridge", *asks)
+    assert shown.returncode == 0, shown.stderr
+    ends = []
+    for number in (1, 2):
+        end = lab.netns_dir / f"operators-{number}"
+        await asyncio.to_thread(netns.create, end)
+        await asyncio.to_thread(join, lab.host, f"op{number}", end, "eth0", f"02:00:00:00:0a:0{number}")
+        await asyncio.to_thread(configure, end, "eth0", IPv4Address(f"10.99.0.{number}"))
+        address = ("ip", "address", "add", f"2001:db8:e::{number}/64", "dev", "eth0", "nodad")
+        assert (await lab.run(end, *address)).returncode == 0
+        assert (await lab.run(lab.host, "ip", "link", "set", f"op{number}", "master", "op0")).returncode == 0
+        ends.append(end)
+    await lab.run(lab.host, "ip", "link", "set", "op0", "up")
+    for family, target in (("ipv6", "2001:db8:e::2"), ("ipv4", "10.99.0.2")):
+        assert await lab.ping(ends[0], target, SETTLED)
+        refusal = ("nft", "add", "rule", "inet", "cumulet", "forward", "meta", "nfproto", family, "drop")
+        assert (await lab.run(lab.host, *refusal)).returncode == 0
+        assert not await lab.ping(ends[0], target)  # the control: they do pass these rules
 
 
 def _advertise(link: str, lifetime_s: int = 1800) -> None:

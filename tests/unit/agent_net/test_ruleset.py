@@ -81,7 +81,7 @@ GOLDENS = Path(__file__).parent / "goldens"
         ("router_rules.json", ruleset.namespace_rules(outbound_nat=True, router=ROUTER)),
         ("floating_rules.json", ruleset.namespace_rules(outbound_nat=False, router=FLOATING)),
         ("routed_rules.json", ruleset.namespace_rules(outbound_nat=False, router=ROUTED)),
-        ("host_rules_guests_only.json", ruleset.host_rules((), guests_only={4, 6})),
+        ("host_rules_guests_only.json", ruleset.host_rules((), guests_only=True)),
         ("namespace_rules_isolated.json", ruleset.namespace_rules(outbound_nat=False)),
         ("balancer_rules.json", balancer_rules(BALANCER, BALANCER.members)),
         (
