@@ -6,6 +6,7 @@ a new session is told everything anew. A bad entry becomes a refusal of that ent
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -13,6 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from agent.intent import Refusal
 from agent.net.driver import IPAddress, RemotePort
+from agent.net.summed import SummedSet
 from agent.net_intent import check_mac
 from agent.planned import check_uid
 from cumulet.v1 import agent_pb2 as pb
@@ -23,23 +25,26 @@ REFUSALS_MAX: Final = 100  # of a directory that is all wrong, the first ones sa
 
 @dataclass(slots=True)
 class _Book(Generic[T]):
-    """What each port brings, by port uid, and all of it as one frozen value, made when it is asked for."""
+    """What each port brings, by port uid, and all of it as one value; several may bring the same."""
 
     entries: dict[str, tuple[T, ...]] = field(default_factory=dict)
-    frozen: frozenset[T] | None = None
+    times: Counter[T] = field(default_factory=Counter)
+    brought: SummedSet[T] = field(default_factory=SummedSet)
 
     def take(self, *, full: bool, gone: Iterable[str], put: Iterable[tuple[str, tuple[T, ...]]]) -> None:
-        self.frozen = None
+        """It costs what is told."""
         if full:
-            self.entries.clear()
-        for uid in gone:
-            self.entries.pop(uid, None)
-        self.entries.update(put)
-
-    def freeze(self) -> frozenset[T]:
-        if self.frozen is None:
-            self.frozen = frozenset(one for brought in self.entries.values() for one in brought)
-        return self.frozen
+            self.entries, self.times, self.brought = {}, Counter(), SummedSet()
+        left, come = list(gone), dict(put)
+        before = [one for uid in (*left, *come) for one in self.entries.pop(uid, ())]
+        after = [one for brought in come.values() for one in brought]
+        self.entries.update(come)
+        self.times.update(after)
+        self.times.subtract(before)
+        lost = [one for one in before if not self.times[one]]
+        for one in lost:
+            del self.times[one]
+        self.brought = self.brought.changed(lost, after)
 
 
 class Directory:
@@ -54,12 +59,12 @@ class Directory:
     def find_remotes(self, network_uid: str) -> frozenset[RemotePort] | None:
         """Ports of a network on other nodes; None when nothing was told of it."""
         book = self._networks.get(network_uid)
-        return None if book is None else book.freeze()
+        return None if book is None else book.brought
 
     def find_members(self, group_uid: str) -> frozenset[IPAddress] | None:
         """Addresses of a group's members on all nodes; None when nothing was told of it."""
         book = self._groups.get(group_uid)
-        return None if book is None else book.freeze()
+        return None if book is None else book.brought
 
     def find_vtep(self, network_uid: str, address: IPAddress) -> IPAddress | None:
         """The node of the port of a network that has this address; None when it is on none that was told."""

@@ -8,18 +8,15 @@ and it can be computed from what the kernel holds as well as from what was asked
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from agent.net.driver import IPAddress, RemotePort
 from agent.net.netlink_neighbour import Entry, Neighbour, PortEntry, TunnelEntry
+from agent.net.summed import hash_over
 from cumulet.addresses import link_local_address
-
-_digests: WeakKeyDictionary[frozenset[RemotePort], str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +28,8 @@ class Spot:
 
 
 def digest_of_directory(remotes: frozenset[RemotePort]) -> str:
-    """Independent of order and of uids, which the kernel does not know. Kept while the set lives."""
-    found = _digests.get(remotes)
-    if found is None:
-        total = 0
-        for remote in remotes:
-            total ^= _hash_of_remote(remote)
-        found = _digests[remotes] = render_digest(total)
-    return found
+    """Independent of order and of uids, which the kernel does not know."""
+    return render_digest(hash_over(remotes, _hash_of_remote))
 
 
 def render_digest(total: int) -> str:
@@ -157,7 +148,6 @@ def _entries(remote: RemotePort, spot: Spot) -> Iterator[Entry]:
         yield Neighbour(spot.bridge, address, remote.mac, True)
 
 
-@functools.lru_cache(maxsize=1 << 16)  # the ports of one node's networks; a plan names all of them each time
 def _hash_of_remote(remote: RemotePort) -> int:
     return hash_of(_entries(remote, Spot(0, 0)))
 

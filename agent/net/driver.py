@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Protocol
 
 from agent.net.balancer import BalancerIntent, Probed
 from agent.net.stats import NetStats
+from agent.net.summed import hash_over
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -339,13 +339,18 @@ def digest_of(intent: NetworkIntent | RouterIntent) -> str:
     return hashlib.sha256(repr(intent).encode()).hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=4096)  # groups of one node; a look compares all of them, and few have changed
 def digest_of_group(group: GroupIntent) -> str:
-    return _digest_of_parts([repr(group.rules), *map(str, group.members)])
+    return f"{_hash_of_rules(group.rules) ^ hash_over(group.members, _hash_of_member):016x}"
 
 
-def _digest_of_parts(parts: Iterable[str]) -> str:
-    total = 0
-    for part in parts:
-        total ^= int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
-    return f"{total:016x}"
+@functools.lru_cache(maxsize=4096)  # groups of one node; a look compares all of them, and few have changed
+def _hash_of_rules(rules: tuple[RuleIntent, ...]) -> int:
+    return _hash_of(repr(rules))
+
+
+def _hash_of_member(address: IPAddress) -> int:
+    return _hash_of(str(address))
+
+
+def _hash_of(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

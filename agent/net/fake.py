@@ -64,6 +64,20 @@ class _Network:
     digest: str
     complete: bool = True
     remotes: frozenset[RemotePort] = frozenset()
+    holders: dict[object, str] = field(default_factory=dict)  # uids of remote ports by MAC and by address
+
+    def take(self, remotes: frozenset[RemotePort]) -> None:
+        """As the kernel does, it looks at what differs only. Raises DriverError."""
+        gone, new = self.remotes - remotes, remotes - self.remotes
+        check_directory(self.intent.uid, new)
+        leaving = {place for remote in gone for place in (remote.mac, *remote.addresses)}
+        come: dict[object, str] = {place: one.uid for one in new for place in (one.mac, *one.addresses)}
+        if any(place in self.holders and place not in leaving for place in come):
+            check_directory(self.intent.uid, remotes)
+        for place in leaving:
+            del self.holders[place]
+        self.holders.update(come)
+        self.remotes = remotes
 
 
 @dataclass(slots=True)
@@ -144,7 +158,7 @@ class FakeHost:
     def lose_entry(self, network_uid: str) -> None:
         """Somebody deleted what leads to one of the network's remote ports."""
         network = self._networks[network_uid]
-        network.remotes -= {min(network.remotes)}
+        network.take(network.remotes - {min(network.remotes)})
 
     def lose_route(self, router_uid: str) -> None:
         """Somebody deleted all that leads from a router to other nodes."""
@@ -254,14 +268,15 @@ class FakeNet:
             self._get_router(network.router_uid, f"network {network.uid}")
         known = host._networks.get(network.uid)
         if known is None or not known.complete or known.intent != network:
-            remotes = known.remotes if known is not None else frozenset()
+            made = host._networks[network.uid] = _Network(network, digest_of(network))
+            if known is not None:
+                made.remotes, made.holders = known.remotes, known.holders
             segment = network.segment
             if segment is not None and segment.joined and segment.uplink not in host.uplinks:
-                host._networks[network.uid] = _Network(network, "", False, remotes)
+                made.digest, made.complete = "", False
                 raise DriverError(
                     "UplinkMissing", f"network {network.uid}: this node has no link to {segment.uplink}"
                 )
-            host._networks[network.uid] = _Network(network, digest_of(network), True, remotes)
             host._silence_foreign_taps(network)
         host._take_fault("ensure_network", "after")
 
@@ -291,7 +306,6 @@ class FakeNet:
         self.host._take_fault("ensure_network_absent", "after")
 
     async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
-        check_directory(network_uid, remotes)
         host = self.host
         host._take_fault("ensure_directory", "before")
         network = host._networks.get(network_uid)
@@ -300,7 +314,7 @@ class FakeNet:
                 "NetworkMissing",
                 f"directory: network {network_uid} is not on this node; ensure the network first",
             )
-        network.remotes = remotes
+        network.take(remotes)
         host._take_fault("ensure_directory", "after")
 
     async def ensure_group(self, group: GroupIntent) -> None:

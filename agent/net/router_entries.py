@@ -14,23 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from agent.net.addressing import fixed_mac
 from agent.net.directory import render_digest
 from agent.net.driver import IPAddress, RemotePort, RouteIntent, RouterDirectory
 from agent.net.netlink_neighbour import Neighbour, TunnelEntry
 from agent.net.netlink_route import RouterRoute, route_of
+from agent.net.summed import count_over, hash_over
 from cumulet.addresses import link_local_address, part_address
 
 RouterEntry = RouterRoute | Neighbour | TunnelEntry
 _NOWHERE: Final = 0
 _TUNNEL: Final = 1  # in digests: indexes of links differ from boot to boot
 _GATEWAY: Final = 2
-_set_digests: WeakKeyDictionary[frozenset[RemotePort], tuple[int, frozenset[IPAddress]]] = WeakKeyDictionary()
-# The same value is mostly the same object: of a network's ports one changes at a time.
-_port_hashes: dict[str, tuple[RemotePort, int]] = {}
-_PORT_HASHES_MAX: Final = 1 << 17  # ports of one node's routers; beyond, all are hashed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +91,17 @@ def peer_entries(vteps: Iterable[IPAddress], tunnel: int) -> Iterator[RouterEntr
 def vteps_of(directory: RouterDirectory) -> frozenset[IPAddress]:
     """Nodes that anything leads to."""
     by_routes = {route.vtep for route in directory.routes if route.vtep is not None}
-    return frozenset(by_routes).union(*(_digest_of_set(remotes)[1] for remotes in directory.remotes))
+    return frozenset(by_routes).union(*(count_over(remotes, _vtep_of) for remotes in directory.remotes))
 
 
 def digest_of_router_directory(directory: RouterDirectory) -> str:
-    """Kept for each network's ports while their set lives: a look costs networks, not ports."""
-    total = 0
+    """A look costs networks and nodes, not ports."""
+    total = hash_of((_static_route(route, _NEUTRAL) for route in directory.routes), _TUNNEL)
     for remotes in directory.remotes:
-        total ^= _digest_of_set(remotes)[0]
-    static = (_static_route(route, _NEUTRAL) for route in directory.routes)
-    return render_digest(total ^ hash_of(static, _TUNNEL) ^ hash_of(_peers(vteps_of(directory)), _TUNNEL))
+        total ^= hash_over(remotes, _hash_of_port)
+    for vtep in vteps_of(directory):
+        total ^= _hash_of_peer(vtep)
+    return render_digest(total)
 
 
 def hash_of(entries: Iterable[RouterEntry], tunnel: int) -> int:
@@ -133,10 +130,6 @@ class _AnyGateway(dict[str, int]):
 _NEUTRAL: Final = RouterSpot(_TUNNEL, _AnyGateway())
 
 
-def _peers(vteps: Iterable[IPAddress]) -> Iterator[RouterEntry]:
-    return peer_entries(vteps, _TUNNEL)
-
-
 def _static_route(route: RouteIntent, spot: RouterSpot) -> RouterRoute:
     if route.vtep is not None:
         return route_of(route.cidr, spot.tunnel, peer_address(route.vtep))
@@ -145,26 +138,17 @@ def _static_route(route: RouteIntent, spot: RouterSpot) -> RouterRoute:
     return route_of(route.cidr)
 
 
-def _digest_of_set(remotes: frozenset[RemotePort]) -> tuple[int, frozenset[IPAddress]]:
-    """Of one network's ports: the hash of their routes, and the nodes that they are on."""
-    found = _set_digests.get(remotes)
-    if found is None:
-        total = 0
-        for remote in remotes:
-            total ^= _hash_of_port(remote)
-        found = _set_digests[remotes] = total, frozenset(remote.vtep for remote in remotes)
-    return found
+def _vtep_of(remote: RemotePort) -> IPAddress:
+    return remote.vtep
 
 
 def _hash_of_port(remote: RemotePort) -> int:
-    known = _port_hashes.get(remote.uid)
-    if known is not None and known[0] is remote:
-        return known[1]
-    if len(_port_hashes) >= _PORT_HASHES_MAX:
-        _port_hashes.clear()
-    total = hash_of(routes_to((remote,), _TUNNEL), _TUNNEL)
-    _port_hashes[remote.uid] = remote, total
-    return total
+    return hash_of(routes_to((remote,), _TUNNEL), _TUNNEL)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _hash_of_peer(vtep: IPAddress) -> int:
+    return hash_of(peer_entries((vtep,), _TUNNEL), _TUNNEL)
 
 
 def _hash(entry: RouterEntry, tunnel: int) -> int:

@@ -3,16 +3,21 @@
 **Edge**: etcd and a controller as processes of their own; the real agent code over fake drivers in this one.
 A node has programmed a port when its driver holds the entry (its own node: the tap) and, since the default
 group refers to itself, the member's address.
+
+All agents share this process, and so one processor: what each of them needs is told apart from the time that
+passes, since real nodes need it at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import logging
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
+import uvloop
 
 from agent.drivers import Drivers
 from agent.hypervisor.fake import FakeHost as FakeMachine
@@ -50,8 +57,8 @@ class Seen:
     """What one node's driver has programmed, and what its agent was sent."""
 
     taps: set[str] = field(default_factory=set)
-    remotes: set[str] = field(default_factory=set)
-    members: frozenset[str] = frozenset()
+    remotes: int = 0
+    members: int = 0
     received_bytes: int = 0
 
 
@@ -70,12 +77,12 @@ class WatchedNet(FakeNet):
 
     async def ensure_directory(self, network_uid: str, remotes: frozenset[RemotePort]) -> None:
         await super().ensure_directory(network_uid, remotes)
-        self._seen.remotes = {remote.uid for remote in remotes}
+        self._seen.remotes = len(remotes)
         self._tell()
 
     async def ensure_group(self, group: GroupIntent) -> None:
         await super().ensure_group(group)
-        self._seen.members = frozenset(map(str, group.members))
+        self._seen.members = len(group.members)
         self._tell()
 
 
@@ -147,13 +154,45 @@ class Fleet:
     def has_all(self, count: int) -> bool:
         taps = sum(len(seen.taps) for seen in self.seen)
         return taps == count and all(
-            len(seen.taps) + len(seen.remotes) == count and len(seen.members) == count
+            len(seen.taps) + seen.remotes == count and seen.members == count
             for seen in self.seen
             if seen.taps
         )
 
     def received_bytes(self) -> int:
         return sum(seen.received_bytes for seen in self.seen)
+
+    def concerned(self) -> int:
+        """Nodes with a port of the network."""
+        return sum(bool(seen.taps) for seen in self.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """CPU seconds of the processes so far, and bytes that agents were sent."""
+
+    controller_s: float
+    etcd_s: float
+    agents_s: float
+    sent_bytes: int
+
+    def since(self, before: Spent) -> Spent:
+        return Spent(
+            self.controller_s - before.controller_s,
+            self.etcd_s - before.etcd_s,
+            self.agents_s - before.agents_s,
+            self.sent_bytes - before.sent_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    controller: int
+    etcd: int
+
+    def spent(self, fleet: Fleet) -> Spent:
+        agents_s = time.process_time()
+        return Spent(cpu_s(self.controller), cpu_s(self.etcd), agents_s, fleet.received_bytes())
 
 
 @asynccontextmanager
@@ -177,7 +216,8 @@ async def running_fleet(controller: str) -> AsyncIterator[Fleet]:
 
 
 def measure(suite: Suite, sizes: tuple[int, ...] = PORTS) -> None:
-    """`port_change_s` and `port_change_bytes` for networks of these sizes."""
+    """`port_change_s`, `port_change_bytes` and what each side computes, for networks of these sizes."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-net-")))
         etcd = stack.enter_context(EtcdServer())
@@ -187,31 +227,38 @@ def measure(suite: Suite, sizes: tuple[int, ...] = PORTS) -> None:
         log = directory / "controller.log"
         controller = stack.enter_context(process(log, "controller.main", *arguments, *metrics))
         wait_serving(address)
-        asyncio.run(_measure(suite, address, controller.pid, sizes))
+        uvloop.run(_measure(suite, address, Processes(controller.pid, etcd.pid), sizes))
 
 
-async def _measure(suite: Suite, address: str, controller_pid: int, sizes: tuple[int, ...]) -> None:
+async def _measure(suite: Suite, address: str, processes: Processes, sizes: tuple[int, ...]) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         await seed(channel, max(sizes) + len(sizes) * CHANGES + 10)
         async with running_fleet(address) as fleet:
             there = 0
             for size in sizes:
+                started = time.perf_counter()
                 await create_all(channel, size - there, f"fill-{size}")
-                there = size
-                await fleet.wait(partial(fleet.has_all, there))
-                bytes_before, cpu_before = fleet.received_bytes(), cpu_s(controller_pid)
-                times = []
+                await fleet.wait(partial(fleet.has_all, size))
+                set_up_s, added, there = time.perf_counter() - started, size - there, size
+                before, times = processes.spent(fleet), []
                 for number in range(CHANGES):
                     there += 1
                     times.append(await _change(channel, fleet, f"one-{size}-{number}", there))
                 context = {"ports": size, "nodes": NODES, "changes": CHANGES}
-                sent = fleet.received_bytes() - bytes_before
                 suite.figure("port_change_s", statistics.median(times), "s", **context, max_s=max(times))
-                suite.figure(
-                    "port_change_bytes", sent / CHANGES / NODES, "B", **context, per="change and node"
-                )
-                cpu_ms = 1000 * (cpu_s(controller_pid) - cpu_before) / CHANGES
-                suite.figure("port_change_controller_cpu_ms", cpu_ms, "ms", **context)
+                _report(suite, context, fleet.concerned(), processes.spent(fleet).since(before))
+                suite.figure("port_set_up_per_s", added / set_up_s, "1/s", **context)
+
+
+def _report(suite: Suite, context: Mapping[str, object], concerned: int, spent: Spent) -> None:
+    sent = spent.sent_bytes / CHANGES / NODES
+    suite.figure("port_change_bytes", sent, "B", **context, per="change and node")
+    per_change_ms = 1000 / CHANGES
+    suite.figure("port_change_controller_cpu_ms", spent.controller_s * per_change_ms, "ms", **context)
+    suite.figure("port_change_etcd_cpu_ms", spent.etcd_s * per_change_ms, "ms", **context)
+    agent_ms = spent.agents_s * per_change_ms / concerned
+    per = "change and node concerned"
+    suite.figure("port_change_agent_cpu_ms", agent_ms, "ms", **context, concerned=concerned, per=per)
 
 
 async def _change(channel: grpc.aio.Channel, fleet: Fleet, name: str, count: int) -> float:
@@ -222,5 +269,11 @@ async def _change(channel: grpc.aio.Channel, fleet: Fleet, name: str, count: int
     return time.perf_counter() - started
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ports", type=int, nargs="+", default=PORTS, help="sizes, ascending")
+    measure(Suite("net-ports"), tuple(parser.parse_args().ports))
+
+
 if __name__ == "__main__":
-    measure(Suite("net-ports"))
+    main()

@@ -7,8 +7,10 @@ and with two tenants' ports on one bridge packets leak.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
+import sys
 from typing import Final
 
 from agent.net import names
@@ -45,8 +47,11 @@ async def _measure(suite: Suite, count: int) -> None:
 def _report(suite: Suite, count: int, tally: Tally) -> None:
     seldom = sorted(kind for kind, times in tally.decided.items() if times < DECISIVE_MIN)
     context = {"probes": tally.outcomes, "yes_share": round(tally.arrived / tally.outcomes, 3), "seed": SEED}
-    suite.figure("reach_topologies", count, "1", **context, kinds=len(tally.decided), seldom=seldom)
+    decided = dict(tally.decided.most_common())
+    suite.figure("reach_topologies", count, "1", **context, decided=decided, seldom=seldom)
     suite.figure("reach_mispredicted", len(tally.wrong), "1", **context, retried=tally.retried)
+    for outcome in tally.wrong:
+        print(outcome.describe(), file=sys.stderr)
     suite.figure("packets_leaked", len(tally.leaked), "1", **context)
 
 
@@ -83,5 +88,11 @@ def _move(world: ReachWorld, side: NodeSide) -> None:
                 netlink.change_link(tap.index, master=bridge.index)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topologies", type=int, default=TOPOLOGIES)
+    measure(Suite("net-reach"), parser.parse_args().topologies)
+
+
 if __name__ == "__main__":
-    measure(Suite("net-reach"))
+    main()
