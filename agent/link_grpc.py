@@ -31,6 +31,10 @@ KEEPALIVE_TIMEOUT_MS: Final = 10_000
 # Attempts are ours (session.py); gRPC's own must not wait longer than they do.
 RECONNECT_MS_MAX: Final = 1_000
 
+# What the leader may send before the agent has read it. It has no more than the newest to say: what waits here
+# would be older, and hold up answers to heartbeats (at 64 KiB and more, those of some 20 s on a busy machine).
+SESSION_WINDOW_BYTES: Final = 16 * 2**10
+
 _OPTIONS: Final[ChannelOptions] = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -39,6 +43,11 @@ _OPTIONS: Final[ChannelOptions] = [
     ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
     ("grpc.enable_http_proxy", 0),  # the management network is reached directly
+]
+_SESSION_OPTIONS: Final[ChannelOptions] = [
+    *_OPTIONS,
+    ("grpc.http2.lookahead_bytes", SESSION_WINDOW_BYTES),
+    ("grpc.http2.bdp_probe", 0),  # else the window grows with the link's speed
 ]
 
 
@@ -89,7 +98,7 @@ class GrpcDialer:
         self._shared: dict[str, grpc.aio.Channel] = {}  # for consoles and files, by address
 
     async def open_session(self, address: str) -> _StreamEnd[pb.AgentMessage, pb.ControllerMessage]:
-        channel = grpc.aio.insecure_channel(dial_target(address), options=_OPTIONS)
+        channel = grpc.aio.insecure_channel(dial_target(address), options=_SESSION_OPTIONS)
         try:
             await _connect(channel, address)
         except BaseException:

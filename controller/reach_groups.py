@@ -45,8 +45,9 @@ def _allows(
     if rule.remote_cidr:
         return remote in ip_network(rule.remote_cidr)
     if rule.remote_group:
-        members = state.ports_with(project, rule.remote_group)
-        return any(str(remote) in addresses_of(state, row.message) for row in members)
+        ports = (row.message for row in state.ports_with(project, rule.remote_group))
+        members = (port for port in ports if state.places.node_of(port) is not None)
+        return any(str(remote) in addresses_of(state, port) for port in members)
     return True
 
 

@@ -3,6 +3,7 @@
 **Pure**, over one session's memory of what is due. Adding one port among thousands sends each node that is
 concerned one entry: a network is told in full only when a node gets its first port of it, a group when a node
 gets its first rule that refers to it. Nothing is kept of what was sent but which networks and groups were.
+A port is told of once its instance is placed: before, nobody can send as it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def changed_ports(state: State, changed: Changed) -> Iterator[port_pb2.Port]:
     table, parts = changed.table, changed.parts
     rows = [row for row in (changed.before, changed.after) if row is not None]
     if table is keys.PORTS:
-        yield from (row.message for row in rows)
+        yield from (row.message for row in rows if _is_placed(state, row.message))
     elif table is keys.PLACEMENTS:
         record = rows[-1].message
         yield from (row.message for row in state.ports_of(record.project, record.name))
@@ -204,7 +205,8 @@ def _remote_port(state: State, node: str, port: port_pb2.Port) -> agent_pb2.Plan
 
 
 def _group_in_full(state: State, name: Name, uid: str) -> Iterator[Piece]:
-    ports = sorted((row.message for row in state.ports_with(*name)), key=lambda port: port.meta.uid)
+    members = (row.message for row in state.ports_with(*name) if _is_placed(state, row.message))
+    ports = sorted(members, key=lambda port: port.meta.uid)
     for start in range(0, max(len(ports), 1), ENTRIES_MAX):
         put = [_member(state, port) for port in ports[start : start + ENTRIES_MAX]]
         yield agent_pb2.GroupDirectory(group_uid=uid, full=start == 0, put=put)
@@ -216,7 +218,7 @@ def _group_news(state: State, name: Name, uid: str, due: list[_Due]) -> Iterator
         if one.port.meta.project != name[0] or name[1] not in one.groups:
             continue
         now = _present(state, one.port)
-        if now is not None and name[1] in now.spec.security_groups:
+        if now is not None and name[1] in now.spec.security_groups and _is_placed(state, now):
             piece.put.append(_member(state, now))
         else:
             piece.gone_port_uids.append(one.port.meta.uid)
@@ -226,6 +228,10 @@ def _group_news(state: State, name: Name, uid: str, due: list[_Due]) -> Iterator
 
 def _member(state: State, port: port_pb2.Port) -> agent_pb2.PlannedMember:
     return agent_pb2.PlannedMember(port_uid=port.meta.uid, addresses=addresses_of(state, port))
+
+
+def _is_placed(state: State, port: port_pb2.Port) -> bool:
+    return state.places.node_of(port) is not None
 
 
 def _present(state: State, port: port_pb2.Port) -> port_pb2.Port | None:

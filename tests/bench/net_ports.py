@@ -120,6 +120,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.seen = [Seen() for _ in range(NODES)]
+        self.uplinks: list[Uplink] = []
         self._more = asyncio.Event()
 
     def tell(self) -> None:
@@ -162,6 +163,9 @@ class Fleet:
     def received_bytes(self) -> int:
         return sum(seen.received_bytes for seen in self.seen)
 
+    def sessions_lost(self) -> int:
+        return sum(uplink.sessions for uplink in self.uplinks) - NODES
+
     def concerned(self) -> int:
         """Nodes with a port of the network."""
         return sum(bool(seen.taps) for seen in self.seen)
@@ -200,13 +204,12 @@ async def running_fleet(controller: str) -> AsyncIterator[Fleet]:
     fleet = Fleet()
     tasks: list[asyncio.Task[None]] = []
     try:
-        uplinks = []
         for index in range(NODES):
             agent, uplink = fleet.build(index, controller)
-            uplinks.append(uplink)
+            fleet.uplinks.append(uplink)
             tasks += [asyncio.create_task(agent.run()), asyncio.create_task(uplink.run())]
         async with asyncio.timeout(TIMEOUT_S):
-            while not all(uplink.welcomed for uplink in uplinks):  # noqa: ASYNC110 (polls many at once)
+            while not all(uplink.welcomed for uplink in fleet.uplinks):  # noqa: ASYNC110 (polls many at once)
                 await asyncio.sleep(0.05)
         yield fleet
     finally:
@@ -247,7 +250,8 @@ async def _measure(suite: Suite, address: str, processes: Processes, sizes: tupl
                 context = {"ports": size, "nodes": NODES, "changes": CHANGES}
                 suite.figure("port_change_s", statistics.median(times), "s", **context, max_s=max(times))
                 _report(suite, context, fleet.concerned(), processes.spent(fleet).since(before))
-                suite.figure("port_set_up_per_s", added / set_up_s, "1/s", **context)
+                lost = fleet.sessions_lost()
+                suite.figure("port_set_up_per_s", added / set_up_s, "1/s", **context, sessions_lost=lost)
 
 
 def _report(suite: Suite, context: Mapping[str, object], concerned: int, spent: Spent) -> None:
