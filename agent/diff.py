@@ -10,8 +10,9 @@ and files without a domain belong to a copy that never ran: they hold nothing an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from agent.actions import (
@@ -41,7 +42,7 @@ from agent.actions import (
 )
 from agent.directory import Directory
 from agent.hypervisor.driver import ObservedDomain
-from agent.intent import InstanceIntent, PlanIntent, Refusal, iter_ports
+from agent.intent import InstanceIntent, PlanIntent, Refusal, iter_ports, networks_with
 from agent.memory import Memory
 from agent.net.driver import NetworkIntent, PortIntent, digest_of
 from agent.net_diff import (
@@ -88,7 +89,7 @@ def _is_ruled(plan: PlanIntent, domain: ObservedDomain | None, uid: str) -> bool
     return uid in plan.instances
 
 
-@dataclass(slots=True)
+@dataclass
 class _Diff:
     """One call of diff: its arguments, and what it collects."""
 
@@ -119,7 +120,7 @@ class _Diff:
 
     # Networks and images: objects that instances share, so each is made once.
 
-    def _network_works(self, wanted: dict[str, NetworkIntent], made: frozenset[str]) -> list[Work]:
+    def _network_works(self, wanted: Mapping[str, NetworkIntent], made: frozenset[str]) -> list[Work]:
         """A router is there before the networks that come into it."""
         works = []
         for network in wanted.values():
@@ -130,17 +131,15 @@ class _Diff:
                 works.append(Work(network_key(network.uid), (*needs, EnsureNetwork(network))))
         return works
 
-    def _wanted_networks(self) -> dict[str, NetworkIntent]:
+    def _wanted_networks(self) -> Mapping[str, NetworkIntent]:
         """Planned networks with their ports here; out of a session only those that something uses."""
-        ports: dict[str, list[PortIntent]] = {}
-        for port in (*iter_ports(self.plan), *self._foreign_ports()):
-            ports.setdefault(port.network_uid, []).append(port)
+        wanted = self.plan.networks_here
+        if self._foreign_ports:
+            wanted = networks_with(self.plan.networks, (*iter_ports(self.plan), *self._foreign_ports))
+        if self.in_session:
+            return wanted
         used = self._used_networks()
-        return {
-            uid: replace(network, ports=tuple(sorted(ports[uid], key=lambda port: port.uid)))
-            for uid, network in sorted(self.plan.networks.items())
-            if uid in ports and (self.in_session or uid in used)
-        }
+        return {uid: network for uid, network in wanted.items() if uid in used}
 
     def _used_networks(self) -> frozenset[str]:
         running = (
@@ -149,7 +148,7 @@ class _Diff:
             if is_active(self.observed.domains.get(uid))
             for port in instance.ports
         )
-        return frozenset(port.network_uid for port in (*running, *self._foreign_ports()))
+        return frozenset(port.network_uid for port in (*running, *self._foreign_ports))
 
     def _image_works(self) -> list[Work]:
         missing = {
@@ -287,7 +286,7 @@ class _Diff:
 
     # What nothing uses any more.
 
-    def _leftover_works(self, wanted: dict[str, NetworkIntent], made: list[Work]) -> list[Work]:
+    def _leftover_works(self, wanted: Mapping[str, NetworkIntent], made: list[Work]) -> list[Work]:
         works = []
         if not self._has_unknown_ports():
             stray = self._stray_taps()
@@ -302,28 +301,32 @@ class _Diff:
         images = self._unused_images()
         return [*works, Work(IMAGES_KEY, (DropImages(images),))] if images else works
 
-    def _active_foreign(self) -> list[str]:
-        foreign = find_foreign(self.plan, self.observed)
-        return sorted(uid for uid in foreign if is_active(self.observed.domains.get(uid)))
+    @cached_property
+    def _foreign(self) -> frozenset[str]:
+        return find_foreign(self.plan, self.observed)
 
+    @cached_property
+    def _active_foreign(self) -> list[str]:
+        return sorted(uid for uid in self._foreign if is_active(self.observed.domains.get(uid)))
+
+    @cached_property
     def _foreign_ports(self) -> list[PortIntent]:
         """Ports of what runs here without being in the plan, as far as an earlier plan named them."""
-        planned = {port.uid for port in iter_ports(self.plan)}
-        known = (port for uid in self._active_foreign() for port in self.memory.ports.get(uid, ()))
-        return [port for port in known if port.uid not in planned]
+        known = (port for uid in self._active_foreign for port in self.memory.ports.get(uid, ()))
+        return [port for port in known if port.uid not in self.plan.port_uids]
 
     def _has_unknown_ports(self) -> bool:
         """Something runs here whose taps nobody can tell: no tap and no network may go."""
-        return any(uid not in self.memory.ports for uid in self._active_foreign())
+        return any(uid not in self.memory.ports for uid in self._active_foreign)
 
     def _stray_taps(self) -> list[str]:
-        kept = {port.uid for port in (*iter_ports(self.plan), *self._foreign_ports())}
+        kept = self.plan.port_uids.union(port.uid for port in self._foreign_ports)
         for uid in self.plan.tombstones:  # removed with their instance, in its own order
             kept |= {port.uid for port in self.memory.ports.get(uid, ())}
         return sorted(self.observed.net.taps.keys() - kept)
 
     def _unused_networks(self, stray: list[str]) -> list[Work]:
-        kept = {port.network_uid for port in (*iter_ports(self.plan), *self._foreign_ports())}
+        kept = {port.network_uid for port in (*iter_ports(self.plan), *self._foreign_ports)}
         kept |= self.plan.refused | self.plan.routers.keys()  # whose namespaces look like a network's
         taps, ports = self.observed.net.taps, self.memory.ports
         dying = [uid for uid in self.plan.tombstones if any(port.uid in taps for port in ports.get(uid, ()))]
@@ -336,7 +339,7 @@ class _Diff:
 
     def _unused_images(self) -> frozenset[str]:
         """Never while there is a disk whose base nobody can tell."""
-        if find_foreign(self.plan, self.observed):
+        if self._foreign:
             return frozenset()
         used_at = self.memory.images_used_at
         used = {file.sha256 for intent in self.plan.instances.values() for file in intent.image_files()}

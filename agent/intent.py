@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import IPv6Address
 from typing import Final, Literal
 
@@ -66,9 +67,9 @@ class InstanceIntent:
         return tuple(file for file in (self.disk.base, self.kernel, self.initrd) if file is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlanIntent:
-    """A whole plan. Networks carry no ports here: the diff adds those that live on this node.
+    """A whole plan. `networks` carry no ports; `networks_here` do, those of this plan.
 
     `groups` are the rules of security groups; who is in them, and where other nodes' ports are, is told apart
     (`directory.py`).
@@ -91,6 +92,16 @@ class PlanIntent:
     @property
     def refused(self) -> frozenset[str]:
         return frozenset(refusal.uid for refusal in self.refusals)
+
+    @cached_property
+    def networks_here(self) -> Mapping[str, NetworkIntent]:
+        """Those with ports, by uid. Made once: a plan outlives many looks."""
+        return networks_with(self.networks, iter_ports(self))
+
+    @cached_property
+    def port_uids(self) -> frozenset[str]:
+        """Of all planned instances."""
+        return frozenset(port.uid for port in iter_ports(self))
 
 
 External = tuple[str, IPAddress]  # uplink and address of the outside
@@ -204,6 +215,20 @@ def _with_addresses(
             )
             found[uid] = replace(router, intent=replace(router.intent, routed=routed))
     return found
+
+
+def networks_with(
+    networks: Mapping[str, NetworkIntent], ports: Iterable[PortIntent]
+) -> dict[str, NetworkIntent]:
+    """Networks that have some of these ports, with them."""
+    found: dict[str, list[PortIntent]] = {}
+    for port in ports:
+        found.setdefault(port.network_uid, []).append(port)
+    return {
+        uid: replace(network, ports=tuple(sorted(found[uid], key=lambda port: port.uid)))
+        for uid, network in sorted(networks.items())
+        if uid in found
+    }
 
 
 def iter_ports(plan: PlanIntent) -> Iterator[PortIntent]:

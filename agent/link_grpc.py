@@ -31,8 +31,8 @@ KEEPALIVE_TIMEOUT_MS: Final = 10_000
 # Attempts are ours (session.py); gRPC's own must not wait longer than they do.
 RECONNECT_MS_MAX: Final = 1_000
 
-# What the leader may send before the agent has read it. It has no more than the newest to say: what waits here
-# would be older, and hold up answers to heartbeats (at 64 KiB and more, those of some 20 s on a busy machine).
+# What the leader may send before the agent has read it. What waits at the leader is merged, what waits here
+# holds up the answers to heartbeats: with gRPC's own windows busy agents lost their sessions by that.
 SESSION_WINDOW_BYTES: Final = 16 * 2**10
 
 _OPTIONS: Final[ChannelOptions] = [

@@ -77,7 +77,7 @@ class Segment:
     joined: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NetworkIntent:
     """A network as it is to be on this node, with the ports of local instances in uid order.
 
@@ -94,6 +94,15 @@ class NetworkIntent:
     mtu: int = GUEST_MTU_DEFAULT
     router_uid: str = ""
     segment: Segment | None = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Kept, since each look compares all networks, and one may have a thousand ports."""
+        return _digest_of_intent(self)
+
+    def __hash__(self) -> int:
+        """Without its ports, for the same reason."""
+        return hash((self.uid, self.vni))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -336,6 +345,10 @@ def announces_ipv6(network: NetworkIntent) -> bool:
 
 def digest_of(intent: NetworkIntent | RouterIntent) -> str:
     """A short digest of the intent that an observed network or router is compared by."""
+    return intent.digest if isinstance(intent, NetworkIntent) else _digest_of_intent(intent)
+
+
+def _digest_of_intent(intent: NetworkIntent | RouterIntent) -> str:
     return hashlib.sha256(repr(intent).encode()).hexdigest()[:16]
 
 
