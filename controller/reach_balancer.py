@@ -1,7 +1,7 @@
 """Whether a connection to a load balancer arrives at one of its members, computed from intent alone.
 
-**Pure.** The sender's node translates; a member's groups judge the true sender. Health is no intent, but a
-fact of nodes.
+**Pure.** The sender's node translates; a member's groups judge the true sender, but the balancer in place of
+the member itself. Health is no intent, but a fact of nodes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from controller.admit.subnet import Address
 from controller.balancers import Member, balancers_in, networks_near, resolve_members
-from controller.reach import arrive, find_near, leave
+from controller.reach import arrive, enter, find_near, leave
 from controller.reach_steps import BALANCER, Path, Step, Traffic
 from controller.state import State
 from cumulet.protocols import WITH_PORTS, protocol_number
@@ -48,7 +48,7 @@ def reach_balancer(
         text = f"load balancer {name} does not listen there: the connection is refused"
         return replace(way, steps=(*way.steps, Step(BALANCER, name, node, False, text)))
     ends = {
-        _name_of(member): _to_member(state, source, member, traffic)
+        _name_of(member): _to_member(state, source, balancer, member, traffic)
         for member in resolve_members(state, balancer)
         if not member.drain
     }
@@ -57,13 +57,23 @@ def reach_balancer(
     return replace(way, steps=(*way.steps, step, *(reached[0].steps if reached else ())))
 
 
-def _to_member(state: State, source: port_pb2.Port, member: Member, traffic: Traffic) -> Path | None:
+def _to_member(
+    state: State,
+    source: port_pb2.Port,
+    balancer: loadbalancer_pb2.LoadBalancer,
+    member: Member,
+    traffic: Traffic,
+) -> Path | None:
     """None for an address that no port has."""
     address = ip_address(member.address)
     port = find_near(state, source, address)
     if port is None:
         return None
-    return arrive(state, source, port, replace(traffic, port=member.port or traffic.port), address)
+    asked = replace(traffic, port=member.port or traffic.port)
+    if port.meta.uid == source.meta.uid:
+        node = state.places.node_of(source) or ""
+        return enter(state, port, ip_address(balancer.spec.address), address, node, asked)
+    return arrive(state, source, port, asked, address)
 
 
 def say(name: str, ends: dict[str, Path | None]) -> str:

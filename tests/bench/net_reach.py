@@ -45,10 +45,11 @@ async def _measure(suite: Suite, count: int) -> None:
 
 
 def _report(suite: Suite, count: int, tally: Tally) -> None:
-    seldom = sorted(kind for kind, times in tally.decided.items() if times < DECISIVE_MIN)
+    rules = tally.by_rule()
+    seldom = sorted(kind for kind, times in rules.items() if times < DECISIVE_MIN)
     context = {"probes": tally.outcomes, "yes_share": round(tally.arrived / tally.outcomes, 3), "seed": SEED}
-    decided = dict(tally.decided.most_common())
-    suite.figure("reach_topologies", count, "1", **context, decided=decided, seldom=seldom)
+    decided = {"rules": dict(rules.most_common()), "ways": dict(tally.decided.most_common())}
+    suite.figure("reach_topologies", count, "1", **context, seldom=seldom, decided=decided)
     suite.figure("reach_mispredicted", len(tally.wrong), "1", **context, retried=tally.retried)
     for outcome in tally.wrong:
         print(outcome.describe(), file=sys.stderr)

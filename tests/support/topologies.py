@@ -79,6 +79,8 @@ RULES: Final = (
     "in any ipv6",
     "in any 10.1.0.0/24",
     "in tcp 10.1.0.0/25",
+    "in tcp 10.1.0.128/25",
+    "in tcp 10.2.0.0/23",
     "in any 10.2.0.0/23",
     "in any fd00:a::/64",
     "in any group:web",
@@ -118,6 +120,14 @@ class Tally:
             self.wrong.append(outcome)
         if foreign:
             self.leaked.append(outcome)
+
+    def by_rule(self) -> Counter[str]:
+        """What decided, whatever services stood between the ends."""
+        found: Counter[str] = Counter()
+        for decided, times in self.decided.items():
+            answer, _, what = decided.partition(": ")
+            found[f"{answer.partition(' ')[0]}: {what}"] += times
+        return found
 
 
 class Topologies:
@@ -367,7 +377,7 @@ class Topologies:
             ):
                 continue  # the operator's router decides
             address = ip_address(self._rng.choice(addresses_of(self.world.state, target)))
-            protocol = self._rng.choice(("tcp", "tcp", "udp", "icmp"))
+            protocol = self._rng.choice(("tcp", "tcp", "tcp", "udp", "icmp", "icmp"))
             port = 0 if protocol == "icmp" else self._rng.choice(PORTS)
             probes.append(Probe(source, address, protocol, port))
         return probes
