@@ -19,6 +19,7 @@ class Holdings(Set[Element]):
     def __init__(self, elements: Iterable[Element] = ()) -> None:
         self._by_owner: dict[str, frozenset[Element]] = {}
         self._owners: dict[str, frozenset[str]] = {}  # by network, itself and its ports
+        self._count = 0
         self.targets: Mapping[str, int] = {}
         self._apply(frozenset(), frozenset(elements))
 
@@ -26,7 +27,7 @@ class Holdings(Set[Element]):
         """Without the first and with the second."""
         other = Holdings()
         other._by_owner, other._owners = dict(self._by_owner), dict(self._owners)
-        other.targets = self.targets
+        other._count, other.targets = self._count, self.targets
         gone = {element for element in stale if element in self}
         other._apply(gone, {element for element in missing if element not in self or element in gone})
         return other
@@ -51,12 +52,13 @@ class Holdings(Set[Element]):
         return chain.from_iterable(self._by_owner.values())
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_owner.values()))
+        return self._count
 
     def _apply(self, stale: Set[Element], missing: Set[Element]) -> None:
         gone, come = _by_owner(stale), _by_owner(missing)
         for owner in gone.keys() | come.keys():
             own = self.of_owner(owner) - gone.get(owner, set()) | come.get(owner, set())
+            self._count += len(own) - len(self.of_owner(owner))
             self._by_owner[owner] = own
         networks: dict[str, set[str]] = {}
         for element in chain(stale, missing):

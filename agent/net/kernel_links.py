@@ -213,11 +213,7 @@ def ensure_uplink(
 
 def ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPAddress, int]]) -> bool:
     """Exactly these; true when something was changed."""
-    present = {
-        (address.address, address.prefix_length)
-        for address in netlink.addresses()
-        if address.link == link.index
-    }
+    present = {(address.address, address.prefix_length) for address in netlink.addresses_of(link.index)}
     for address, prefix_length in present - wanted:
         netlink.delete_address(Address(link.index, address, prefix_length))
     for address, prefix_length in wanted - present:

@@ -57,9 +57,9 @@ class Route:
     gateway: IPv4Address | None
 
 
-def address_dump() -> bytes:
-    """Of both families."""
-    return _ADDR.pack(0, 0, 0, 0, 0)
+def address_dump(link: int = 0) -> bytes:
+    """Of both families; of one link (old kernels do not filter dumps), or of all."""
+    return _ADDR.pack(0, 0, 0, 0, link)
 
 
 def address(value: Address) -> bytes:

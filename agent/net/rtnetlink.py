@@ -88,7 +88,13 @@ class Netlink:
         return list(map(netlink_stats.parse_counted_link, self._dump(netlink_link.RTM_GETLINK, request)))
 
     def addresses(self) -> list[Address]:
-        found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, netlink_ip.address_dump()))
+        return self._addresses(netlink_ip.address_dump())
+
+    def addresses_of(self, link: int) -> list[Address]:
+        return [one for one in self._addresses(netlink_ip.address_dump(link)) if one.link == link]
+
+    def _addresses(self, request: bytes) -> list[Address]:
+        found = map(netlink_ip.parse_address, self._dump(netlink_ip.RTM_GETADDR, request))
         return [address for address in found if address is not None]
 
     def routes(self) -> list[Route]:
