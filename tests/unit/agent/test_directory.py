@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agent.actions import EnsureDirectory, EnsureGroup, Need, RemoveGroup, Work, network_key
 from agent.diff import diff
 from agent.directory import Directory
@@ -18,6 +21,7 @@ from cumulet.v1 import agent_pb2 as pb
 from tests.unit.agent.build import instance, plan, uid
 
 NETWORK, GROUP, OTHER = uid(2, 1), uid(4, 1), uid(4, 2)
+PORTS = st.dictionaries(st.integers(1, 5), st.integers(1, 3), max_size=4)  # what each of them has
 RULE = pb.PlannedRule(id="sgr-1-4", ip_version=4, remote_group_uid=OTHER)
 
 
@@ -73,6 +77,48 @@ def test_what_is_told_replaces_adds_and_removes() -> None:
     directory.take(pb.DirectoryChange(networks=[full(4)]))
     assert {port.uid for port in directory.find_remotes(NETWORK) or ()} == {uid(3, 4)}
     assert directory.find_remotes(uid(2, 9)) is None
+
+
+@given(st.lists(st.tuples(st.booleans(), PORTS, PORTS), max_size=10))
+def test_what_is_kept_after_any_history_is_what_was_told_last(
+    history: list[tuple[bool, dict[int, int], dict[int, int]]],
+) -> None:
+    """Ports of two networks may have the same address, so a group's member may stay when one of them goes."""
+    directory, last = Directory(), dict[int, int]()
+    for is_full, gone, put in history:
+        gone_uids = [uid(3, number) for number in gone]
+        network = pb.NetworkDirectory(network_uid=NETWORK, full=is_full, gone_port_uids=gone_uids)
+        group = pb.GroupDirectory(group_uid=OTHER, full=is_full, gone_port_uids=gone_uids)
+        for number, at in put.items():
+            network.put.add().CopyFrom(remote(at))
+            network.put[-1].uid = uid(3, number)
+            group.put.add(port_uid=uid(3, number), addresses=[f"10.0.0.{at}", "fd00::1"])
+        directory.take(pb.DirectoryChange(networks=[network], groups=[group]))
+        last = {number: at for number, at in last.items() if not is_full and number not in gone} | put
+        anew = told(full(), members())
+        anew.take(pb.DirectoryChange(networks=[_retold(last)], groups=[_regrouped(last)]))
+        remotes, found = directory.find_remotes(NETWORK), directory.find_members(OTHER)
+        assert remotes == anew.find_remotes(NETWORK)
+        assert found == anew.find_members(OTHER)
+        assert remotes is not None
+        assert found is not None
+        assert digest_of_directory(remotes) == digest_of_directory(frozenset(remotes))
+        group_now = GroupIntent(OTHER, (), found)
+        assert digest_of_group(group_now) == digest_of_group(replace(group_now, members=frozenset(found)))
+
+
+def _retold(ports: dict[int, int]) -> pb.NetworkDirectory:
+    piece = pb.NetworkDirectory(network_uid=NETWORK, put=[remote(at) for at in ports.values()])
+    for entry, number in zip(piece.put, ports, strict=True):
+        entry.uid = uid(3, number)
+    return piece
+
+
+def _regrouped(ports: dict[int, int]) -> pb.GroupDirectory:
+    piece = pb.GroupDirectory(group_uid=OTHER)
+    for number, at in ports.items():
+        piece.put.add(port_uid=uid(3, number), addresses=[f"10.0.0.{at}", "fd00::1"])
+    return piece
 
 
 def test_a_bad_entry_is_refused_alone_and_heals() -> None:
