@@ -29,7 +29,8 @@ def test_after_any_history_they_are_what_is_there(
     held, there = Holdings(first), first
     for stale, missing in history:
         held, there = held.changed(stale, missing), (there - stale) | missing
-        assert (set(held), len(held)) == (there, len(there))
+        assert set(held) == set(there)
+        assert len(held) == len(there)
         assert held.targets == Counter(one.target for one in there if one.target)
         for network in ("n1", "n2"):
             assert set(held.of_network(network)) == {one for one in there if one.network_uid == network}
