@@ -376,8 +376,11 @@ class Topologies:
                 and source.spec.network != target.spec.network
             ):
                 continue  # the operator's router decides
-            address = ip_address(self._rng.choice(addresses_of(self.world.state, target)))
             protocol = self._rng.choice(("tcp", "tcp", "tcp", "udp", "icmp", "icmp"))
+            addresses = list(map(ip_address, addresses_of(self.world.state, target)))
+            if protocol == "icmp":  # of which IPv6 has types of its own, and rules for them
+                addresses += 2 * [one for one in addresses if one.version == 6]
+            address = self._rng.choice(addresses)
             port = 0 if protocol == "icmp" else self._rng.choice(PORTS)
             probes.append(Probe(source, address, protocol, port))
         return probes
