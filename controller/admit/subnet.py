@@ -249,7 +249,8 @@ def choose_address(
         )
     ranges = [(subnet, range_of(row.message.spec)) for subnet, row in every]
     subnets = [(subnet, addresses) for subnet, addresses in ranges if addresses.pool is not None]
-    taken = {*state.addresses_in(network.message.meta.uid), *besides}
+    held = state.addresses_in(network.message.meta.uid).keys()
+    taken = {*held, *besides} if besides else held  # of ten thousand no copy is made
     if wish:
         return _wished(project, name, subnets, taken, wish, field)
     for subnet, addresses in subnets:
