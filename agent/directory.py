@@ -6,6 +6,7 @@ a new session is told everything anew. A bad entry becomes a refusal of that ent
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -110,9 +111,14 @@ def _remote_port(entry: pb.PlannedRemotePort) -> RemotePort:
         uid=check_uid("uid", entry.uid),
         mac=check_mac("mac", entry.mac),
         addresses=_addresses(entry.addresses),
-        vtep=ip_address(entry.vtep),
+        vtep=_vtep(entry.vtep),
         hostname=entry.hostname,
     )
+
+
+@functools.lru_cache(maxsize=1 << 12)  # nodes: each has many ports
+def _vtep(text: str) -> IPAddress:
+    return ip_address(text)
 
 
 def _addresses(texts: Iterable[str]) -> tuple[IPAddress, ...]:
