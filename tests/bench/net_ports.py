@@ -62,7 +62,8 @@ class Seen:
     taps: set[str] = field(default_factory=set)
     remotes: int = 0
     members: int = 0
-    received_bytes: int = 0
+    directory_bytes: int = 0
+    plan_bytes: int = 0
 
 
 class WatchedNet(FakeNet):
@@ -101,8 +102,11 @@ class CountedEnd:
 
     async def receive(self) -> agent_pb2.ControllerMessage:
         message: agent_pb2.ControllerMessage = await self._end.receive()
-        if message.WhichOneof("kind") in ("plan", "directory"):
-            self._seen.received_bytes += message.ByteSize()
+        kind = message.WhichOneof("kind")
+        if kind == "plan":
+            self._seen.plan_bytes += message.ByteSize()
+        elif kind == "directory":
+            self._seen.directory_bytes += message.ByteSize()
         return message
 
     async def close(self) -> None:
@@ -163,9 +167,6 @@ class Fleet:
             if seen.taps
         )
 
-    def received_bytes(self) -> int:
-        return sum(seen.received_bytes for seen in self.seen)
-
     def sessions_lost(self) -> int:
         return sum(uplink.sessions for uplink in self.uplinks) - NODES
 
@@ -176,19 +177,21 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """CPU seconds of the processes so far, and bytes that agents were sent."""
+    """CPU seconds of the processes so far, and bytes that all agents were sent."""
 
     controller_s: float
     etcd_s: float
     agents_s: float
-    sent_bytes: int
+    directory_bytes: int
+    plan_bytes: int
 
     def since(self, before: Spent) -> Spent:
         return Spent(
             self.controller_s - before.controller_s,
             self.etcd_s - before.etcd_s,
             self.agents_s - before.agents_s,
-            self.sent_bytes - before.sent_bytes,
+            self.directory_bytes - before.directory_bytes,
+            self.plan_bytes - before.plan_bytes,
         )
 
 
@@ -199,7 +202,9 @@ class Processes:
 
     def spent(self, fleet: Fleet) -> Spent:
         agents_s = time.process_time()
-        return Spent(cpu_s(self.controller), cpu_s(self.etcd), agents_s, fleet.received_bytes())
+        directory_bytes = sum(seen.directory_bytes for seen in fleet.seen)
+        plan_bytes = sum(seen.plan_bytes for seen in fleet.seen)
+        return Spent(cpu_s(self.controller), cpu_s(self.etcd), agents_s, directory_bytes, plan_bytes)
 
 
 @asynccontextmanager
@@ -262,8 +267,11 @@ async def _measure(suite: Suite, address: str, processes: Processes, sizes: tupl
 
 
 def _report(suite: Suite, context: Mapping[str, object], concerned: int, spent: Spent) -> None:
-    sent = spent.sent_bytes / CHANGES / NODES
-    suite.figure("port_change_bytes", sent, "B", **context, per="change and node")
+    # Each node that is concerned is told of the port, and the port's own gets its plan: all of its instances.
+    told = {"directory": spent.directory_bytes / CHANGES / concerned, "plan": spent.plan_bytes / CHANGES}
+    sent = (spent.directory_bytes + spent.plan_bytes) / CHANGES / NODES
+    rounded = {f"{name}_bytes": round(size, 1) for name, size in told.items()}
+    suite.figure("port_change_bytes", sent, "B", **context, per="change and node", **rounded)
     per_change_ms = 1000 / CHANGES
     suite.figure("port_change_controller_cpu_ms", spent.controller_s * per_change_ms, "ms", **context)
     suite.figure("port_change_etcd_cpu_ms", spent.etcd_s * per_change_ms, "ms", **context)
