@@ -4,8 +4,7 @@
 VENV := .venv/bin
 # `make down` in a script has nobody to ask.
 DOWN_FLAGS ?= $(shell [ -t 0 ] || echo --yes)
-# Tests wait more than they compute: two processes take little more than half as long.
-PYTEST_FLAGS ?= --numprocesses 2 --dist loadgroup
+PYTEST_FLAGS ?=
 NODES ?= 3
 PROTO_FILES := cumulet/v1/*.proto
 ETCD_PROTO := controller/store/etcdpb/rpc.proto
