@@ -62,21 +62,29 @@ def _frames(mac: str, address: IPAddress) -> list[bytes]:
     return [announcement(mac, address, operation) for operation in (_REQUEST, _REPLY)]
 
 
-def introduce(link: Link, macs: Iterable[str], vlan: int = 0) -> None:
-    """Stations: switches learn where they are. Raises OSError, as of a link that is down."""
+def introduce(
+    link: Link, macs: Iterable[str], addresses: Iterable[tuple[str, IPv4Address]], vlan: int = 0
+) -> None:
+    """Stations, so that switches learn where they are, and whose an address is now. Raises OSError, as of a
+    link that is down."""
+    sent = [introduction(mac) for mac in macs]
+    sent += [frame for mac, address in addresses for frame in _frames(mac, address)]
     opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     with contextlib.closing(opened) as speaker:
         speaker.bind((link.name, 0))
-        for mac in macs:
-            speaker.send(introduction(mac, vlan))
+        for frame in sent:
+            speaker.send(_tagged(frame, vlan) if vlan else frame)
 
 
-def introduction(mac: str, vlan: int) -> bytes:
+def introduction(mac: str) -> bytes:
     """What hypervisors send when a guest has come: a question (RFC 903) that nobody answers. **Pure.**"""
     sender = pack_mac(mac)
-    tag = struct.pack("!HH", _ETHERTYPE_VLAN, vlan) if vlan else b""
     body = _ARP.pack(_ETHERNET, _IPV4, 6, 4, _REVERSE_REQUEST, sender, bytes(4), sender, bytes(4))
-    return _EVERYBODY + sender + tag + struct.pack("!H", _ETHERTYPE_RARP) + body + bytes(_PADDING)
+    return _EVERYBODY + sender + struct.pack("!H", _ETHERTYPE_RARP) + body + bytes(_PADDING)
+
+
+def _tagged(frame: bytes, vlan: int) -> bytes:
+    return frame[:12] + struct.pack("!HH", _ETHERTYPE_VLAN, vlan) + frame[12:]
 
 
 def announcement(mac: str, address: IPv4Address, operation: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -156,8 +156,11 @@ class KernelSegments:
             self._rules = self._reader.replace(_OWNER, TABLES, batch).fingerprint
         before, self._crossings = self._known(), crossings
         for uid, one in crossings.items():
-            new = one.macs - (before[uid].macs if uid in before else frozenset())
-            announce.introduce(kernel_links.get_link(host, one.link), sorted(new), one.vlan)
+            old = before.get(uid, replace(one, macs=frozenset(), addresses=frozenset()))
+            macs, addresses = one.macs - old.macs, one.addresses - old.addresses
+            if macs or addresses:
+                link = kernel_links.get_link(host, one.link)
+                announce.introduce(link, sorted(macs), sorted(addresses), one.vlan)
         gone = {link: macs - wanted.get(link, set()) for link, macs in every.items()}
         _change_stations(host, gone, present=False)
         _write_stations(self._stations, wanted)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Final
 
 from agent.net import bpf, guest_rules, names
@@ -47,12 +48,13 @@ _FRAME, _STACK = 6, 10  # registers
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """A provider network on this node: the host's name of the link, and its guests' MACs."""
+    """A provider network on this node: the host's name of the link, its guests' MACs and addresses."""
 
     network_uid: str
     link: str
     vlan: int
     macs: frozenset[str]
+    addresses: frozenset[tuple[str, IPv4Address]] = frozenset()
 
     @property
     def patch(self) -> str:
@@ -62,7 +64,13 @@ class Crossing:
 def crossing_of(network: NetworkIntent, segment: Segment, link: str) -> Crossing:
     pairs = (pair.mac for port in network.ports for pair in port.allowed_pairs)
     macs = {port.mac.lower() for port in network.ports} | {mac.lower() for mac in pairs if mac}
-    return Crossing(network.uid, link, segment.vlan, frozenset(macs))
+    addresses = frozenset(
+        (port.mac.lower(), address)
+        for port in network.ports
+        for address in port.addresses
+        if isinstance(address, IPv4Address)
+    )
+    return Crossing(network.uid, link, segment.vlan, frozenset(macs), addresses)
 
 
 # -- towards guests ---------------------------------------------------------------------------------------

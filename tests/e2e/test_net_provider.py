@@ -370,6 +370,24 @@ async def test_a_node_that_was_no_router_is_none_for_the_operators_network(was_r
             assert await node.lab.ping(asker, OUTSIDE_ADDRESS, 2) == was_router, source
 
 
+@pytest.mark.parametrize("vlan", [0, VLAN])
+async def test_neighbours_learn_at_once_whose_an_address_is_now(vlan: int) -> None:
+    """Another guest on the other node gets the address of one that is gone: a thousand topologies had two
+    probes that found nobody, since their asker still sent to the old MAC."""
+    async with open_stage(vlan) as stage:
+        for name in ("one", "two"):
+            assert await stage.ping(name, stage.address("far"))
+        second, old = stage.cloud.nodes[1], stage.ports["far"]
+        heir = replace(with_port(stage.network, 99, "far")[1], addresses=old.addresses)
+        await second.net.ensure_port_absent(old.uid)
+        stage.ports["far"] = heir
+        await stage.apply()
+        stage.guests["far"] = await second.boot(heir)
+        configure(stage.guests["far"], "eth0", heir.addresses[0])
+        for name in ("one", "two"):
+            assert await stage.ping(name, heir.addresses[0], 3), name
+
+
 async def test_another_agent_takes_over_what_it_finds(stage: Stage) -> None:
     first = stage.cloud.nodes[0]
     await first.net.close()
