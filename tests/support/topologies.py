@@ -85,6 +85,8 @@ RULES: Final = (
     "in any fd00:a::/64",
     "in any group:web",
     "in tcp:80 group:db",
+    "in tcp group:web",
+    "in tcp:8080 group:default",
     "in tcp:80 0.0.0.0/0",
     "in any group:default",
     "in any 198.51.100.0/24",
