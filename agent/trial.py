@@ -93,7 +93,7 @@ def next_trials(
 def _stations(plan: PlanIntent) -> dict[str, int]:
     uplinks = {one.uid: one.segment.uplink for one in plan.networks.values() if one.segment is not None}
     found = dict.fromkeys(uplinks.values(), 0)
-    for port in iter_ports(plan):
+    for port in iter_ports(plan) if uplinks else ():  # each look asks, and most nodes have none
         if port.network_uid in uplinks:
             macs = {port.mac, *(pair.mac for pair in port.allowed_pairs)} - {""}
             found[uplinks[port.network_uid]] += len(macs)

@@ -96,7 +96,8 @@ class KernelSegments:
                 name: queues.find_program(link.index) for name, link in ends.items() if link is not None
             }
             stations = {link.name: host.stations(link.index) for link in links.values()}
-        return SegmentView(links, programs, stations, directories, self._is_sound(known))
+            is_sound = self._is_sound(_present(host, known))
+        return SegmentView(links, programs, stations, directories, is_sound)
 
     def _is_sound(self, known: Mapping[str, Crossing]) -> bool:
         tables = self._reader.read(_OWNER, TABLES)
@@ -143,7 +144,8 @@ class KernelSegments:
         return bridge_end, uplink_end
 
     def _program(self, host: Netlink, crossings: dict[str, Crossing]) -> None:
-        """A link takes frames for a guest before they are looked for, and for as long as they are."""
+        """A link takes frames for a guest before they are looked for, and for as long as they are. One that
+        is gone does not hold up the others."""
         wanted: dict[str, set[str]] = {}
         for one in crossings.values():
             wanted.setdefault(one.link, set()).update(one.macs)
@@ -151,11 +153,12 @@ class KernelSegments:
         every = {link: given.get(link, set()) | wanted.get(link, set()) for link in given.keys() | wanted}
         _write_stations(self._stations, every)
         _change_stations(host, wanted, present=True)
-        if not self._is_sound(crossings):
-            batch = segment.crossing_rules(crossings.values())
+        here = _present(host, crossings)
+        if not self._is_sound(here):
+            batch = segment.crossing_rules(here.values())
             self._rules = self._reader.replace(_OWNER, TABLES, batch).fingerprint
         before, self._crossings = self._known(), crossings
-        for uid, one in crossings.items():
+        for uid, one in here.items():
             old = before.get(uid, replace(one, macs=frozenset(), addresses=frozenset()))
             macs, addresses = one.macs - old.macs, one.addresses - old.addresses
             if macs or addresses:
@@ -197,6 +200,12 @@ def segment_fits(view: SegmentView, network: NetworkIntent) -> bool:
         and view.programs.get(names.patch_uplink_name(network.uid)) == outward
         and segment.crossing_of(network, wanted, link.name).macs <= view.stations.get(link.name, frozenset())
     )
+
+
+def _present(host: Netlink, crossings: Mapping[str, Crossing]) -> dict[str, Crossing]:
+    """Those whose link is there: nftables refuses a whole table for one that is not."""
+    names_there = {name for name in {one.link for one in crossings.values()} if host.find_link(name)}
+    return {uid: one for uid, one in crossings.items() if one.link in names_there}
 
 
 def _run(link: Link, program: bytes) -> None:

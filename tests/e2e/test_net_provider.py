@@ -388,6 +388,29 @@ async def test_neighbours_learn_at_once_whose_an_address_is_now(vlan: int) -> No
             assert await stage.ping(name, heir.addresses[0], 3), name
 
 
+async def test_a_link_that_is_gone_does_not_hold_up_the_others(stage: Stage) -> None:
+    """Its network waits for it; other guests come and go. Kernels before 6.16 refuse a table that names a link
+    that is not there, so none does."""
+    first = stage.cloud.nodes[0]
+    first.lab.uplinks["other"] = "eth0"  # the driver has this very mapping
+    other, port = with_port(replace(provider_network(vni=10), segment=Segment("other")), 21)
+    await first.net.ensure_network(replace(other, ports=()))
+    gone = await first.lab.run(first.lab.host, "ip", "link", "del", WORLD_LINK)
+    assert gone.returncode == 0
+    await first.net.ensure_network(other)
+    await first.boot(port)
+    seen = await first.net.observe_net()
+    assert (seen.networks[other.uid].complete, seen.taps[port.uid]) == (True, True)
+    assert not seen.networks[stage.network.uid].complete
+    table = await first.lab.run(first.lab.host, "nft", "list", "table", "netdev", "cumulet")
+    assert '"eth0"' in table.stdout
+    assert WORLD_LINK not in table.stdout
+    with pytest.raises(DriverError) as refused:
+        await first.net.ensure_network(stage.intent(first))
+    assert refused.value.reason == "UplinkMissing"
+    await first.net.ensure_network_absent(other.uid)
+
+
 async def test_another_agent_takes_over_what_it_finds(stage: Stage) -> None:
     first = stage.cloud.nodes[0]
     await first.net.close()
