@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 from controller.fleet import READY
 from controller.state import State
 from controller.store import keys
-from cumulet.convert import find_condition, timestamp
+from cumulet.convert import set_condition
 from cumulet.v1 import agent_pb2, meta_pb2, node_pb2
 
 VIRTUALIZATION: Final = "HardwareVirtualization"
@@ -30,11 +30,16 @@ def ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node_
         status.ClearField(name)
         getattr(status, name).extend(getattr(hello, name))
     set_condition(
-        status, READY, meta_pb2.CONDITION_STATUS_TRUE, "AgentConnected", "its agent has a session", now
+        status.conditions,
+        READY,
+        meta_pb2.CONDITION_STATUS_TRUE,
+        "AgentConnected",
+        "its agent has a session",
+        now,
     )
     kvm = hello.virt_type == node_pb2.VIRT_TYPE_KVM
     set_condition(
-        status,
+        status.conditions,
         VIRTUALIZATION,
         meta_pb2.CONDITION_STATUS_TRUE if kvm else meta_pb2.CONDITION_STATUS_FALSE,
         "KVM" if kvm else "Emulated",
@@ -47,29 +52,25 @@ def ready_status(state: State, hello: agent_pb2.AgentHello, now: float) -> node_
 
 
 def with_conditions(
-    status: node_pb2.NodeStatus, told: Iterable[meta_pb2.Condition], now: float
+    status: node_pb2.NodeStatus, told: Collection[meta_pb2.Condition], now: float
 ) -> node_pb2.NodeStatus | None:
-    """With what the agent says; None when that is no news."""
+    """With all that the agent says now; None when that is no news. What it says no more is forgotten."""
+    held = {one.type: one for one in status.conditions}
+    gone = held.keys() - {READY, VIRTUALIZATION} - {one.type for one in told}
+    news = [one for one in told if _is_news(held.get(one.type), one)]
+    if not gone and not news:
+        return None
     made = node_pb2.NodeStatus()
     made.CopyFrom(status)
-    for one in told:
-        is_well = one.status == meta_pb2.CONDITION_STATUS_TRUE
-        if not is_well or find_condition(status.conditions, one.type) is not None:
-            set_condition(made, one.type, one.status, one.reason, one.message, now)
-    return made if made != status else None
+    del made.conditions[:]
+    made.conditions.extend(one for one in status.conditions if one.type not in gone)
+    for one in news:
+        set_condition(made.conditions, one.type, one.status, one.reason, one.message, now)
+    return made
 
 
-def set_condition(
-    status: node_pb2.NodeStatus,
-    kind: str,
-    truth: meta_pb2.ConditionStatus.ValueType,
-    reason: str,
-    text: str,
-    now: float,
-) -> None:
-    known = find_condition(status.conditions, kind)
-    if known is None:
-        known = status.conditions.add(type=kind)
-    if (known.status, known.reason, known.message) != (truth, reason, text):
-        known.status, known.reason, known.message = truth, reason, text
-        known.changed_at.CopyFrom(timestamp(now))
+def _is_news(held: meta_pb2.Condition | None, told: meta_pb2.Condition) -> bool:
+    """That all is well is none of a node that is well."""
+    if held is None:
+        return told.status != meta_pb2.CONDITION_STATUS_TRUE
+    return (held.status, held.reason, held.message) != (told.status, told.reason, told.message)

@@ -24,7 +24,7 @@ from controller.commit import Change, Committer
 from controller.fleet import READY
 from controller.reconcile.concern import nodes_concerned
 from controller.reconcile.directory import Directory, Told, changed_ports, take_changes, underlay_changed
-from controller.reconcile.node_status import VIRTUALIZATION, ready_status, set_condition, with_conditions
+from controller.reconcile.node_status import VIRTUALIZATION, ready_status, with_conditions
 from controller.reconcile.nodeplan import compile_plan, tombstones_on
 from controller.reconcile.status import Facts
 from controller.state import Changed, State
@@ -32,7 +32,7 @@ from controller.store import keys
 from controller.store.protocol import unchanged
 from controller.tables import Stored
 from cumulet.clock import Clock
-from cumulet.convert import find_condition, timestamp
+from cumulet.convert import find_condition, set_condition, timestamp
 from cumulet.errors import CumuletError, UnavailableError
 from cumulet.link import ControllerEnd, LinkClosedError
 from cumulet.names import new_uid
@@ -358,15 +358,19 @@ class Sessions:
         status = node_pb2.NodeStatus()
         status.CopyFrom(row.message)
         text = f"its agent was not heard for {SILENCE_S:.0f} s"
-        set_condition(status, READY, meta_pb2.CONDITION_STATUS_UNKNOWN, "AgentSilent", text, context.now)
+        set_condition(
+            status.conditions, READY, meta_pb2.CONDITION_STATUS_UNKNOWN, "AgentSilent", text, context.now
+        )
         change = Change()
         self._write_node_status(change, state, context, node, status)
         return change
 
     async def _tell_conditions(self, node: str) -> None:
-        """What its agent says of the node. That all is well is not written of a node that is well."""
+        """What its agent says of the node, once it has said anything."""
         session, row = self._sessions.get(node), self._state.find(keys.NODE_STATUS, node)
-        if session is not None and row is not None and with_conditions(row.message, session.conditions, 0.0):
+        if session is None or row is None or not session.conditions:
+            return
+        if with_conditions(row.message, session.conditions, self._clock.now()) is not None:
             await self._committer.commit(partial(self._telling, node=node, told=session.conditions))
 
     def _telling(self, state: State, node: str, told: tuple[meta_pb2.Condition, ...]) -> Change | None:

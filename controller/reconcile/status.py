@@ -18,7 +18,7 @@ from controller.store import keys
 from controller.store.protocol import unchanged
 from controller.tables import Parts, Stored
 from cumulet import lifecycle
-from cumulet.convert import find_condition, timestamp
+from cumulet.convert import find_condition, set_condition, timestamp
 from cumulet.v1 import agent_pb2, event_pb2, instance_pb2, meta_pb2, operation_pb2
 
 OPERATIONS_AT_ONCE: Final = 32  # ended in one change, which must fit one transaction (128 compares)
@@ -70,7 +70,14 @@ def build_status(
         return status
     record = placement.message
     status.node, status.epoch = record.node, record.epoch
-    _set(status, PLACED, meta_pb2.CONDITION_STATUS_TRUE, "Scheduled", f"placed on {record.node}", now)
+    set_condition(
+        status.conditions,
+        PLACED,
+        meta_pb2.CONDITION_STATUS_TRUE,
+        "Scheduled",
+        f"placed on {record.node}",
+        now,
+    )
     observed = facts.observed
     if observed is not None and observed.epoch not in (0, record.epoch):
         observed = None  # a copy of another placement says nothing of this one
@@ -95,7 +102,9 @@ def _build_pending(
         lasting = known is not None and known.reason == refusal.reason
         if known is not None and lasting and now - known.changed_at.seconds < PENDING_TEXT_S:
             return
-        _set(status, PLACED, meta_pb2.CONDITION_STATUS_FALSE, refusal.reason, refusal.text, now)
+        set_condition(
+            status.conditions, PLACED, meta_pb2.CONDITION_STATUS_FALSE, refusal.reason, refusal.text, now
+        )
 
 
 def _build_placed(
@@ -118,7 +127,7 @@ def _build_placed(
     )
     if not facts.node_alive:
         text = f"node {status.node} is silent; the instance may run or not"
-        _set(status, RUNNING, meta_pb2.CONDITION_STATUS_UNKNOWN, "NodeSilent", text, now)
+        set_condition(status.conditions, RUNNING, meta_pb2.CONDITION_STATUS_UNKNOWN, "NodeSilent", text, now)
         return
     status.observed_generation = instance.meta.generation
     if observed is None:
@@ -130,13 +139,20 @@ def _build_placed(
     told = sentence.format(node=status.node) if sentence else f"{word} on {status.node}"
     text = observed.message or told
     truth = meta_pb2.CONDITION_STATUS_TRUE if running else meta_pb2.CONDITION_STATUS_FALSE
-    _set(status, RUNNING, truth, word, text, now)
+    set_condition(status.conditions, RUNNING, truth, word, text, now)
     if observed.address_leased and running:
         address = instance.spec.networks[0].address
         text = f"the guest took {address} by DHCP" if address else "the guest made itself an IPv6 address"
-        _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_TRUE, "Leased", text, now)
+        set_condition(status.conditions, ADDRESS, meta_pb2.CONDITION_STATUS_TRUE, "Leased", text, now)
     elif not running and find_condition(status.conditions, ADDRESS) is not None:
-        _set(status, ADDRESS, meta_pb2.CONDITION_STATUS_FALSE, "NotRunning", "the guest does not run", now)
+        set_condition(
+            status.conditions,
+            ADDRESS,
+            meta_pb2.CONDITION_STATUS_FALSE,
+            "NotRunning",
+            "the guest does not run",
+            now,
+        )
 
 
 def _state_of(observed: agent_pb2.ObservedInstance | None) -> agent_pb2.DomainState.ValueType:
@@ -182,22 +198,6 @@ _SENTENCES: Final = {
     "EmulatorDied": "the guest's emulator died on {node}",
     "CrashLoop": "the guest kept crashing on {node}; start it again when the cause is mended",
 }
-
-
-def _set(
-    status: instance_pb2.InstanceStatus,
-    kind: str,
-    truth: meta_pb2.ConditionStatus.ValueType,
-    reason: str,
-    text: str,
-    now: float,
-) -> None:
-    known = find_condition(status.conditions, kind)
-    if known is None:
-        known = status.conditions.add(type=kind)
-    if (known.status, known.reason, known.message) != (truth, reason, text):
-        known.status, known.reason, known.message = truth, reason, text
-        known.changed_at.CopyFrom(timestamp(now))
 
 
 def is_gone(instance_row: Stored, placement: Stored | None, facts: Facts) -> bool:

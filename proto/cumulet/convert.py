@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cumulet.resources import Resources
 from cumulet.v1 import meta_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 
 def resources_from(message: meta_pb2.Resources) -> Resources:
@@ -44,3 +47,20 @@ def timestamp(seconds: float) -> Timestamp:
 
 def find_condition(conditions: Iterable[meta_pb2.Condition], kind: str) -> meta_pb2.Condition | None:
     return next((condition for condition in conditions if condition.type == kind), None)
+
+
+def set_condition(
+    conditions: RepeatedCompositeFieldContainer[meta_pb2.Condition],
+    kind: str,
+    truth: meta_pb2.ConditionStatus.ValueType,
+    reason: str,
+    text: str,
+    now: float,
+) -> None:
+    """In place; `now` (Unix seconds) is when it changed, if it did."""
+    known = find_condition(conditions, kind)
+    if known is None:
+        known = conditions.add(type=kind)
+    if (known.status, known.reason, known.message) != (truth, reason, text):
+        known.status, known.reason, known.message = truth, reason, text
+        known.changed_at.CopyFrom(timestamp(now))

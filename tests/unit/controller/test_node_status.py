@@ -42,3 +42,14 @@ def test_only_news_is_kept(
     assert (kept.status, kept.reason, kept.message) == (after.status, after.reason, after.message)
     assert kept.changed_at.seconds == 1_000
     assert found.address == before.address
+
+
+def test_what_is_said_no_more_is_forgotten_and_what_is_not_the_agents_stays() -> None:
+    """A condition of a link that no plan needs any more had stayed false for ever."""
+    ready = meta_pb2.Condition(type="Ready", status=TRUE, reason="AgentConnected")
+    before = status(ready, said(FALSE, "UplinkTakenBack", "why"))
+    accepted = meta_pb2.Condition(type="PlanAccepted", status=TRUE, reason="Accepted")
+    found = with_conditions(before, [accepted], 1_000.0)
+    assert found is not None
+    assert list(found.conditions) == [ready]
+    assert with_conditions(found, [accepted], 2_000.0) is None
