@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from cumulet.client import Client
+from cumulet.errors import NotFoundError
 from cumulet.v1 import instance_pb2, meta_pb2, node_pb2
 from deploy.lab.lab import Lab
 from deploy.lab.namespaces import list_inside
@@ -72,3 +74,24 @@ def pings(lab: Lab, source: str, target: str, count: int = 1) -> int:
     found = re.search(r"(\d+) received", done.stdout)
     assert found, done.stdout + done.stderr
     return int(found[1])
+
+
+def name_nodes(cloud: Client) -> None:
+    """A label that instances can select their node by."""
+    for node in cloud.list("node"):
+        node.meta.labels["name"] = node.meta.name
+        cloud.update("node", node, ["meta.labels"])
+
+
+def delete(cloud: Client, noun: str, name: str) -> None:
+    """What a test that ended early has not made is no error."""
+    try:
+        cloud.delete(noun, name)
+    except NotFoundError:
+        return
+
+
+def page(lab: Lab, machine: str, host: str, port: int) -> str:
+    """What the small guest's server says to a machine: its name; empty when nobody answers."""
+    url = f"http://{host}:{port}/"
+    return lab.call(machine, ["curl", "-s", "-m", "3", "--retry", "2", url]).stdout.strip()

@@ -12,10 +12,10 @@ import pytest
 from cli.balancing import parse_health, parse_listener, parse_member
 from cli.rules import parse_rule
 from cumulet.client import Client
-from cumulet.errors import CumuletError, NotFoundError
+from cumulet.errors import CumuletError
 from cumulet.v1 import instance_pb2
 from deploy.lab.lab import Lab
-from tests.e2e.lab_cloud import differences
+from tests.e2e.lab_cloud import delete, differences, name_nodes
 from tests.support.guest import in_guest
 from tests.support.waiting import wait_until
 
@@ -30,9 +30,7 @@ ASKED = 6
 @pytest.fixture
 def cloud(lab: Lab) -> Iterator[Client]:
     with lab.client() as made:
-        for node in made.list("node"):
-            node.meta.labels["name"] = node.meta.name
-            made.update("node", node, ["meta.labels"])
+        name_nodes(made)
     with Client([lab.layout.control.layout.controller_target], PROJECT) as own:
         try:
             _build(own)
@@ -189,20 +187,13 @@ def _create_guest(cloud: Client, name: str, network: str, node: str, **more: Any
 
 def _remove(cloud: Client) -> None:
     for name in (*MEMBERS, *CLIENTS):
-        _delete(cloud, "instance", name)
+        delete(cloud, "instance", name)
     wait_until(lambda: [one.meta.name for one in cloud.list("instance")])
     for name in ("lb", "stream"):
-        _delete(cloud, "load-balancer", name)
-    _delete(cloud, "router", "r")
+        delete(cloud, "load-balancer", name)
+    delete(cloud, "router", "r")
     for noun in ("subnet", "network"):
         for name in RANGES:
-            _delete(cloud, noun, name)
-    _delete(cloud, "security-group", "web")
-    _delete(cloud, "project", PROJECT)
-
-
-def _delete(cloud: Client, noun: str, name: str) -> None:
-    try:
-        cloud.delete(noun, name)
-    except NotFoundError:
-        return  # the test ended before it was made
+            delete(cloud, noun, name)
+    delete(cloud, "security-group", "web")
+    delete(cloud, "project", PROJECT)

@@ -14,13 +14,13 @@ import pytest
 
 from cli.rules import parse_rule
 from cumulet.client import Client
-from cumulet.errors import CumuletError, NotFoundError
+from cumulet.errors import CumuletError
 from cumulet.v1 import floatingip_pb2
 from deploy.lab.lab import Lab
 from deploy.lab.layout import OUTSIDE
 from deploy.lab.services import EXTERNAL_NETWORK
 from deploy.lab.wiring import GATEWAY_IPV6, outside_addresses, outside_gateway
-from tests.e2e.lab_cloud import ailment, differences
+from tests.e2e.lab_cloud import ailment, delete, differences, name_nodes, page
 from tests.support.guest import in_guest
 from tests.support.waiting import wait_until
 
@@ -44,9 +44,7 @@ def cloud(lab: Lab) -> Iterator[Client]:
 
 
 def _build(lab: Lab, cloud: Client) -> None:
-    for node in cloud.list("node"):
-        node.meta.labels["name"] = node.meta.name
-        cloud.update("node", node, ["meta.labels"])
+    name_nodes(cloud)
     group = {"rules": [parse_rule(text) for text in ("out any", "in any")]}
     cloud.create("security-group", {"meta": {"name": "open"}, "spec": group})
     cloud.create("network", {"meta": {"name": "web"}})
@@ -86,7 +84,7 @@ def _remove(cloud: Client) -> None:
         "router": ("r",),
     }.items():
         for name in names:
-            _delete(cloud, noun, name)
+            delete(cloud, noun, name)
     wait_until(lambda: [one.meta.name for one in cloud.list("instance")])
     for noun, name in (
         ("subnet", "web-4"),
@@ -95,19 +93,12 @@ def _remove(cloud: Client) -> None:
         ("network", "web"),
         ("security-group", "open"),
     ):
-        _delete(cloud, noun, name)
-
-
-def _delete(cloud: Client, noun: str, name: str) -> None:
-    try:
-        cloud.delete(noun, name)
-    except NotFoundError:
-        return  # the test ended before it was made
+        delete(cloud, noun, name)
 
 
 def test_floating_ips_from_the_outside(lab: Lab, cloud: Client) -> None:
     site = _assign(cloud, "site", {"target": "web-1"})
-    assert _page(lab, site, HTTP) == "web-1"
+    assert page(lab, OUTSIDE, site, HTTP) == "web-1"
     *_, far_host, _ = outside_addresses(lab.layout)
     assert in_guest(cloud, "web-1", f"echo | nc -w 5 {far_host} 7").text.split()[0] == site
     assert in_guest(cloud, "web-2", f"echo | nc -w 2 {far_host} 7").text.split()[0] != site  # has no address
@@ -116,8 +107,8 @@ def test_floating_ips_from_the_outside(lab: Lab, cloud: Client) -> None:
         for port, target in FORWARDED.items()
     ]
     ports = _assign(cloud, "ports", {"forwards": forwards})
-    assert {port: _page(lab, ports, port) for port in FORWARDED} == FORWARDED
-    assert _page(lab, ports, HTTP) == ""
+    assert {port: page(lab, OUTSIDE, ports, port) for port in FORWARDED} == FORWARDED
+    assert page(lab, OUTSIDE, ports, HTTP) == ""
     _has_ipv6_of_its_own(lab, cloud)
     _leads_to_a_balancer(lab, cloud)
     _moves_under_traffic(lab, cloud, site)
@@ -130,8 +121,8 @@ def _has_ipv6_of_its_own(lab: Lab, cloud: Client) -> None:
     *_, far_host = outside_addresses(lab.layout)
     for name in GUESTS:
         address = _address6(cloud, name)
-        wait_until(lambda url=f"[{address}]": "" if _page(lab, url, HTTP) else "nobody answers")  # type: ignore[misc]
-        assert _page(lab, f"[{address}]", HTTP) == name
+        wait_until(lambda url=f"[{address}]": "" if page(lab, OUTSIDE, url, HTTP) else "nobody answers")  # type: ignore[misc]
+        assert page(lab, OUTSIDE, f"[{address}]", HTTP) == name
         assert in_guest(cloud, name, f"echo | nc -w 5 {far_host} 7").text.split()[0] == address
         assert cloud.explain_reach(far_host, name, protocol="tcp", port=HTTP, live=True).reachable
 
@@ -148,8 +139,8 @@ def _leads_to_a_balancer(lab: Lab, cloud: Client) -> None:
     spec = {"network": "web", "listeners": [listener], "members": [{"instance": name} for name in GUESTS]}
     cloud.create("load-balancer", {"meta": {"name": "front"}, "spec": spec})
     address = _assign(cloud, "balanced", {"target": "front"})
-    wait_until(lambda: "" if _page(lab, address, HTTP) else "nobody answers")
-    assert Counter(_page(lab, address, HTTP) for _ in range(10)) == dict.fromkeys(GUESTS, 5)
+    wait_until(lambda: "" if page(lab, OUTSIDE, address, HTTP) else "nobody answers")
+    assert Counter(page(lab, OUTSIDE, address, HTTP) for _ in range(10)) == dict.fromkeys(GUESTS, 5)
 
 
 def _moves_under_traffic(lab: Lab, cloud: Client, address: str) -> None:
@@ -157,7 +148,7 @@ def _moves_under_traffic(lab: Lab, cloud: Client, address: str) -> None:
     script = f"ping -i 0.1 -c {PINGS} -W 1 -q {address} > /tmp/pings & echo"
     lab.run(OUTSIDE, ["sh", "-c", script])
     _update(cloud, "site", "web-2")
-    assert _page(lab, address, HTTP) == "web-2"
+    assert page(lab, OUTSIDE, address, HTTP) == "web-2"
     wait_until(lambda: "" if "received" in lab.run(OUTSIDE, ["cat", "/tmp/pings"]) else "still pinging")
     found = re.search(r"(\d+) received", lab.run(OUTSIDE, ["cat", "/tmp/pings"]))
     assert found is not None
@@ -170,13 +161,13 @@ def _is_taken_over(lab: Lab, cloud: Client, address: str) -> None:
     lab.cut("n1", "control")
     wait_until(lambda: "" if _node(cloud, "ports") == "n2" else "n1 still has it")
     wait_until(lambda: lab.run("n1", ["ip", "-4", "neigh", "show", "proxy"]).strip())
-    assert _page(lab, f"[{_address6(cloud, 'web-1')}]", HTTP) == "web-1"  # which is nobody else's
-    assert {port: _page(lab, address, port) for port in FORWARDED} == FORWARDED
+    assert page(lab, OUTSIDE, f"[{_address6(cloud, 'web-1')}]", HTTP) == "web-1"  # which is nobody else's
+    assert {port: page(lab, OUTSIDE, address, port) for port in FORWARDED} == FORWARDED
     lab.heal()
     lab.wait_ready()
     wait_until(lambda: differences(lab))
     assert _node(cloud, "ports") == "n2"
-    assert {port: _page(lab, address, port) for port in FORWARDED} == FORWARDED
+    assert {port: page(lab, OUTSIDE, address, port) for port in FORWARDED} == FORWARDED
 
 
 def _assign(cloud: Client, name: str, spec: dict[str, object]) -> str:
@@ -205,9 +196,3 @@ def _node(cloud: Client, name: str) -> str:
         return str(cloud.get("floating-ip", name).status.node)
     except CumuletError as error:
         return error.message
-
-
-def _page(lab: Lab, address: str, port: int) -> str:
-    """What the guest's server says to the outside; empty when nobody answers."""
-    url = f"http://{address}:{port}/"
-    return lab.call(OUTSIDE, ["curl", "-s", "-m", "3", "--retry", "2", url]).stdout.strip()

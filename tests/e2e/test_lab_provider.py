@@ -13,13 +13,12 @@ import pytest
 from cli.rules import parse_rule
 from cumulet.client import Client
 from cumulet.convert import find_condition
-from cumulet.errors import NotFoundError
 from cumulet.v1 import meta_pb2
 from deploy.lab.lab import Lab
 from deploy.lab.layout import FABRIC, OUTSIDE
 from deploy.lab.services import EXTERNAL_NETWORK, FABRIC_NETWORK
 from deploy.lab.wiring import outside_addresses, outside_gateway
-from tests.e2e.lab_cloud import ailment, differences, emulators, ready
+from tests.e2e.lab_cloud import ailment, delete, differences, emulators, name_nodes, page, ready
 from tests.support.guest import in_guest
 from tests.support.waiting import wait_until
 
@@ -42,9 +41,7 @@ def cloud(lab: Lab) -> Iterator[Client]:
 
 
 def _build(lab: Lab, cloud: Client) -> None:
-    for node in cloud.list("node"):
-        node.meta.labels["name"] = node.meta.name
-        cloud.update("node", node, ["meta.labels"])
+    name_nodes(cloud)
     group = {"rules": [parse_rule(text) for text in ("out any", "in tcp:80", "in icmp")]}
     cloud.create("security-group", {"meta": {"name": "served"}, "spec": group})
     for name, uplink in NETWORKS.items():
@@ -78,19 +75,12 @@ def _launch(cloud: Client, name: str, node: str, network: str) -> None:
 
 def _remove(cloud: Client) -> None:
     for name in (*GUESTS, "wired"):
-        _delete(cloud, "instance", name)
+        delete(cloud, "instance", name)
     wait_until(lambda: [one.meta.name for one in cloud.list("instance")])
     for name in NETWORKS:
-        _delete(cloud, "subnet", f"{name}-4")
-        _delete(cloud, "network", name)
-    _delete(cloud, "security-group", "served")
-
-
-def _delete(cloud: Client, noun: str, name: str) -> None:
-    try:
-        cloud.delete(noun, name)
-    except NotFoundError:
-        return  # the test ended before it was made
+        delete(cloud, "subnet", f"{name}-4")
+        delete(cloud, "network", name)
+    delete(cloud, "security-group", "served")
 
 
 def test_guests_on_the_outsides_wire(lab: Lab, cloud: Client) -> None:
@@ -99,7 +89,7 @@ def test_guests_on_the_outsides_wire(lab: Lab, cloud: Client) -> None:
     *_, far_host, _ = outside_addresses(lab.layout)
     for name, other in zip(GUESTS, reversed(GUESTS), strict=True):
         for machine in (OUTSIDE, *GUESTS.values()):
-            assert _page(lab, machine, addresses[name]) == name, machine
+            assert page(lab, machine, addresses[name], HTTP) == name, machine
         assert in_guest(cloud, name, f"echo | nc -w 5 {far_host} 7").text.split()[0] == addresses[name]
         assert in_guest(cloud, name, f"wget -q -O - http://{addresses[other]}/").text.strip() == other
     told = in_guest(cloud, "desk-1", "wget -q -O - http://169.254.169.254/latest/meta-data/local-hostname")
@@ -126,7 +116,7 @@ def _is_taken_back(lab: Lab, cloud: Client) -> None:
     wired = _address(cloud, "wired")
     lab.run("n2", ["ip", "address", "add", "192.168.77.2/24", "dev", "underlay0"])
     try:
-        assert _page(lab, "n2", wired) == "wired"  # any machine on that wire
+        assert page(lab, "n2", wired, HTTP) == "wired"  # any machine on that wire
     finally:
         lab.run("n2", ["ip", "address", "del", "192.168.77.2/24", "dev", "underlay0"])
 
@@ -163,9 +153,3 @@ def _condition(cloud: Client, node: str) -> str:
 def _reason(cloud: Client, instance: str) -> str:
     conditions: list[meta_pb2.Condition] = list(cloud.get("instance", instance).status.conditions)
     return next((one.reason for one in conditions if one.reason == "UplinkTakenBack"), str(conditions))
-
-
-def _page(lab: Lab, machine: str, address: str) -> str:
-    """What the guest's server says to a machine; empty when nobody answers."""
-    url = f"http://{address}:{HTTP}/"
-    return lab.call(machine, ["curl", "-s", "-m", "3", "--retry", "2", url]).stdout.strip()

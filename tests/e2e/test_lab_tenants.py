@@ -13,11 +13,11 @@ import pytest
 
 from cli.rules import parse_rule
 from cumulet.client import Client
-from cumulet.errors import CumuletError, NotFoundError
+from cumulet.errors import CumuletError
 from cumulet.v1 import instance_pb2
 from deploy.lab.lab import Lab
 from deploy.lab.wiring import outside_addresses, uplink_address
-from tests.e2e.lab_cloud import differences
+from tests.e2e.lab_cloud import delete, differences, name_nodes
 from tests.support.guest import in_guest
 from tests.support.waiting import wait_until
 
@@ -119,32 +119,23 @@ def _guest(name: str, node: str) -> dict[str, Any]:
 def _remove(tenant: Tenant) -> None:
     with tenant.client() as cloud:
         for guest in RANGES:
-            _delete(cloud, "instance", guest)
+            delete(cloud, "instance", guest)
         wait_until(lambda: [one.meta.name for one in cloud.list("instance")])
-        _delete(cloud, "router", "r")
+        delete(cloud, "router", "r")
         for name, cidrs in RANGES.items():
             for number in range(len(cidrs)):
-                _delete(cloud, "subnet", f"{name}-{number}")
-            _delete(cloud, "network", name)
+                delete(cloud, "subnet", f"{name}-{number}")
+            delete(cloud, "network", name)
         for name in reversed(GROUPS):
-            _delete(cloud, "security-group", name)
-        _delete(cloud, "project", tenant.name)
-
-
-def _delete(cloud: Client, noun: str, name: str) -> None:
-    try:
-        cloud.delete(noun, name)
-    except NotFoundError:
-        return  # the test ended before it was made
+            delete(cloud, "security-group", name)
+        delete(cloud, "project", tenant.name)
 
 
 @pytest.fixture(autouse=True)
 def labelled(lab: Lab) -> None:
     """Nodes can be asked for by name."""
     with lab.client() as cloud:
-        for node in cloud.list("node"):
-            node.meta.labels["name"] = node.meta.name
-            cloud.update("node", node, ["meta.labels"])
+        name_nodes(cloud)
 
 
 def test_two_tenants_with_the_same_ranges(lab: Lab, tenants: tuple[Tenant, Tenant]) -> None:

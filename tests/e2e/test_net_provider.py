@@ -389,8 +389,8 @@ async def test_neighbours_learn_at_once_whose_an_address_is_now(vlan: int) -> No
 
 
 async def test_a_link_that_is_gone_does_not_hold_up_the_others(stage: Stage) -> None:
-    """Its network waits for it; other guests come and go. Kernels before 6.16 refuse a table that names a link
-    that is not there, so none does."""
+    """Its network waits for it; other guests come and go. Kernels before 6.16 refuse a table with such a
+    link, so none has it."""
     first = stage.cloud.nodes[0]
     first.lab.uplinks["other"] = "eth0"  # the driver has this very mapping
     other, port = with_port(replace(provider_network(vni=10), segment=Segment("other")), 21)
