@@ -126,8 +126,10 @@ class InstanceMethods:
                 if data.error:
                     raise UnavailableError(f"the console of {first.name} ended: {data.error}")
                 yield instance_pb2.AttachConsoleResponse(data=data.data)
-        except LinkClosedError:
-            return
+        except LinkClosedError as error:
+            if typing.done() and typing.result():
+                return  # the caller has had enough
+            raise UnavailableError(f"the console of {first.name} broke off: {error}; attach again") from error
         finally:
             typing.cancel()
             await end.close()
@@ -169,11 +171,12 @@ class Consoles:
         return True
 
 
-async def _pass_input(requests: AsyncIterator[instance_pb2.AttachConsoleRequest], end: ConsoleEnd) -> None:
+async def _pass_input(requests: AsyncIterator[instance_pb2.AttachConsoleRequest], end: ConsoleEnd) -> bool:
+    """Whether the caller has ended the stream; false when the node did."""
     try:
         async for request in requests:
             await end.send(agent_pb2.ConsoleData(data=request.data))
     except LinkClosedError:
-        return
-    finally:
-        await end.close()
+        return False
+    await end.close()
+    return True

@@ -21,13 +21,19 @@ from controller.store.lease import LeaseTask
 from controller.store.memory import MemoryStore
 from cumulet.client import Client
 from cumulet.clock import SystemClock
-from cumulet.errors import AlreadyExistsError, InvalidArgumentError, QuotaExceededError
+from cumulet.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    QuotaExceededError,
+    UnavailableError,
+)
 from cumulet.v1 import image_pb2, instance_pb2
 from tests.bench.simulated_agents import build_agent
 
 RUNNING = instance_pb2.INSTANCE_PHASE_RUNNING
 STOPPED = instance_pb2.INSTANCE_PHASE_STOPPED
 WAIT_S = 30.0
+ATTACHES = 200  # an agent that closed its stream at once lost one message in four
 
 
 @asynccontextmanager
@@ -135,5 +141,32 @@ def test_refusals_are_typed_and_name_the_field(in_cloud: Callable[..., None]) ->
         client.create("instance", wanted("two"))
         with pytest.raises(QuotaExceededError, match="2 of 2"):
             client.create("instance", wanted("three"))
+
+    in_cloud(story)
+
+
+def test_a_console_that_ends_says_why(in_cloud: Callable[..., None]) -> None:
+    """Regression: the agent's last word was lost when it closed its stream before the leader had read it."""
+
+    def story(client: Client) -> None:
+        operation = client.create("instance", wanted("web"))
+        assert client.wait_operation(operation.meta.name, timeout_s=WAIT_S).done
+        open_console = client.console("web")
+        shown = iter(open_console)
+        open_console.send(b"echoed")
+        seen = b""
+        while b"echoed" not in seen:
+            seen += next(shown)
+        client.wait_operation(client.act("instance", "Stop", "web").meta.name, timeout_s=WAIT_S)
+        with pytest.raises(UnavailableError, match="the console of web ended: the console ended"):
+            list(shown)
+        for _ in range(ATTACHES):
+            with pytest.raises(UnavailableError, match="NotRunning"):
+                list(client.console("web"))
+        client.wait_operation(client.act("instance", "Start", "web").meta.name, timeout_s=WAIT_S)
+        attached = client.console("web")
+        next(iter(attached))
+        attached.close()
+        assert list(attached) == []  # who detaches is told nothing
 
     in_cloud(story)

@@ -84,15 +84,28 @@ def _answer(selector: selectors.BaseSelector, connection: socket.socket, name: b
 
 def responder(kind: socket.SocketKind, target: str, port: int) -> str:
     """The name of whoever answers there; empty for nobody."""
+    return responders(kind, target, port, 1)[0]
+
+
+def responders(kind: socket.SocketKind, target: str, port: int, times: int) -> list[str]:
+    """Who answers so many askers, one after the other.
+
+    All keep their ports to the end: a port that is used again belongs to the connection it had before.
+    """
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    with socket.socket(family, kind) as asker:
-        asker.settimeout(ANSWER_S)
-        try:
-            asker.connect((target, port))
-            asker.send(b"who?")
-            return asker.recv(MESSAGE_BYTES).decode()
-        except OSError:
-            return ""
+    with contextlib.ExitStack() as stack:
+        askers = (stack.enter_context(socket.socket(family, kind)) for _ in range(times))
+        return [_ask(asker, target, port) for asker in askers]
+
+
+def _ask(asker: socket.socket, target: str, port: int) -> str:
+    asker.settimeout(ANSWER_S)
+    try:
+        asker.connect((target, port))
+        asker.send(b"who?")
+        return asker.recv(MESSAGE_BYTES).decode()
+    except OSError:
+        return ""
 
 
 def ping(target: str) -> bool:

@@ -61,7 +61,7 @@ async def asks(
     guest = site.guests[source]
 
     def ask() -> Counter[str]:
-        return Counter(echo.responder(_KINDS[protocol], str(VIP), port) for _ in range(times))
+        return Counter(echo.responders(_KINDS[protocol], str(VIP), port, times))
 
     return await guest.lab.inside(guest.namespace, ask)
 
