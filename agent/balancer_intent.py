@@ -12,6 +12,7 @@ from typing import Final
 
 from agent.net.balancer import BalancerIntent, HealthIntent, ListenerIntent, MemberIntent
 from agent.planned import IntentError, check_uid
+from cumulet.addresses import parse_address
 from cumulet.protocols import PORT_MAX, TRANSLATED
 from cumulet.v1 import agent_pb2 as pb
 
@@ -21,15 +22,24 @@ ANSWERS_MAX: Final = 100
 
 def parse_balancer(planned: pb.PlannedLoadBalancer, outside: Iterable[str] = ()) -> BalancerIntent:
     """`outside`: addresses of the outside that lead to it here."""
+    address = parse_address(planned.address)
+    members = tuple(_parse_member(member) for member in planned.members)
+    for member in members:
+        if member.address.version != address.version:
+            problem = f"load_balancers.members.address {member.address} is not of IPv{address.version}"
+            raise IntentError(problem)
+    leads_here = tuple(sorted(map(IPv4Address, outside)))
+    if leads_here and address.version != 4:
+        raise IntentError(f"floating_addresses.address {leads_here[0]} leads to a load balancer of IPv6")
     return BalancerIntent(
         uid=check_uid("load_balancers.uid", planned.uid),
         name=planned.name,
-        address=IPv4Address(planned.address),
+        address=address,
         listeners=tuple(_parse_listener(listener) for listener in planned.listeners),
         by_source=planned.by_source,
-        members=tuple(_parse_member(member) for member in planned.members),
+        members=members,
         health=_parse_health(planned.health_check) if planned.HasField("health_check") else None,
-        outside=tuple(sorted(map(IPv4Address, outside))),
+        outside=leads_here,
     )
 
 
@@ -41,7 +51,7 @@ def _parse_listener(listener: pb.PlannedListener) -> ListenerIntent:
 
 def _parse_member(member: pb.PlannedBalancerMember) -> MemberIntent:
     return MemberIntent(
-        IPv4Address(member.address),
+        parse_address(member.address),
         _port("members.port", member.port, 0),
         member.drain,
         _port("members.health_port", member.health_port, 1),

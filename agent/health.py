@@ -20,6 +20,7 @@ from agent.intent import PlanIntent
 from agent.net.balancer import BalancerIntent, HealthIntent, Probed
 from agent.net.probe import ask
 from agent.report import Snapshot
+from cumulet.addresses import with_port
 
 PROBES_MAX: Final = 64  # of one balancer at a time: sockets that are open
 
@@ -44,7 +45,7 @@ class Probing(Protocol):
 
     async def balancer_health(self, router_uid: str) -> dict[str, frozenset[Probed]]: ...
 
-    async def probe_sockets(self, router_uid: str, count: int) -> list[socket.socket]: ...
+    async def probe_sockets(self, router_uid: str, ip_version: int, count: int) -> list[socket.socket]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class Health:
                 after = watch.tallies[probed] = judged(before, answered, health)
                 if after.down != before.down:
                     word = "unhealthy" if after.down else "healthy"
-                    member = f"{probed.address}:{probed.port}"
+                    member = with_port(str(probed.address), probed.port)
                     _log.info("member", balancer=watch.intent.name, member=member, now=word)
             down = frozenset(probed for probed, tally in watch.tallies.items() if tally.down)
             # Each time: its router may have been made anew, and it costs nothing when nothing is to be done.
@@ -165,7 +166,7 @@ class Health:
         answers: dict[Probed, bool] = {}
         for start in range(0, len(members), PROBES_MAX):
             part = members[start : start + PROBES_MAX]
-            sockets = await self._net.probe_sockets(router_uid, len(part))
+            sockets = await self._net.probe_sockets(router_uid, part[0].address.version, len(part))
             answers |= dict(zip(part, await _ask(part, sockets, health), strict=True))
         return answers
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from ipaddress import IPv6Address
 from typing import Final, Literal
 
+from agent.net.balancer import answered_in
 from agent.net.driver import IPAddress, NetworkIntent, PortIntent, RouterIntent, RuleIntent
 from agent.net_intent import (
     RouterPlan,
@@ -188,8 +189,9 @@ def _parse_networks(
             problem = IntentError(f"router_uid: router {parsed.router_uid} of the plan cannot be made here")
             refusals.append(_refusal("network", uid, "", problem))
         elif parsed.router_uid:
-            outbound_nat = routers[parsed.router_uid].intent.outbound_nat
-            networks[uid] = replace(parsed, outbound_nat=outbound_nat)
+            joins = routers[parsed.router_uid].intent
+            answered = answered_in((subnet.cidr for subnet in parsed.subnets), joins.balancers)
+            networks[uid] = replace(parsed, outbound_nat=joins.outbound_nat, answered=answered)
     return networks, routers
 
 

@@ -1,13 +1,15 @@
 """Listeners, members and health checks of load balancers as people write them, and back.
 
-**Pure.** `tcp:80`; `instance:web-1`, `label:app=web:8080` or `10.1.0.7:8080`, each with `drain` after it;
-`http:8080/ready interval=2 fall=2`.
+**Pure.** `tcp:80`; `instance:web-1`, `label:app=web:8080`, `10.1.0.7:8080` or `[fd00:a::7]:8080`, each
+with `drain` after it; `http:8080/ready interval=2 fall=2`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+
+from cumulet.addresses import with_port
 
 _INSTANCE: Final = "instance:"
 _LABEL: Final = "label:"
@@ -29,13 +31,14 @@ def parse_member(text: str) -> dict[str, Any]:
     words = text.split()
     if not words or words[1:] not in ([], [_DRAIN]):
         raise ValueError(
-            f"{text!r} is no member: write it like instance:web-1, label:app=web:8080 or 10.1.0.7"
+            f"{text!r} is no member: write it like instance:web-1, label:app=web:8080, 10.1.0.7 "
+            "or [fd00:a::7]:8080"
         )
     fields: dict[str, Any] = {"drain": True} if words[1:] else {}
     for prefix, field in ((_INSTANCE, "instance"), (_LABEL, "selector")):
         if words[0].startswith(prefix):
             return {**fields, **_with_port(words[0].removeprefix(prefix), field, text)}
-    return {**fields, **_with_port(words[0], "address", text)}
+    return {**fields, **_address(words[0], text)}
 
 
 def parse_health(text: str) -> dict[str, Any]:
@@ -69,8 +72,9 @@ def _render_member(member: Any) -> str:
         where = f"{_INSTANCE}{member.instance}"
     elif member.selector:
         where = f"{_LABEL}{member.selector}"
-    port = f":{member.port}" if member.port else ""
-    return f"{where}{port}{f' {_DRAIN}' if member.drain else ''}"
+    if member.port:
+        where = with_port(where, member.port) if member.address else f"{where}:{member.port}"
+    return f"{where}{f' {_DRAIN}' if member.drain else ''}"
 
 
 def _render_health(check: Any) -> str:
@@ -94,6 +98,16 @@ _RENDER: Final[dict[str, Callable[[Any], str]]] = {
     "HealthCheck": _render_health,
     "LoadBalancerMemberStatus": _render_status,
 }
+
+
+def _address(word: str, text: str) -> dict[str, Any]:
+    """With a port or without; an IPv6 one with a port is in brackets."""
+    if word.startswith("["):
+        address, bracket, rest = word[1:].partition("]")
+        if bracket and (not rest or rest.startswith(":")):
+            return {"address": address, **({"port": _number(rest[1:], text)} if rest else {})}
+        raise ValueError(f"{text!r} is no member: write an IPv6 address with a port like [fd00:a::7]:8080")
+    return {"address": word} if word.count(":") > 1 else _with_port(word, "address", text)
 
 
 def _with_port(word: str, field: str, text: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Load balancers: which ones rest on a network, and who their members are at this moment.
 
-**Pure.** An instance is a member by its port in the first of the balancer's networks that it is in. What
-vanished is no member; an instance that is switched off or being deleted drains.
+**Pure.** An instance is a member by its port in the first of the balancer's networks that gives it an address
+of the balancer's IP version. What vanished is no member; an instance that is switched off or being deleted
+drains.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from controller.admit.subnet import addresses_of
 from controller.selector import parse_selector, required_label
 from controller.state import Changed, State
 from controller.store import keys
-from controller.tables import Stored
 from cumulet.protocols import protocol_number
 from cumulet.v1 import agent_pb2, instance_pb2, loadbalancer_pb2
 
@@ -31,10 +32,9 @@ class Member:
     instance: str = ""
 
 
-def balancers_in(state: State, project: str, network: str) -> list[Stored]:
-    """Those whose address is in a network, by name."""
-    rows = state.rows(keys.LOAD_BALANCERS, project)
-    return [rows[parts] for parts in sorted(rows) if rows[parts].message.spec.network == network]
+def version_of(balancer: loadbalancer_pb2.LoadBalancer) -> int:
+    """The IP version that it is of."""
+    return ip_address(balancer.spec.address).version
 
 
 def networks_near(state: State, project: str, network: str) -> list[str]:
@@ -47,9 +47,10 @@ def resolve_members(state: State, balancer: loadbalancer_pb2.LoadBalancer) -> li
     """In order of addresses. Where several entries mean the same address and port, one that drains wins."""
     project = balancer.meta.project
     networks = networks_near(state, project, balancer.spec.network)
+    version = version_of(balancer)
     found: dict[tuple[str, int], Member] = {}
     for entry in balancer.spec.members:
-        for member in _members_of(state, project, networks, entry):
+        for member in _members_of(state, project, networks, version, entry):
             known = found.get((member.address, member.port))
             if known is None or member.drain:
                 found[member.address, member.port] = member
@@ -71,7 +72,7 @@ def concerned_networks(state: State, changed: Changed) -> Iterator[tuple[str, st
 
 def planned_balancers(state: State, project: str, network: str) -> list[agent_pb2.PlannedLoadBalancer]:
     """Those whose address is in a network, as nodes are told of them."""
-    return [_planned(state, row.message) for row in balancers_in(state, project, network)]
+    return [_planned(state, row.message) for row in state.balancers_in(project, network)]
 
 
 def _planned(state: State, balancer: loadbalancer_pb2.LoadBalancer) -> agent_pb2.PlannedLoadBalancer:
@@ -112,13 +113,17 @@ def _is_meant(balancer: loadbalancer_pb2.LoadBalancer, instance: instance_pb2.In
 
 
 def _members_of(
-    state: State, project: str, networks: list[str], entry: loadbalancer_pb2.LoadBalancerMember
+    state: State,
+    project: str,
+    networks: list[str],
+    version: int,
+    entry: loadbalancer_pb2.LoadBalancerMember,
 ) -> Iterator[Member]:
     if entry.address:
         yield Member(entry.address, entry.port, entry.drain)
         return
     for instance in _instances_of(state, project, entry):
-        address = _address_of(state, instance, networks)
+        address = _address_of(state, instance, networks, version)
         if address is not None:
             is_off = instance.spec.power != instance_pb2.POWER_STATE_ON
             drain = entry.drain or is_off or instance.meta.HasField("deleted_at")
@@ -140,13 +145,17 @@ def _instances_of(
             yield row.message
 
 
-def _address_of(state: State, instance: instance_pb2.Instance, networks: list[str]) -> str | None:
+def _address_of(
+    state: State, instance: instance_pb2.Instance, networks: list[str], version: int
+) -> str | None:
     ports = {
         row.message.meta.uid: row.message for row in state.ports_of(instance.meta.project, instance.meta.name)
     }
     for attachment in instance.spec.networks:
         port = ports.get(attachment.port_uid)
-        if port is not None and attachment.network in networks and port.spec.addresses:
-            address: str = port.spec.addresses[0].address
-            return address
+        if port is None or attachment.network not in networks:
+            continue
+        for address in addresses_of(state, port):
+            if ip_address(address).version == version:
+                return address
     return None

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 from controller.admit.provider import find_provider
+from controller.balancers import version_of
 from controller.fleet import is_ready
 from controller.state import State
 from controller.store import keys
@@ -143,6 +144,8 @@ def _way_to_balancer(
     """Its members may be anywhere; a node of its router announces."""
     router = state.router_of(balancer.meta.project, balancer.spec.network)
     name = balancer.meta.name
+    if version_of(balancer) != 4:
+        return Way(reason=NO_ADDRESS, text=f"load balancer {name} has an IPv6 address")
     if router is None:
         return _no_router(state, balancer.meta.project, balancer.spec.network, name)
     parts = _nodes_of(state, router.message)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 
-from controller.admit.subnet import Address
-from controller.balancers import Member, balancers_in, networks_near, resolve_members
+from controller.admit.subnet import Address, range_of
+from controller.balancers import Member, networks_near, resolve_members
 from controller.reach import arrive, enter, find_near, leave
-from controller.reach_steps import BALANCER, Path, Step, Traffic
+from controller.reach_steps import BALANCER, OUTSIDE, Path, Step, Traffic
 from controller.state import State
+from controller.store import keys
+from cumulet.addresses import with_port
 from cumulet.protocols import WITH_PORTS, protocol_number
 from cumulet.v1 import loadbalancer_pb2, port_pb2
 
@@ -24,11 +26,30 @@ def find_balancer(
     """The load balancer that the source means by an address."""
     project = source.meta.project
     for network in networks_near(state, project, source.spec.network):
-        for row in balancers_in(state, project, network):
+        for row in state.balancers_in(project, network):
             if row.message.spec.address == str(address):
                 found: loadbalancer_pb2.LoadBalancer = row.message
                 return found
     return None
+
+
+def find_routed_balancer(state: State, address: Address) -> loadbalancer_pb2.LoadBalancer | None:
+    """The load balancer, of any project, that has an address of an external network's IPv6 range."""
+    for row in state.rows(keys.LOAD_BALANCERS).values():
+        balancer: loadbalancer_pb2.LoadBalancer = row.message
+        if balancer.spec.address != str(address):
+            continue
+        subnets = state.subnets_of(balancer.meta.project, balancer.spec.network)
+        specs = (subnet.message.spec for subnet in subnets)
+        if any(spec.external_network and address in range_of(spec).cidr for spec in specs):
+            return balancer
+    return None
+
+
+def unanswered_outside(balancer: loadbalancer_pb2.LoadBalancer) -> Step:
+    """No node answers outside for a load balancer's IPv6 address, even where its subnet is the outside's."""
+    text = f"load balancer {balancer.meta.name} is reached from its router's networks only"
+    return Step(OUTSIDE, balancer.spec.address, "", False, f"{text}: outside, nobody answers for its address")
 
 
 def reach_balancer(
@@ -92,8 +113,9 @@ def _why(path: Path | None) -> str:
 
 
 def _name_of(member: Member) -> str:
-    port = f":{member.port}" if member.port else ""
-    return f"{member.instance or member.address}{port}"
+    if not member.port:
+        return member.instance or member.address
+    return with_port(member.instance or member.address, member.port)
 
 
 def listens(balancer: loadbalancer_pb2.LoadBalancer, traffic: Traffic) -> bool:

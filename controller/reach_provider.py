@@ -14,7 +14,7 @@ from controller.reach import METADATA, enter
 from controller.reach_steps import OUTSIDE, Path, Step, Traffic, until_stopped
 from controller.state import State
 from controller.store import keys
-from cumulet.addresses import PART_RANGE
+from cumulet.addresses import is_of_part
 from cumulet.v1 import port_pb2
 
 
@@ -48,7 +48,7 @@ def reach_from_segment(
     state: State, source: Address, target: port_pb2.Port, address: Address, traffic: Traffic
 ) -> Path:
     """From an address that is not the cloud's to a port of a provider network."""
-    if source == METADATA or source in PART_RANGE:
+    if source == METADATA or is_of_part(source):
         text = f"{source} is the nodes' own: what comes from there by the operator's network is dropped"
         refused = Step(OUTSIDE, str(source), "", False, text)
         return Path(traffic.ip_version, str(source), str(address), (refused,))

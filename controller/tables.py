@@ -169,8 +169,13 @@ class Tables:
         rows = self._subnets_of.get((project, network), _EMPTY)
         return [rows[parts] for parts in sorted(rows)]
 
+    def balancers_in(self, project: str, network: str) -> list[Stored]:
+        """Load balancers whose address is in a network, by name."""
+        rows = self.rows(keys.LOAD_BALANCERS, project)
+        return [rows[parts] for parts in sorted(rows) if rows[parts].message.spec.network == network]
+
     def addresses_in(self, network_uid: str) -> dict[str, str]:
-        """Port uid by address."""
+        """Uid of the port or load balancer by address."""
         return self._addresses.get(network_uid, _EMPTY)
 
     def announced_by(self, node: str) -> Mapping[str, Stored]:

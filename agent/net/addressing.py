@@ -73,6 +73,11 @@ def gateway_addresses(network: NetworkIntent) -> set[tuple[IPAddress, int]]:
     return found
 
 
+def link_addresses(network: NetworkIntent) -> set[tuple[IPAddress, int]]:
+    """All addresses of the gateway's link."""
+    return gateway_addresses(network) | {(one, one.max_prefixlen) for one in network.answered}
+
+
 def uplink_pair(uid: str) -> Pair:
     """Of a network without a router."""
     return Pair("uplink", names.uplink_name(uid), UPLINK_LINK, fixed_mac("uplink", uid))

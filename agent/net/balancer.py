@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
+
+BalancedAddress = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Probed:
     """Where a member's health is asked for."""
 
-    address: IPv4Address
+    address: BalancedAddress
     port: int
 
 
@@ -31,7 +33,7 @@ class ListenerIntent:
 class MemberIntent:
     """`port` 0: the listener's. One that drains gets no new connections."""
 
-    address: IPv4Address
+    address: BalancedAddress
     port: int
     drain: bool
     health_port: int
@@ -54,14 +56,15 @@ class HealthIntent:
 
 @dataclass(frozen=True, slots=True)
 class BalancerIntent:
-    """`members` are in order. Without `health` all count as healthy.
+    """`members` are in order, of the address's IP version. Without `health` all count as healthy.
 
-    `outside`: addresses of the outside that this node answers for and that its listeners are asked at, too.
+    `outside`: addresses of the outside that this node answers for and that its listeners are asked at, too;
+    none for an IPv6 balancer.
     """
 
     uid: str
     name: str
-    address: IPv4Address
+    address: BalancedAddress
     listeners: tuple[ListenerIntent, ...]
     by_source: bool
     members: tuple[MemberIntent, ...]
@@ -79,6 +82,18 @@ def chosen_members(balancer: BalancerIntent, down: Collection[Probed]) -> tuple[
     """Who gets new connections: those that are healthy; where nobody is, all, since a check may be wrong."""
     willing = tuple(member for member in balancer.members if not member.drain)
     return tuple(member for member in willing if member.probed not in down) or willing
+
+
+def answered_in(
+    cidrs: Iterable[IPv4Network | IPv6Network], balancers: Iterable[BalancerIntent]
+) -> tuple[IPv6Address, ...]:
+    """Addresses that a gateway's link has to have so that guests on it find them by ND.
+
+    ARP is answered for any address of the namespace, ND only for those of the link that was asked on.
+    """
+    ranges = list(cidrs)
+    found = (one.address for one in balancers if any(one.address in cidr for cidr in ranges))
+    return tuple(sorted(address for address in found if isinstance(address, IPv6Address)))
 
 
 def balancer_to_json(balancer: BalancerIntent) -> dict[str, Any]:
@@ -102,11 +117,11 @@ def balancer_from_json(raw: dict[str, Any]) -> BalancerIntent:
     return BalancerIntent(
         uid=raw["uid"],
         name=raw["name"],
-        address=IPv4Address(raw["address"]),
+        address=ip_address(raw["address"]),
         listeners=tuple(ListenerIntent(protocol, port) for protocol, port in raw["listeners"]),
         by_source=raw["by_source"],
         members=tuple(
-            MemberIntent(IPv4Address(address), port, drain, health_port)
+            MemberIntent(ip_address(address), port, drain, health_port)
             for address, port, drain, health_port in raw["members"]
         ),
         health=HealthIntent(*raw["health"]) if raw["health"] is not None else None,

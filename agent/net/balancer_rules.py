@@ -17,7 +17,8 @@ from agent.net.program import digest_of_program
 from agent.net.rule_words import COUNTER, Json
 from cumulet.protocols import TRANSLATED
 
-FAMILY: Final = "ip"
+FAMILIES: Final = ("ip", "ip6")
+_UNREACHABLE: Final = {"ip": "icmp", "ip6": "icmpv6"}
 _PREFIX: Final = "cumulet-lb-"
 _TRANSLATE: Final = -100  # of destinations
 _SOURCE_NAT: Final = 100
@@ -35,33 +36,39 @@ def owner_of_table(name: str) -> str:
     return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else ""
 
 
+def family_of(balancer: BalancerIntent) -> str:
+    """Of its table: one address of one IP version."""
+    return "ip" if balancer.address.version == 4 else "ip6"
+
+
 def listener_id(balancer: BalancerIntent, listener: ListenerIntent) -> str:
     return f"{balancer.uid}/{TRANSLATED[listener.protocol]}/{listener.port}"
 
 
 def balancer_rules(balancer: BalancerIntent, members: Sequence[MemberIntent]) -> list[Json]:
     """Replaces its table. `members` are those that get new connections; without any, all are refused."""
+    family = family_of(balancer)
     commands = [
-        words.base_chain(FAMILY, "prerouting", "nat", "prerouting", _TRANSLATE),
-        words.base_chain(FAMILY, "input", "filter", "input", _BEFORE_INPUT),
-        *(words.rule(FAMILY, "input", *statements) for statements in _refusals(balancer)),
+        words.base_chain(family, "prerouting", "nat", "prerouting", _TRANSLATE),
+        words.base_chain(family, "input", "filter", "input", _BEFORE_INPUT),
+        *(words.rule(family, "input", *statements) for statements in _refusals(balancer)),
     ]
     if balancer.members:
-        commands.append(words.base_chain(FAMILY, "postrouting", "nat", "postrouting", _SOURCE_NAT))
-        commands.append(words.rule(FAMILY, "postrouting", *_own_client(balancer)))
+        commands.append(words.base_chain(family, "postrouting", "nat", "postrouting", _SOURCE_NAT))
+        commands.append(words.rule(family, "postrouting", *_own_client(balancer)))
     for number, listener in enumerate(balancer.listeners):
         if members:
             commands += _listener(balancer, listener, f"listener-{number}", members)
     name = table_name(balancer.uid)
     return [
-        *words.table_absent(FAMILY, name),
-        {"add": {"table": {"family": FAMILY, "name": name}}},
+        *words.table_absent(family, name),
+        {"add": {"table": {"family": family, "name": name}}},
         *(_in_table(command, name) for command in commands),
     ]
 
 
-def balancer_absent(uid: str) -> list[Json]:
-    return words.table_absent(FAMILY, table_name(uid))
+def balancer_absent(family: str, uid: str) -> list[Json]:
+    return words.table_absent(family, table_name(uid))
 
 
 def balancer_digest(balancer: BalancerIntent) -> str:
@@ -73,21 +80,21 @@ def _listener(
     balancer: BalancerIntent, listener: ListenerIntent, chain: str, members: Sequence[MemberIntent]
 ) -> list[Json]:
     """A chain for each member, one that chooses, and what leads there."""
-    ends = [f"{chain}-{number}" for number in range(len(members))]
+    family, ends = family_of(balancer), [f"{chain}-{number}" for number in range(len(members))]
     asked = [
-        words.is_field("ip", "daddr", _addresses(balancer)),
+        words.is_field(family, "daddr", _addresses(balancer)),
         words.is_field(TRANSLATED[listener.protocol], "dport", listener.port),
     ]
     protocol = words.match("==", _PROTOCOL, TRANSLATED[listener.protocol])  # nft asks for it beside a port
     comment = listener_id(balancer, listener)
-    commands = [words.chain(FAMILY, name) for name in (*ends, chain)]
+    commands = [words.chain(family, name) for name in (*ends, chain)]
     for name, member in zip(ends, members, strict=True):
         target = {"dnat": {"addr": str(member.address), "port": member.port or listener.port}}
-        commands.append(_commented(words.rule(FAMILY, name, protocol, COUNTER, target), comment))
+        commands.append(_commented(words.rule(family, name, protocol, COUNTER, target), comment))
     choice = {"set": [[number, words.goto(name)] for number, name in enumerate(ends)]}
-    key = _by_source(len(ends)) if balancer.by_source else _in_turn(len(ends))
-    commands.append(words.rule(FAMILY, chain, {"vmap": {"key": key, "data": choice}}))
-    commands.append(words.rule(FAMILY, "prerouting", *asked, words.goto(chain)))
+    key = _by_source(family, len(ends)) if balancer.by_source else _in_turn(len(ends))
+    commands.append(words.rule(family, chain, {"vmap": {"key": key, "data": choice}}))
+    commands.append(words.rule(family, "prerouting", *asked, words.goto(chain)))
     return commands
 
 
@@ -100,7 +107,8 @@ def _addresses(balancer: BalancerIntent) -> object:
 def _own_client(balancer: BalancerIntent) -> list[Json]:
     """No guest takes a packet that comes from itself: a member that is its own client sees the balancer."""
     addresses = sorted({str(member.address) for member in balancer.members})
-    ends = {"concat": [words.payload("ip", "saddr"), words.payload("ip", "daddr")]}
+    family = family_of(balancer)
+    ends = {"concat": [words.payload(family, "saddr"), words.payload(family, "daddr")]}
     same = {"set": [{"concat": [address, address]} for address in addresses]}
     translated = words.match("in", {"ct": {"key": "status"}}, "dnat")
     return [words.match("==", ends, same), translated, {"snat": {"addr": str(balancer.address)}}]
@@ -110,20 +118,21 @@ def _in_turn(count: int) -> Json:
     return {"numgen": {"mode": "inc", "mod": count, "offset": 0}}
 
 
-def _by_source(count: int) -> Json:
-    source = words.payload("ip", "saddr")
+def _by_source(family: str, count: int) -> Json:
+    source = words.payload(family, "saddr")
     return {"jhash": {"mod": count, "offset": 0, "expr": source, "seed": _SEED}}
 
 
 def _refusals(balancer: BalancerIntent) -> list[list[Json]]:
-    mine = words.is_field("ip", "daddr", str(balancer.address))
+    family = family_of(balancer)
+    mine = words.is_field(family, "daddr", str(balancer.address))
     return [
         [mine, words.match("==", _PROTOCOL, "tcp"), COUNTER, {"reject": {"type": "tcp reset"}}],
         [
             mine,
             words.match("==", _PROTOCOL, "udp"),
             COUNTER,
-            {"reject": {"type": "icmp", "expr": "port-unreachable"}},
+            {"reject": {"type": _UNREACHABLE[family], "expr": "port-unreachable"}},
         ],
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def _parse(text: str) -> dict[str, BalancerRecord]:
         records = [
             BalancerRecord(
                 balancer_from_json(raw["intent"]),
-                frozenset(Probed(IPv4Address(address), port) for address, port in raw["down"]),
+                frozenset(Probed(ip_address(address), port) for address, port in raw["down"]),
                 raw["program"],
                 raw["rules"],
             )

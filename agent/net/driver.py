@@ -83,7 +83,8 @@ class NetworkIntent:
 
     `router_uid`: the router whose namespace holds the network's gateways; empty: the network's own does.
     `segment`: the operator's network that this one is; then its subnets' gateways are the operator's, too,
-    and it has no tunnel. None: one of the cloud's own.
+    and it has no tunnel. None: one of the cloud's own. `answered`: load balancers' addresses that its
+    gateway's link has, too (balancer.answered_in).
     """
 
     uid: str
@@ -94,6 +95,7 @@ class NetworkIntent:
     mtu: int = GUEST_MTU_DEFAULT
     router_uid: str = ""
     segment: Segment | None = None
+    answered: tuple[IPv6Address, ...] = ()
 
     @functools.cached_property
     def digest(self) -> str:

@@ -24,7 +24,7 @@ from typing import Final
 from agent.net import rule_words as words
 from agent.net.addressing import METADATA_ADDRESS
 from agent.net.rule_words import ACCEPT, COUNTER, DROP, IIFNAME, MARK, PASS, Json
-from cumulet.addresses import PART_RANGE
+from cumulet.addresses import PART_RANGE, PART_RANGE6
 
 NUMBER_MAX: Final = 0xFFFFFD
 _TAG: Final = 0x43000000
@@ -242,7 +242,7 @@ def _honest() -> list[tuple[Json, ...]]:
     of_routers = {"set": ["redirect", "router-advertisement"]}
     return [
         (words.ct_state("invalid"), *DROP),
-        (_from_part(), *DROP),
+        *((asks, *DROP) for asks in _from_part()),
         (words.match("==", words.payload("udp", "sport"), {"set": [_DHCP, _DHCPV6]}), *DROP),
         (words.match("==", words.payload("icmp", "type"), of_routers), *DROP),
         (words.match("==", icmpv6, {"set": [_ROUTER_ADVERT, _REDIRECT]}), *DROP),
@@ -260,7 +260,7 @@ def _foreign() -> list[tuple[Json, ...]]:
     servers = words.match("==", words.payload("udp", "sport"), {"set": [_DHCP, _DHCPV6]})
     return [
         (words.ct_state("invalid"), *DROP),
-        (_from_part(), *DROP),
+        *((asks, *DROP) for asks in _from_part()),
         (words.is_field("ip", "saddr", _METADATA), *DROP),
         (servers, *DROP),
         (words.is_field("icmp", "type", "redirect"), *DROP),
@@ -301,7 +301,7 @@ def _ingress() -> list[tuple[Json, ...]]:
         (words.ct_state("established", "related"), clear, PASS),
         (words.ct_state("invalid"), *DROP),
         # No guest's: `honest` drops them at their sender.
-        (_from_part(), clear, *ACCEPT),
+        *((asks, clear, *ACCEPT) for asks in _from_part()),
         (words.match("==", udp, _DHCP), words.is_field("udp", "dport", _DHCP_CLIENT), clear, *ACCEPT),
         (words.match("==", udp, _DHCPV6), words.is_field("udp", "dport", _DHCPV6_CLIENT), clear, *ACCEPT),
         (words.match("==", icmpv6, {"set": _ADVERTISES}), clear, *ACCEPT),
@@ -310,10 +310,13 @@ def _ingress() -> list[tuple[Json, ...]]:
     ]
 
 
-def _from_part() -> Json:
-    """A router's part asks whether a member of a load balancer lives."""
-    parts = {"addr": str(PART_RANGE.network_address), "len": PART_RANGE.prefixlen}
-    return words.is_field("ip", "saddr", {"prefix": parts})
+def _from_part() -> tuple[Json, Json]:
+    """A router's part asks whether a member of a load balancer lives, by IPv4 and by IPv6."""
+    parts, parts6 = (
+        {"prefix": {"addr": str(one.network_address), "len": one.prefixlen}}
+        for one in (PART_RANGE, PART_RANGE6)
+    )
+    return words.is_field("ip", "saddr", parts), words.is_field("ip6", "saddr", parts6)
 
 
 def too_many(most: int) -> tuple[Json, ...]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from agent.net import conntrack, kernel_links, netns, nft
+from agent.net import conntrack, kernel_links, netns, nft, sysctl
 from agent.net.addressing import METADATA_ADDRESS
 from agent.net.balancer import BalancerIntent, MemberIntent, Probed, chosen_members
 from agent.net.balancer_rules import (
-    FAMILY,
+    FAMILIES,
     balancer_absent,
     balancer_digest,
     balancer_rules,
+    family_of,
     owner_of_table,
     table_name,
 )
@@ -29,28 +29,29 @@ from agent.net.driver import IPAddress, RouterIntent
 from agent.net.netlink_ip import Address
 from agent.net.rtnetlink import Netlink
 from agent.net.rules_reader import RulesReader
-from cumulet.addresses import part_address
+from cumulet.addresses import part_address, part_address6
 
-_SINGLE: Final = 32
+_LOOPBACK: Final = "lo"
 
 
 class KernelBalancers:
     def __init__(self, state: BalancerState, reader: RulesReader, underlay: IPAddress | None) -> None:
         self._state = state
         self._reader = reader
-        self._part = part_address(underlay)
+        self._parts: dict[int, IPAddress] = {4: part_address(underlay), 6: part_address6(underlay)}
 
     def ensure(self, router: RouterIntent, namespace: Path) -> None:
         """Exactly these. What is as it should be is not touched."""
         records = self._state.of_router(router.uid)
         wanted = {balancer.uid: balancer for balancer in router.balancers}
         with netns.inside(namespace):
-            for uid in (records.keys() | _tables_here()) - wanted.keys():
-                nft.commit(balancer_absent(uid))
+            for family, uid in _tables_here():
+                if uid not in wanted or family != family_of(wanted[uid]):
+                    nft.commit(balancer_absent(family, uid))
+                    self._reader.forget(_owner(router.uid, uid))
+            for uid in records.keys() - wanted.keys():
                 self._reader.forget(_owner(router.uid, uid))
-                record = records.pop(uid, None)
-                if record is not None:
-                    _end(record.intent, lambda _: True)
+                _end(records.pop(uid).intent, lambda _: True)
             for uid, balancer in wanted.items():
                 records[uid] = self._ensure_one(router.uid, balancer, records.get(uid))
             _ensure_addresses(self._addresses(router))
@@ -104,51 +105,52 @@ class KernelBalancers:
     def _is_whole(self, router_uid: str, record: BalancerRecord) -> bool:
         """In the namespace."""
         uid = record.intent.uid
-        tables = self._reader.read(_owner(router_uid, uid), _tables(uid))
+        tables = self._reader.read(_owner(router_uid, uid), _tables(record.intent))
         return record.program == balancer_digest(record.intent) and record.rules == tables.fingerprint
 
     def _program(self, router_uid: str, balancer: BalancerIntent, down: Collection[Probed]) -> str:
         """In the namespace. The fingerprint of what is then there."""
         rules = balancer_rules(balancer, chosen_members(balancer, down))
         owner = _owner(router_uid, balancer.uid)
-        return self._reader.replace(owner, _tables(balancer.uid), rules).fingerprint
+        return self._reader.replace(owner, _tables(balancer), rules).fingerprint
 
-    def _addresses(self, router: RouterIntent) -> set[IPv4Address]:
-        if not router.balancers:
-            return set()
-        return {self._part, *(balancer.address for balancer in router.balancers)}
+    def _addresses(self, router: RouterIntent) -> set[IPAddress]:
+        own: set[IPAddress] = {balancer.address for balancer in router.balancers}
+        return own | {self._parts[address.version] for address in own}
 
 
 def _owner(router_uid: str, uid: str) -> str:
     return f"{router_uid}/{uid}"
 
 
-def _tables(uid: str) -> nft.Tables:
-    return ((FAMILY, table_name(uid)),)
+def _tables(balancer: BalancerIntent) -> nft.Tables:
+    return ((family_of(balancer), table_name(balancer.uid)),)
 
 
-def _tables_here() -> set[str]:
-    """Uids of balancers that have a table in the calling thread's namespace."""
-    return {owner_of_table(name) for family, name in nft.list_names() if family == FAMILY} - {""}
+def _tables_here() -> set[tuple[str, str]]:
+    """(family, uid of the balancer) of tables in the calling thread's namespace."""
+    named = ((family, owner_of_table(name)) for family, name in nft.list_names() if family in FAMILIES)
+    return {(family, uid) for family, uid in named if uid}
 
 
-def _present_addresses() -> set[IPv4Address]:
+def _present_addresses() -> set[IPAddress]:
     """Of the namespace's loopback, without what others put there."""
     with Netlink() as inner:
-        loopback = kernel_links.get_link(inner, "lo").index
-        found = [one.address for one in inner.addresses() if one.link == loopback]
-    addresses = {one for one in found if isinstance(one, IPv4Address)} - {METADATA_ADDRESS}
-    return {one for one in addresses if not one.is_loopback}
+        loopback = kernel_links.get_link(inner, _LOOPBACK).index
+        found: set[IPAddress] = {one.address for one in inner.addresses() if one.link == loopback}
+    return {one for one in found - {METADATA_ADDRESS} if not one.is_loopback}
 
 
-def _ensure_addresses(wanted: set[IPv4Address]) -> None:
+def _ensure_addresses(wanted: set[IPAddress]) -> None:
+    if any(address.version == 6 for address in wanted):
+        sysctl.enable_ipv6(_LOOPBACK)
     present = _present_addresses()
     with Netlink() as inner:
-        loopback = kernel_links.get_link(inner, "lo").index
+        loopback = kernel_links.get_link(inner, _LOOPBACK).index
         for address in present - wanted:
-            inner.delete_address(Address(loopback, address, _SINGLE))
+            inner.delete_address(Address(loopback, address, address.max_prefixlen))
         for address in wanted - present:
-            inner.ensure_address(Address(loopback, address, _SINGLE))
+            inner.ensure_address(Address(loopback, address, address.max_prefixlen))
 
 
 def _end_of_members(before: BalancerIntent, after: BalancerIntent) -> None:

@@ -48,7 +48,7 @@ from agent.net.router_state import RouterState
 from agent.net.rules_reader import RulesReader
 from agent.net.state import State
 from agent.net.stats import NetStats
-from cumulet.addresses import part_address
+from cumulet.addresses import part_address, part_address6
 
 NETNS_DIR: Final = Path("/run/netns")  # where iproute2 looks: `ip netns exec cumulet-UID …` works
 _SAFE_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]+")  # it is written into dnsmasq's files
@@ -219,13 +219,14 @@ class KernelNet:
         """Say once more that this node has the address."""
         await self._run(f"announcing {address}", lambda: self._routers.external.announce(uplink, address))
 
-    async def probe_sockets(self, router_uid: str, count: int) -> list[socket.socket]:
+    async def probe_sockets(self, router_uid: str, ip_version: int, count: int) -> list[socket.socket]:
         """Which speak from the router's part here. The caller closes them. Raises OSError.
 
         In a thread of its own: whether members live does not wait for what the driver has to do.
         """
         check_uid("router", router_uid)
-        namespace, source = self._network.namespace(router_uid), part_address(self._host.underlay)
+        namespace, underlay = self._network.namespace(router_uid), self._host.underlay
+        source = part_address(underlay) if ip_version == 4 else part_address6(underlay)
         return await asyncio.to_thread(open_sockets, namespace, source, count)
 
     def _peers(self) -> frozenset[Element]:

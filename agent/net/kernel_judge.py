@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.net import addressing, guard_rules, kernel_links, kernel_segment, names, ports, ruleset
-from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_pair
+from agent.net.addressing import Pair, gateway_pair, link_addresses, uplink_pair
 from agent.net.directory import EntryMirror, Spot, render_digest
 from agent.net.driver import IPAddress, NetworkIntent, ObservedNet, ObservedNetwork, PortIntent
 from agent.net.elements import Element
@@ -221,7 +221,7 @@ def _inner_links_fit(view: LinkView, network: NetworkIntent) -> bool:
     return (
         gateway is not None
         and (gateway.up, gateway.mac, gateway.mtu) == (True, pair.inner_mac, network.mtu)
-        and view.addresses_of(gateway.name) == gateway_addresses(network)
+        and view.addresses_of(gateway.name) == link_addresses(network)
         and (bool(network.router_uid) or _way_out_fits(view, network))
         and view.routes >= kernel_links.near_routes(network, gateway.index)
     )

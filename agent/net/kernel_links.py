@@ -16,7 +16,7 @@ from typing import Final
 
 from agent.errors import DriverError
 from agent.net import addressing, names, netns, ports, sysctl
-from agent.net.addressing import Pair, gateway_addresses, gateway_pair, uplink_pair
+from agent.net.addressing import Pair, gateway_pair, link_addresses, uplink_pair
 from agent.net.driver import IPAddress, NetworkIntent, announces_ipv6
 from agent.net.netlink_ip import Address, Route
 from agent.net.netlink_link import BridgePort, Link, Tunnel
@@ -24,6 +24,7 @@ from agent.net.netlink_neighbour import port_entry
 from agent.net.rtnetlink import EntryChange, Netlink
 
 _SINGLE: Final = 32  # prefix length of a lone address
+_SINGLE6: Final = 128
 
 
 @contextlib.contextmanager
@@ -58,7 +59,9 @@ def ensure_links(network: NetworkIntent, namespace: Path, underlay: IPAddress | 
             with netns.inside(namespace):
                 sysctl.make_ipv6_gateway(pair.inner)
         set_up(inner, gateway)  # first: a link that is down loses IPv6 addresses
-        is_changed = ensure_addresses(inner, gateway, gateway_addresses(network))
+        changed = ensure_addresses(inner, gateway, link_addresses(network))
+        # What a load balancer is found by is of no concern to a DHCP server.
+        is_changed = any(length != _SINGLE6 for _, length in changed)
         if not network.router_uid:
             uplink = ensure_uplink(
                 host, inner, uplink_pair(network.uid), network.uid, network.vni, namespace_fd
@@ -211,14 +214,16 @@ def ensure_uplink(
     return inner_end
 
 
-def ensure_addresses(netlink: Netlink, link: Link, wanted: set[tuple[IPAddress, int]]) -> bool:
-    """Exactly these; true when something was changed."""
+def ensure_addresses(
+    netlink: Netlink, link: Link, wanted: set[tuple[IPAddress, int]]
+) -> set[tuple[IPAddress, int]]:
+    """Exactly these; those that were changed."""
     present = {(address.address, address.prefix_length) for address in netlink.addresses_of(link.index)}
     for address, prefix_length in present - wanted:
         netlink.delete_address(Address(link.index, address, prefix_length))
     for address, prefix_length in wanted - present:
         netlink.ensure_address(Address(link.index, address, prefix_length))
-    return present != wanted
+    return present ^ wanted
 
 
 def set_up(netlink: Netlink, link: Link) -> None:

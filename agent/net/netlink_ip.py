@@ -32,11 +32,15 @@ _IFA_F_NODAD: Final = 0x02
 
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
+_IFA_CACHEINFO: Final = 6
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
 
 _ADDR: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_LIFETIMES: Final = struct.Struct("=IIII")  # preferred, valid, created, changed
+_FOREVER: Final = 0xFFFFFFFF
+_SINGLE6: Final = 128
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # family, dst, src, tos, table, protocol, scope, type, flags
 
 
@@ -66,11 +70,16 @@ def address(value: Address) -> bytes:
     packed = value.address.packed
     scope = _SCOPE_LINK if value.address.is_link_local else _SCOPE_UNIVERSE
     family, flags = (_AF_INET, 0) if value.address.version == 4 else (_AF_INET6, _IFA_F_NODAD)
-    return (
+    payload = (
         _ADDR.pack(family, value.prefix_length, flags, scope, value.link)
         + attribute(_IFA_LOCAL, packed)
         + attribute(_IFA_ADDRESS, packed)
     )
+    if value.address.version == 6 and value.prefix_length == _SINGLE6:
+        # A load balancer's, or a part's: deprecated (RFC 4862, section 5.5.4), so that the namespace never
+        # chooses it as the source of what it says itself.
+        payload += attribute(_IFA_CACHEINFO, _LIFETIMES.pack(0, _FOREVER, 0, 0))
+    return payload
 
 
 def route_dump() -> bytes:

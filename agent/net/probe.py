@@ -8,24 +8,25 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
 from agent.net import netns
+from agent.net.driver import IPAddress
 
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] [23][0-9][0-9][ \r\n]")  # RFC 9112, section 4: up to the reason
 _STATUS_BYTES: Final = 13
 _ANSWER_BYTES: Final = 256
 
 
-def open_sockets(namespace: Path, source: IPv4Address, count: int) -> list[socket.socket]:
+def open_sockets(namespace: Path, source: IPAddress, count: int) -> list[socket.socket]:
     """TCP sockets in the namespace that speak from this address of it. Blocking; raises OSError."""
     made: list[socket.socket] = []
+    family = socket.AF_INET if source.version == 4 else socket.AF_INET6
     try:
         with netns.inside(namespace):
             for _ in range(count):
-                made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+                made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
                 made[-1].setblocking(False)
                 made[-1].bind((str(source), 0))
     except OSError:
@@ -48,7 +49,11 @@ async def ask(one: socket.socket, target: tuple[str, int], http_path: str, timeo
 
 async def _answers(one: socket.socket, host: str, path: str) -> bool:
     loop = asyncio.get_running_loop()
-    headers = (f"Host: {host}", "User-Agent: cumulet-health", "Connection: close")
+    headers = (
+        f"Host: {f'[{host}]' if ':' in host else host}",
+        "User-Agent: cumulet-health",
+        "Connection: close",
+    )
     lines = (f"GET {path} HTTP/1.1", *headers, "", "")
     await loop.sock_sendall(one, "\r\n".join(lines).encode())
     answer = b""

@@ -21,7 +21,7 @@ from agent.net.driver import IPAddress, RemotePort, RouteIntent, RouterDirectory
 from agent.net.netlink_neighbour import Neighbour, TunnelEntry
 from agent.net.netlink_route import RouterRoute, route_of
 from agent.net.summed import count_over, hash_over
-from cumulet.addresses import link_local_address, part_address
+from cumulet.addresses import link_local_address, part_address, part_address6
 
 RouterEntry = RouterRoute | Neighbour | TunnelEntry
 _NOWHERE: Final = 0
@@ -80,10 +80,10 @@ def routes_to(remotes: Iterable[RemotePort], tunnel: int) -> Iterator[RouterRout
 
 
 def peer_entries(vteps: Iterable[IPAddress], tunnel: int) -> Iterator[RouterEntry]:
-    """Of a node: how its part is reached, and the address that it asks members of load balancers from."""
+    """Of a node: how its part is reached, and the addresses that it asks members of load balancers from."""
     for vtep in vteps:
-        part = part_address(vtep)
-        yield RouterRoute(part, part.max_prefixlen, tunnel, peer_address(vtep))
+        for part in (part_address(vtep), part_address6(vtep)):
+            yield RouterRoute(part, part.max_prefixlen, tunnel, peer_address(vtep))
         yield Neighbour(tunnel, peer_address(vtep), peer_mac(vtep), True)
         yield TunnelEntry(tunnel, peer_mac(vtep), vtep)
 

@@ -17,7 +17,7 @@ from agent.net.addressing import METADATA_ADDRESS, METADATA_PORT
 from agent.net.conntrack_wire import Connection
 from agent.net.driver import GroupIntent, IPAddress, IPNetwork, PortIntent, RuleIntent
 from agent.net.guest_rules import ROUTED
-from cumulet.addresses import PART_RANGE
+from cumulet.addresses import is_of_part
 
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _ICMP_OF: Final = {4: _ICMP, 6: _ICMPV6}
@@ -44,7 +44,7 @@ class Policy:
         ) and (
             receiver is None
             or (connection.source in self.gateways and _is_service_answer(connection))
-            or connection.source in PART_RANGE
+            or is_of_part(connection.source)
             or self._permits(receiver, connection, egress=False)
         )
 

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -168,6 +168,7 @@ def _network_json(record: NetworkRecord) -> dict[str, Any]:
         "mtu": network.mtu,
         "router_uid": network.router_uid,
         "segment": dataclasses.astuple(network.segment) if network.segment is not None else None,
+        "answered": list(map(str, network.answered)),
         "subnets": [
             [subnet.uid, str(subnet.cidr), str(subnet.gateway), list(map(str, subnet.dns_servers))]
             for subnet in network.subnets
@@ -210,6 +211,7 @@ def _network_record(raw: dict[str, Any]) -> NetworkRecord:
         mtu=raw["mtu"],
         router_uid=raw["router_uid"],
         segment=Segment(*raw["segment"]) if raw["segment"] is not None else None,
+        answered=tuple(map(IPv6Address, raw.get("answered", ()))),
     )
     return NetworkRecord(intent, raw["digest"], raw["program"], raw["rules"])
 

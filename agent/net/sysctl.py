@@ -140,6 +140,11 @@ def disable_ipv6(scope: str) -> None:
         _write(f"ipv6/conf/{scope}/disable_ipv6", "1")
 
 
+def enable_ipv6(name: str) -> None:
+    """Of a link in a router's namespace, where it is off unless asked for."""
+    _write(f"ipv6/conf/{name}/disable_ipv6", "0")
+
+
 def make_router() -> None:
     """A new namespace becomes a network's router."""
     for scope in ("all", "default"):

@@ -14,6 +14,7 @@ from controller.admit.common import Context, Violations
 from controller.admit.externalnetwork import choose_floating_address, taken_of
 from controller.admit.project import charge_floating_ip
 from controller.admit.provider import find_provider
+from controller.balancers import version_of
 from controller.commit import Change
 from controller.floating import find_balancer, find_target, ipv4_of
 from controller.state import State
@@ -95,6 +96,9 @@ def _check(
         violations.add("spec.forwards", f"{len(spec.forwards)} forwards, at most {FORWARDS_MAX}")
     balancer = find_balancer(state, project, spec.target)
     if balancer is not None:
+        if version_of(balancer) != 4:
+            text = f"load balancer {spec.target} has an IPv6 address, and a floating IP is of IPv4"
+            violations.add("spec.target", f"{text}: create one of IPv4 for it, with the same members")
         _find_router(state, project, balancer.spec.network, spec.target, "spec.target", violations)
     elif spec.target:
         _check_only_one(state, project, own_uid, spec.target, violations)

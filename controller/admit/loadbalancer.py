@@ -6,7 +6,7 @@ there yet: what vanished or has not come is no member.
 
 from __future__ import annotations
 
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import IPv6Address
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -14,14 +14,15 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from controller.admit import common
 from controller.admit.common import Context, Violations
 from controller.admit.provider import find_provider
-from controller.admit.subnet import choose_address, range_of
-from controller.balancers import networks_near
+from controller.admit.subnet import Address, choose_address, choose_address6, range_of, subnets_of
+from controller.balancers import networks_near, version_of
 from controller.commit import Change
 from controller.selector import parse_selector
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since
 from controller.tables import Stored
+from cumulet.addresses import parse_address
 from cumulet.errors import InvalidArgumentError
 from cumulet.names import name_error
 from cumulet.protocols import PORT_MAX, TRANSLATED
@@ -53,15 +54,12 @@ def create(state: State, context: Context, project: str, given: loadbalancer_pb2
     spec = loadbalancer_pb2.LoadBalancerSpec()
     spec.CopyFrom(given.spec)
     network = _check_network(state, project, spec, violations)
+    wish = _check_version(state, project, spec, violations)
     _check(state, project, spec, violations)
     violations.raise_any(f"load balancer {given.meta.name!r} was not created")
     assert network is not None  # violations.raise_any has refused otherwise
-    found = choose_address(state, context, network, spec.address, field="spec.address")
-    if found is None:
-        violations.add("spec.network", f"{spec.network} has no IPv4 subnet, and the address is an IPv4 one")
+    _take_address(state, context, network, spec, wish, violations)
     violations.raise_any(f"load balancer {given.meta.name!r} was not created")
-    assert found is not None
-    spec.address = found[1]
     made = loadbalancer_pb2.LoadBalancer(meta=meta, spec=spec)
     change = common.put_new(state, keys.LOAD_BALANCERS, (project, meta.name), made)
     common.rest_on(change, keys.PROJECTS, project_row, project)
@@ -84,7 +82,9 @@ def update(
 ) -> Change:
     row, merged = common.updated(state, keys.LOAD_BALANCERS, parts, given, mask, MUTABLE)
     violations = Violations()
+    merged.spec.ip_version = version_of(merged)  # a record of before has none
     _check(state, parts[0], merged.spec, violations)
+    _check_own_address(merged.spec, violations)
     violations.raise_any(f"load balancer {'/'.join(parts)} was not changed")
     change = common.put_changed(keys.LOAD_BALANCERS, parts, row, merged)
     _rest_on_ranges(change, state, parts[0])
@@ -126,6 +126,58 @@ def _check_network(
         problem = f"{spec.network} has no router, which is what balances: attach it to one first"
         violations.add("spec.network", problem)
     return network
+
+
+def _check_version(
+    state: State, project: str, spec: loadbalancer_pb2.LoadBalancerSpec, violations: Violations
+) -> Address | None:
+    """The parsed wish for an address; None without one. Decides the IP version where it is not given."""
+    wish = None
+    if spec.address:
+        try:
+            wish = parse_address(spec.address)
+        except ValueError as error:
+            violations.add("spec.address", f"{spec.address!r} is not an IP address ({error})")
+    if spec.ip_version not in (0, 4, 6):
+        violations.add("spec.ip_version", f"{spec.ip_version} is neither 4 nor 6 (0: that of the address)")
+    elif wish is not None and spec.ip_version not in (0, wish.version):
+        violations.add("spec.ip_version", f"{wish} is not of IPv{spec.ip_version}: give one of the two")
+    elif wish is not None:
+        spec.ip_version = wish.version
+    elif not spec.ip_version:
+        subnets = [row.message.spec for _, row in subnets_of(state, project, spec.network)]
+        versions = {range_of(subnet).cidr.version for subnet in subnets}
+        spec.ip_version = 6 if versions == {6} else 4
+    return wish
+
+
+def _take_address(
+    state: State,
+    context: Context,
+    network: Stored,
+    spec: loadbalancer_pb2.LoadBalancerSpec,
+    wish: Address | None,
+    violations: Violations,
+) -> None:
+    """Fills in the address."""
+    if spec.ip_version == 6:
+        own = wish if isinstance(wish, IPv6Address) else None
+        spec.address = str(choose_address6(state, context, network, own))
+        _check_own_address(spec, violations)
+        return
+    found = choose_address(state, context, network, spec.address, field="spec.address")
+    if found is None:
+        violations.add("spec.ip_version", f"{spec.network} has no IPv4 subnet: ask for IPv6")
+        return
+    spec.address = found[1]
+    _check_own_address(spec, violations)
+
+
+def _check_own_address(spec: loadbalancer_pb2.LoadBalancerSpec, violations: Violations) -> None:
+    for index, member in enumerate(spec.members):
+        if member.address == spec.address:
+            text = f"{member.address} is the load balancer's own address"
+            violations.add(f"spec.members[{index}].address", text)
 
 
 def _check(
@@ -191,9 +243,13 @@ def _check_address(
     violations: Violations,
 ) -> None:
     try:
-        address = IPv4Address(member.address)
-    except AddressValueError:
-        violations.add(field, f"{member.address!r} is not an IPv4 address")
+        address = parse_address(member.address)
+    except ValueError as error:
+        violations.add(field, f"{member.address!r} is not an IP address ({error})")
+        return
+    if address.version != spec.ip_version:
+        text = "members have the load balancer's IP version"
+        violations.add(field, f"{address} is not of IPv{spec.ip_version}: {text}")
         return
     member.address = str(address)
     ranges = [
@@ -201,10 +257,8 @@ def _check_address(
         for name in networks_near(state, project, spec.network)
         for row in state.subnets_of(project, name)
     ]
-    if not any(one.holds(address) for one in ranges if one.cidr.version == 4):
+    if not any(one.holds(address) for one in ranges):
         violations.add(field, f"{address} is no guest's address in a network of the router")
-    elif member.address == spec.address:
-        violations.add(field, f"{address} is the load balancer's own address")
 
 
 def _check_health(spec: loadbalancer_pb2.LoadBalancerSpec, violations: Violations) -> None:

@@ -17,7 +17,7 @@ from controller.admit.securitygroup import check_groups
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
-from cumulet.addresses import PART_RANGE, parse_range
+from cumulet.addresses import PART_RANGE, PART_RANGE6, parse_range
 from cumulet.v1 import port_pb2
 
 MUTABLE = (
@@ -63,8 +63,9 @@ def _check_pairs(spec: port_pb2.PortSpec, violations: Violations) -> None:
         try:
             cidr = parse_range(pair.cidr)
             pair.cidr = str(cidr)
-            if isinstance(cidr, IPv4Network) and cidr.subnet_of(PART_RANGE):
-                violations.add(f"{field}.cidr", f"{cidr} lies in {PART_RANGE}, which is the nodes' own")
+            parts = PART_RANGE if isinstance(cidr, IPv4Network) else PART_RANGE6
+            if cidr.network_address in parts and cidr.broadcast_address in parts:
+                violations.add(f"{field}.cidr", f"{cidr} lies in {parts}, which is the nodes' own")
         except ValueError as error:
             violations.add(f"{field}.cidr", f"{pair.cidr!r} is neither an address nor a range ({error})")
         if pair.mac and not _MAC.fullmatch(pair.mac):

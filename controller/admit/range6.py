@@ -15,7 +15,7 @@ from controller.admit.common import Context, Violations
 from controller.state import State
 from controller.store import keys
 from controller.tables import Stored
-from cumulet.addresses import SLAAC_PREFIX_LENGTH, parse_address, parse_range
+from cumulet.addresses import PART_RANGE6, SLAAC_PREFIX_LENGTH, parse_address, parse_range
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import externalnetwork_pb2
 
@@ -23,7 +23,7 @@ PREFIX_MIN: Final = 16  # a larger range is a typing error
 PREFIX_MAX: Final = SLAAC_PREFIX_LENGTH - 1  # the operator's own, and one to give away
 DRAWS: Final = 32  # random tries before the range is searched in order
 _SUBNET_ADDRESSES: Final = 1 << SLAAC_PREFIX_LENGTH
-_RESERVED: Final = tuple(map(IPv6Network, ("::/8", "fe80::/10", "ff00::/8")))
+_RESERVED: Final = tuple(map(IPv6Network, ("::/8", "fe80::/10", "ff00::/8", str(PART_RANGE6))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from controller.admit.common import Context, Violations
 from controller.admit.network import claim_vni, free_vni
 from controller.admit.provider import find_provider
 from controller.admit.subnet import Address, Cidr, Range, range_of
-from controller.balancers import balancers_in
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
@@ -69,7 +68,7 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
     """
     row = common.get_row(state, keys.ROUTERS, *parts)
     common.check_etag(keys.ROUTERS, parts, row, etag)
-    held = [one for network in row.message.spec.networks for one in balancers_in(state, parts[0], network)]
+    held = [one for network in row.message.spec.networks for one in state.balancers_in(parts[0], network)]
     if held:
         user = held[0].message.meta.name
         raise FailedPreconditionError(
@@ -120,7 +119,7 @@ def _check(
 def _check_balancers(state: State, project: str, gone: set[str], violations: Violations) -> None:
     """A load balancer is where its network's router is."""
     for network in sorted(gone):
-        for row in balancers_in(state, project, network):
+        for row in state.balancers_in(project, network):
             problem = f"{network} has load balancer {row.message.meta.name}: delete that first"
             violations.add("spec.networks", problem)
 

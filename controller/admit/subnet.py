@@ -33,13 +33,20 @@ from controller.admit.provider import (
     rest_on_external,
 )
 from controller.admit.range6 import claim_of, find_external, take_subnet
-from controller.balancers import balancers_in
 from controller.commit import Change
 from controller.state import State
 from controller.store import keys
 from controller.store.protocol import absent, range_unchanged_since, unchanged
 from controller.tables import Stored
-from cumulet.addresses import PART_RANGE, SLAAC_PREFIX_LENGTH, parse_address, parse_range, slaac_address
+from cumulet.addresses import (
+    PART_RANGE,
+    PART_RANGE6,
+    SLAAC_PREFIX_LENGTH,
+    follows_from_mac,
+    parse_address,
+    parse_range,
+    slaac_address,
+)
 from cumulet.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from cumulet.v1 import port_pb2, subnet_pb2
 
@@ -49,6 +56,7 @@ PREFIX_MAX: Final = 29  # network, broadcast, gateway, and five for guests
 DNS_SERVERS_MAX: Final = 3  # what resolvers read (MAXNS in resolv.h)
 LOST_SHOWN: Final = 8  # addresses that a refusal names
 RANGES_KEPT: Final = 4096  # parsed ones: a plan asks for its subnet's at each port
+DRAWN6: Final = 2**32  # a load balancer's IPv6 address: short enough to be read
 MACS: Final = 2**40  # that ports can have: admit/instance.py draws five bytes
 
 # Guests could not tell these from their own, the node's or the world's special addresses.
@@ -60,6 +68,7 @@ RESERVED: Final = tuple(
         "127.0.0.0/8",
         "169.254.0.0/16",
         str(PART_RANGE),
+        str(PART_RANGE6),
         "224.0.0.0/3",
         "::/8",
         "fe80::/10",
@@ -84,10 +93,10 @@ class Range:
         """Addresses that ports can have."""
         return MACS if self.pool is None else self.pool.size
 
-    def holds(self, address: IPv4Address) -> bool:
+    def holds(self, address: Address) -> bool:
         """Whether a guest could have the address, given to it or not."""
         return address in self.cidr and address not in (
-            self.cidr.network_address,
+            self.cidr.network_address,  # of IPv6 that of any router (RFC 4291, section 2.6.1)
             self.cidr.broadcast_address,
             self.gateway,
         )
@@ -201,7 +210,7 @@ def delete(state: State, context: Context, parts: tuple[str, ...], etag: str) ->
         )
     held = [
         other.message.meta.name
-        for other in balancers_in(state, project, row.message.spec.network)
+        for other in state.balancers_in(project, row.message.spec.network)
         if ip_address(other.message.spec.address) in range_of(row.message.spec).cidr
     ]
     if held:
@@ -261,6 +270,48 @@ def choose_address(
     if not subnets:
         return None
     raise _exhausted(project, name, every)
+
+
+def choose_address6(state: State, context: Context, network: Stored, wish: IPv6Address | None) -> IPv6Address:
+    """An IPv6 address of a network for a load balancer: the wish, or a free one of its first IPv6 subnet.
+
+    Never one that a guest may make of its MAC, so what is held does not tell all that is taken, and need not.
+    Raises InvalidArgumentError about spec.address for a wish that cannot be, or without any IPv6 subnet.
+    """
+    name, project = network.message.meta.name, network.message.meta.project
+    every = [(subnet, range_of(row.message.spec)) for subnet, row in subnets_of(state, project, name)]
+    subnets = [(subnet, addresses) for subnet, addresses in every if addresses.cidr.version == 6]
+    taken = state.addresses_in(network.message.meta.uid)
+
+    def refuse(text: str) -> InvalidArgumentError:
+        return InvalidArgumentError.of("the address was refused", [FieldViolation("spec.address", text)])
+
+    if not subnets:
+        raise refuse(f"network {project}/{name} has no IPv6 subnet: create one, or ask for IPv4")
+    if wish is not None:
+        where = next((subnet for subnet, addresses in subnets if addresses.holds(wish)), None)
+        if where is None:
+            ranges = ", ".join(f"{addresses.cidr} ({subnet})" for subnet, addresses in subnets)
+            text = "is outside the network's IPv6 subnets or reserved in them (first, last, gateway)"
+            raise refuse(f"{wish} {text}: {ranges}")
+        if follows_from_mac(wish):
+            text = "is of the form that guests make of their MACs (ff:fe in its middle)"
+            raise refuse(f"{wish} {text}: choose another or none, as {_draw6(context, subnets[0][1], taken)}")
+        if str(wish) in taken:
+            raise refuse(f"{wish} is taken in network {project}/{name}: choose another or none")
+        return wish
+    return _draw6(context, subnets[0][1], taken)
+
+
+def _draw6(context: Context, addresses: Range, taken: Collection[str]) -> IPv6Address:
+    """The last 32 bits at random: the 32 before them are 0, so no MAC leads to it. A subnet has more of these
+    than the store has room for keys."""
+    first = addresses.cidr.network_address
+    assert isinstance(first, IPv6Address)
+    while True:
+        found = first + context.rng.randrange(1, DRAWN6)
+        if addresses.holds(found) and str(found) not in taken:
+            return found
 
 
 def _wished(
@@ -381,7 +432,8 @@ def _check_held(
     """That no address in use would be outside the new ranges, and that none comes to be."""
     network = common.get_row(state, keys.NETWORKS, project, spec.network)
     addresses, uid = range_of(spec), network.message.meta.uid
-    held = sorted(map(IPv4Address, state.addresses_in(uid)))
+    every = map(ip_address, state.addresses_in(uid))
+    held = sorted(one for one in every if isinstance(one, IPv4Address))
     lost = [str(one) for one in held if addresses.holds(one) and not _gives(addresses, one)]
     if lost:
         text = f"{', '.join(lost[:LOST_SHOWN])} would be outside, and ports or load balancers have them"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -13,7 +14,12 @@ from controller.admit import common
 from controller.admit.subnet import Address, addresses_of
 from controller.controller import Controller
 from controller.reach import come_in, find_near, reach_outside, reach_port
-from controller.reach_balancer import find_balancer, reach_balancer
+from controller.reach_balancer import (
+    find_balancer,
+    find_routed_balancer,
+    reach_balancer,
+    unanswered_outside,
+)
 from controller.reach_floating import find_floating, floating_to, reach_floating, reach_from_outside
 from controller.reach_provider import address_for, find_on_segments, is_on_segment, reach_from_segment
 from controller.reach_steps import Path, Step, Traffic
@@ -119,6 +125,10 @@ def _from_outside6(
         port = find_routed(state, address) if isinstance(address, IPv6Address) else None
         if port is not None and isinstance(address, IPv6Address):
             return come_in(state, port, source, address, _of_version(source, traffics))
+    balancer = None if isinstance(target, port_pb2.Port) else find_routed_balancer(state, target)
+    if balancer is not None:
+        traffic = _of_version(source, traffics)
+        return Path(traffic.ip_version, str(source), str(target), (unanswered_outside(balancer),))
     name = target.meta.name if isinstance(target, port_pb2.Port) else f"{target}"
     text = f"{name} has no address of an external network's IPv6 range and is in no provider network"
     raise _refused("target", f"{text}: the outside ({source}) comes by nothing else")
@@ -157,7 +167,11 @@ def _path(state: State, source: port_pb2.Port, target: port_pb2.Port | Address, 
         return reach_floating(state, source, floating, traffic)
     near = find_near(state, source, target)
     if near is None or target.version != traffic.ip_version:
-        return reach_outside(state, source, target, traffic)
+        way = reach_outside(state, source, target, traffic)
+        theirs = find_routed_balancer(state, target) if way.reachable else None
+        if theirs is not None:
+            way = replace(way, steps=(*way.steps[:-1], unanswered_outside(theirs)))
+        return way
     return reach_port(state, source, near, traffic, target)
 
 

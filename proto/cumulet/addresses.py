@@ -12,6 +12,7 @@ SLAAC_PREFIX_LENGTH: Final = 64  # RFC 4291, section 2.5.1: interface identifier
 # Of routers' parts, one for each node, from where they ask whether a load balancer's members live. RFC 2544
 # keeps the range for tests of devices, so no network has it.
 PART_RANGE: Final = IPv4Network("198.18.0.0/15")
+PART_RANGE6: Final = IPv6Network("2001:2::/48")  # RFC 5180 keeps it for the same tests by IPv6
 _LINK_LOCAL: Final = IPv6Network("fe80::/64")
 _UNIVERSAL_BIT: Final = 0x02
 
@@ -42,8 +43,30 @@ def link_local_address(mac: str) -> IPv6Address:
 def part_address(underlay: IPv4Address | IPv6Address | None) -> IPv4Address:
     """Of a node's part of every router: it follows from the node's underlay address, of which it has the low
     bits, so two nodes of a cloud must differ in these."""
-    own = int(underlay) % PART_RANGE.num_addresses if underlay is not None else 0
-    return PART_RANGE.network_address + own
+    return PART_RANGE.network_address + _part_number(underlay)
+
+
+def part_address6(underlay: IPv4Address | IPv6Address | None) -> IPv6Address:
+    """The IPv6 one of the same part, with the same number."""
+    return PART_RANGE6.network_address + _part_number(underlay)
+
+
+def is_of_part(address: IPv4Address | IPv6Address) -> bool:
+    return address in PART_RANGE or address in PART_RANGE6
+
+
+def follows_from_mac(address: IPv6Address) -> bool:
+    """Whether it could be one that a guest makes of some MAC: then it is nobody else's."""
+    return address.packed[11:13] == b"\xff\xfe"
+
+
+def with_port(address: str, port: int) -> str:
+    """Both as one word; of IPv6 in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _part_number(underlay: IPv4Address | IPv6Address | None) -> int:
+    return int(underlay) % PART_RANGE.num_addresses if underlay is not None else 0
 
 
 def _without_zone(text: str) -> str:

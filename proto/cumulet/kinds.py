@@ -576,7 +576,14 @@ LOAD_BALANCER: Final = _kind(
     Column("SERVED_BY", "status.members", wide_only=True),
     flags=(
         Flag("network", "spec.network", "Network that its address is in.", required=True, fixed=True),
-        Flag("address", "spec.address", "The address; default: a free one.", fixed=True),
+        Flag("address", "spec.address", "The address, IPv4 or IPv6; default: a free one.", fixed=True),
+        Flag(
+            "ip-version",
+            "spec.ip_version",
+            "4 or 6: of the free address; default: 4 where the network has IPv4.",
+            Shape.COUNT,
+            fixed=True,
+        ),
         Flag(
             "listen",
             "spec.listeners",
@@ -586,7 +593,8 @@ LOAD_BALANCER: Final = _kind(
         Flag(
             "member",
             "spec.members",
-            'Where connections go: "instance:web-1", "label:app=web:8080", "10.1.0.7 drain" (no new ones). '
+            'Where connections go: "instance:web-1", "label:app=web:8080", "10.1.0.7 drain" (no new ones), '
+            '"[fd00:a::7]:8080". '
             "May be repeated.",
             Shape.MEMBERS,
         ),

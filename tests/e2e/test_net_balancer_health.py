@@ -22,7 +22,7 @@ from agent.intent import NOTHING, PlanIntent
 from agent.net.balancer import HealthIntent, Probed
 from agent.net_intent import RouterPlan
 from agent.report import Snapshot
-from cumulet.addresses import part_address
+from cumulet.addresses import part_address, part_address6
 from tests.unit.agent_net.balanced import answering, asks, balance, balancer, members, open_balanced
 from tests.unit.agent_net.neighbours import all_out, group, rule
 from tests.unit.agent_net.routed import PORT, Site
@@ -33,6 +33,12 @@ CHECK = HealthIntent("", 1, 1, 2, 2)
 LEFT_WITHIN_S = CHECK.interval_s * (CHECK.fall + 1) + CHECK.timeout_s
 BACK_WITHIN_S = CHECK.interval_s * (CHECK.rise + 1) + CHECK.timeout_s
 _LOOK_S = 0.05
+
+
+@pytest.fixture(params=[4, 6])
+def version(request: pytest.FixtureRequest) -> int:
+    """Of the balancer and its members; guests have both."""
+    return int(request.param)
 
 
 @pytest.fixture
@@ -76,9 +82,9 @@ async def becomes(board: Board, wanted: dict[str, frozenset[Probed]], within_s: 
     return loop.time() - started
 
 
-async def test_who_falls_silent_is_left_in_time_and_comes_back(site: Site) -> None:
+async def test_who_falls_silent_is_left_in_time_and_comes_back(site: Site, version: int) -> None:
     """By every node for itself: members are on the first and second, the client on the third."""
-    made = balancer(*members(site, "red1", "blue2"), health=CHECK)
+    made = balancer(*members(site, "red1", "blue2", version=version), health=CHECK)
     await balance(site, made)
     red1 = frozenset({made.members[0].probed})
     async with answering(site, "blue2"), watching(site, *site.cloud.nodes) as boards:
@@ -96,8 +102,8 @@ async def test_who_falls_silent_is_left_in_time_and_comes_back(site: Site) -> No
             assert await asks(site, "red3", 10) == {"red1": 5, "blue2": 5}
 
 
-async def test_when_all_are_silent_all_stay(site: Site) -> None:
-    made = balancer(*members(site, "red1", "blue2"), health=CHECK)
+async def test_when_all_are_silent_all_stay(site: Site, version: int) -> None:
+    made = balancer(*members(site, "red1", "blue2", version=version), health=CHECK)
     await balance(site, made)
     third = site.cloud.nodes[2]
     async with watching(site, third) as (board,):
@@ -106,14 +112,14 @@ async def test_when_all_are_silent_all_stay(site: Site) -> None:
             assert await asks(site, "red3", 10) == {"red1": 5, "blue2": 5}
 
 
-async def test_groups_let_the_nodes_ask_and_nobody_else(site: Site) -> None:
+async def test_groups_let_the_nodes_ask_and_nobody_else(site: Site, version: int) -> None:
     """The member's groups let nobody in; in the control they let the client in."""
     second, port = site.at("blue2")
     closed = group(*all_out())
     await second.net.ensure_group(closed)
     judged = replace(port, security_groups=(closed.uid,))
     site.placed[site.placed.index((second, port))] = (second, judged)
-    made = balancer(*members(site, "blue2"), health=CHECK)
+    made = balancer(*members(site, "blue2", version=version), health=CHECK)
     await balance(site, made)
     await second.net.ensure_port(judged)
     third = site.cloud.nodes[2]
@@ -123,24 +129,26 @@ async def test_groups_let_the_nodes_ask_and_nobody_else(site: Site) -> None:
                 await asyncio.sleep(LEFT_WITHIN_S)
                 assert board.unhealthy == {}
         assert await asks(site, "red3", 2) == {"": 2}
-        opened = replace(closed, rules=(*closed.rules, rule("in", "tcp", (PORT, PORT))))
+        opened = replace(closed, rules=(*closed.rules, rule("in", "tcp", (PORT, PORT), version=version)))
         await second.net.ensure_group(opened)
         assert await asks(site, "red3", 2) == {"blue2": 2}
 
 
-async def test_a_guest_cannot_ask_as_if_it_were_a_node(site: Site) -> None:
+async def test_a_guest_cannot_ask_as_if_it_were_a_node(site: Site, version: int) -> None:
     """It sends from a part's address; the filter of senders drops it."""
     guest = site.guests["red3"]
-    part = part_address(site.cloud.nodes[2].address)
-    await guest.lab.run(guest.namespace, "ip", "address", "add", f"{part}/32", "dev", "eth0")
+    part = (part_address if version == 4 else part_address6)(site.cloud.nodes[2].address)
+    await guest.lab.run(
+        guest.namespace, "ip", "address", "add", f"{part}/{part.max_prefixlen}", "dev", "eth0"
+    )
     async with answering(site, "blue2"):
-        target = site.guests["blue2"].address(4)
+        target = site.guests["blue2"].address(version)
         assert await guest.lab.inside(guest.namespace, lambda: _connects(target, ""))
         assert not await guest.lab.inside(guest.namespace, lambda: _connects(target, str(part)))
 
 
-async def test_http_is_healthy_from_200_to_399(site: Site) -> None:
-    made = balancer(*members(site, "red1"), health=replace(CHECK, http_path="/ready"))
+async def test_http_is_healthy_from_200_to_399(site: Site, version: int) -> None:
+    made = balancer(*members(site, "red1", version=version), health=replace(CHECK, http_path="/ready"))
     await balance(site, made)
     third, member = site.cloud.nodes[2], site.guests["red1"]
     asked: Counter[bytes] = Counter()
@@ -163,7 +171,7 @@ async def test_http_is_healthy_from_200_to_399(site: Site) -> None:
 @contextmanager
 def http_server(status: dict[str, int], asked: Counter[bytes]) -> Iterator[None]:
     """Answers every request with the status of now."""
-    listener = socket.create_server(("", PORT))
+    listener = socket.create_server(("", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
 
     def serve() -> None:
         while True:
@@ -186,7 +194,7 @@ def http_server(status: dict[str, int], asked: Counter[bytes]) -> Iterator[None]
 
 
 def _connects(target: str, source: str) -> bool:
-    with socket.socket() as client:
+    with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET) as client:
         client.settimeout(0.5)
         client.bind((source, 0))
         try:

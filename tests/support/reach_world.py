@@ -32,7 +32,12 @@ from controller.admit.subnet import Address, addresses_of, range_of
 from controller.balancers import resolve_members
 from controller.floating import find_way
 from controller.reach import come_in, find_near, reach_outside, reach_port
-from controller.reach_balancer import find_balancer, reach_balancer
+from controller.reach_balancer import (
+    find_balancer,
+    find_routed_balancer,
+    reach_balancer,
+    unanswered_outside,
+)
 from controller.reach_floating import find_floating, reach_from_outside
 from controller.reach_provider import reach_from_segment
 from controller.reach_steps import BALANCER, Traffic
@@ -291,6 +296,10 @@ class ReachWorld:
         """The way, and at whom it may end."""
         state, source, address = self.state, probe.source, probe.address
         routed = find_routed(state, address) if isinstance(address, IPv6Address) else None
+        served = find_routed_balancer(state, address)
+        if source is None and served is not None:
+            step = unanswered_outside(served)
+            return Way(traffic.ip_version, str(WORLD_GATEWAY6), str(address), (step,)), frozenset()
         if source is None and isinstance(address, IPv6Address):
             assert routed is not None
             way = come_in(state, routed, WORLD_GATEWAY6, address, traffic)

@@ -64,6 +64,7 @@ INSTANCES_MAX: Final = 8  # of one project: each is a namespace and a thread
 FLOATING_NAMES: Final = ("f", "g")
 FLOATING_RANGE: Final = "198.51.100.64-198.51.100.127"
 BALANCED: Final = "10.1.0.250"  # of both tenants
+BALANCERS: Final = ("lb", "lb6")  # of IPv4, and of IPv6
 RULES: Final = (
     "in any",
     "in tcp",
@@ -277,8 +278,9 @@ class Topologies:
     def _reroute(self, project: str) -> None:
         paper = self.world.paper
         networks = self._rng.choice(([], ["net-a"], ["net-b"], list(RANGES), list(RANGES)))
-        if "net-a" not in networks and paper.state.find(keys.LOAD_BALANCERS, project, "lb") is not None:
-            paper.do(admit_balancer.delete(paper.state, paper.context, (project, "lb"), ""))  # it needs one
+        for where, row in list(paper.state.rows(keys.LOAD_BALANCERS, project).items()):
+            if row.message.spec.network not in networks:  # it needs a router
+                paper.do(admit_balancer.delete(paper.state, paper.context, where, ""))
         spec = router_pb2.RouterSpec(networks=networks)
         router = router_pb2.Router(meta=meta_pb2.Meta(name="r"), spec=spec)
         mask = FieldMask(paths=["spec.networks"])
@@ -304,20 +306,25 @@ class Topologies:
         paper.put(keys.NODE_STATUS, ("n2",), status)
 
     def _rebalance(self, project: str) -> None:
-        """One load balancer of some instances. Where its network has no router it is refused."""
-        paper = self.world.paper
+        """One load balancer of some instances. Where its network has no router it is refused.
+
+        That of IPv6 may be in a subnet that is the outside's, too.
+        """
+        paper, balancer = self.world.paper, self._rng.choice(BALANCERS)
         spec = loadbalancer_pb2.LoadBalancerSpec(network="net-a", address=BALANCED)
+        if balancer == "lb6":
+            spec = loadbalancer_pb2.LoadBalancerSpec(network=self._rng.choice(list(RANGES)), ip_version=6)
         for protocol in ("tcp", "udp"):
             spec.listeners.add(protocol=protocol, port=PORTS[0])
         for name in self._rng.sample(self._instances(project), self._rng.randint(1, 3)):
             spec.members.add(instance=name, port=self._rng.choice((0, PORTS[1])))
-        message = loadbalancer_pb2.LoadBalancer(meta=meta_pb2.Meta(name="lb"), spec=spec)
+        message = loadbalancer_pb2.LoadBalancer(meta=meta_pb2.Meta(name=balancer), spec=spec)
         with contextlib.suppress(CumuletError):
-            if paper.state.find(keys.LOAD_BALANCERS, project, "lb") is None:
+            if paper.state.find(keys.LOAD_BALANCERS, project, balancer) is None:
                 paper.do(admit_balancer.create(paper.state, paper.context, project, message))
             else:
                 mask = FieldMask(paths=["spec.members"])
-                where = (project, "lb")
+                where = (project, balancer)
                 paper.do(admit_balancer.update(paper.state, paper.context, where, message, mask))
 
     def _refloat(self, project: str) -> None:
@@ -328,7 +335,7 @@ class Topologies:
         if kind == "target":
             spec.target = self._rng.choice(self._instances(project))
         elif kind == "balancer":
-            spec.target = "lb"
+            spec.target = self._rng.choice(BALANCERS)  # that of IPv6 is refused
         else:
             for protocol, port in (("tcp", 80), ("udp", 80), ("tcp", 8080)):
                 target = self._rng.choice(self._instances(project))
@@ -404,9 +411,23 @@ class Topologies:
             if self._rng.random() < 0.2:
                 return [Probe(None, address, "icmp", 0)]
             return [Probe(None, address, protocol, self._rng.choice(PORTS))]
-        if self.world.state.find(keys.LOAD_BALANCERS, project, "lb") is None or self._rng.random() < 0.7:
+        return self._questions_of_balancers(project, ports, protocol)
+
+    def _questions_of_balancers(self, project: str, ports: list[port_pb2.Port], protocol: str) -> list[Probe]:
+        """Now and then by whom it does not serve: the other tenant, or the outside."""
+        owner = project if self._rng.random() < 0.9 else self._rng.choice(PROJECTS)
+        addresses = [
+            ip_address(row.message.spec.address)
+            for _, row in sorted(self.world.state.rows(keys.LOAD_BALANCERS, owner).items())
+        ]
+        if not addresses or self._rng.random() < 0.7:
             return []
-        return [Probe(self._rng.choice(ports), ip_address(BALANCED), protocol, self._rng.choice(PORTS))]
+        address, port = self._rng.choice(addresses), self._rng.choice(PORTS)
+        if address in WORLD_CIDR6 and self._rng.random() < 0.2:
+            return [Probe(None, address, protocol, port)]
+        if self._rng.random() < 0.1:
+            return [Probe(self._rng.choice(ports), address, "icmp", 0)]
+        return [Probe(self._rng.choice(ports), address, protocol, port)]
 
     def _routed_addresses(self, port: port_pb2.Port) -> list[IPv6Address]:
         """Those that are the outside's, too."""

@@ -26,47 +26,47 @@ from cumulet.v1 import meta_pb2 as cumulet_dot_v1_dot_meta__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63umulet/v1/loadbalancer.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"\x8a\x01\n\x0cLoadBalancer\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.cumulet.v1.LoadBalancerSpec\x12.\n\x06status\x18\x03 \x01(\x0b\x32\x1e.cumulet.v1.LoadBalancerStatus\"\x85\x02\n\x10LoadBalancerSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\'\n\tlisteners\x18\x04 \x03(\x0b\x32\x14.cumulet.v1.Listener\x12\x31\n\talgorithm\x18\x05 \x01(\x0e\x32\x1e.cumulet.v1.BalancingAlgorithm\x12/\n\x07members\x18\x06 \x03(\x0b\x32\x1e.cumulet.v1.LoadBalancerMember\x12-\n\x0chealth_check\x18\x07 \x01(\x0b\x32\x17.cumulet.v1.HealthCheck\"*\n\x08Listener\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\"f\n\x12LoadBalancerMember\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x10\n\x08selector\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\x05\x12\r\n\x05\x64rain\x18\x05 \x01(\x08\"~\n\x0bHealthCheck\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\ninterval_s\x18\x04 \x01(\x05\x12\x11\n\ttimeout_s\x18\x05 \x01(\x05\x12\x0c\n\x04rise\x18\x06 \x01(\x05\x12\x0c\n\x04\x66\x61ll\x18\x07 \x01(\x05\"K\n\x12LoadBalancerStatus\x12\x35\n\x07members\x18\x01 \x03(\x0b\x32$.cumulet.v1.LoadBalancerMemberStatus\"e\n\x18LoadBalancerMemberStatus\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x14\n\x0cunhealthy_on\x18\x04 \x03(\t\"7\n\x16GetLoadBalancerRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"d\n\x18ListLoadBalancersRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"x\n\x19ListLoadBalancersResponse\x12\x30\n\x0eload_balancers\x18\x01 \x03(\x0b\x32\x18.cumulet.v1.LoadBalancer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"w\n\x19\x43reateLoadBalancerRequest\x12/\n\rload_balancer\x18\x02 \x01(\x0b\x32\x18.cumulet.v1.LoadBalancer\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xa8\x01\n\x19UpdateLoadBalancerRequest\x12/\n\rload_balancer\x18\x02 \x01(\x0b\x32\x18.cumulet.v1.LoadBalancer\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"s\n\x19\x44\x65leteLoadBalancerRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1c\n\x1a\x44\x65leteLoadBalancerResponse\"U\n\x19WatchLoadBalancersRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"}\n\x12LoadBalancerChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\rload_balancer\x18\x03 \x01(\x0b\x32\x18.cumulet.v1.LoadBalancer*\x83\x01\n\x12\x42\x61lancingAlgorithm\x12#\n\x1f\x42\x41LANCING_ALGORITHM_UNSPECIFIED\x10\x00\x12#\n\x1f\x42\x41LANCING_ALGORITHM_ROUND_ROBIN\x10\x01\x12#\n\x1f\x42\x41LANCING_ALGORITHM_SOURCE_HASH\x10\x02\x32\xba\x04\n\x13LoadBalancerService\x12O\n\x0fGetLoadBalancer\x12\".cumulet.v1.GetLoadBalancerRequest\x1a\x18.cumulet.v1.LoadBalancer\x12`\n\x11ListLoadBalancers\x12$.cumulet.v1.ListLoadBalancersRequest\x1a%.cumulet.v1.ListLoadBalancersResponse\x12U\n\x12\x43reateLoadBalancer\x12%.cumulet.v1.CreateLoadBalancerRequest\x1a\x18.cumulet.v1.LoadBalancer\x12U\n\x12UpdateLoadBalancer\x12%.cumulet.v1.UpdateLoadBalancerRequest\x1a\x18.cumulet.v1.LoadBalancer\x12\x63\n\x12\x44\x65leteLoadBalancer\x12%.cumulet.v1.DeleteLoadBalancerRequest\x1a&.cumulet.v1.DeleteLoadBalancerResponse\x12]\n\x12WatchLoadBalancers\x12%.cumulet.v1.WatchLoadBalancersRequest\x1a\x1e.cumulet.v1.LoadBalancerChange0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63umulet/v1/loadbalancer.proto\x12\ncumulet.v1\x1a\x15\x63umulet/v1/meta.proto\x1a google/protobuf/field_mask.proto\"\x8a\x01\n\x0cLoadBalancer\x12\x1e\n\x04meta\x18\x01 \x01(\x0b\x32\x10.cumulet.v1.Meta\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.cumulet.v1.LoadBalancerSpec\x12.\n\x06status\x18\x03 \x01(\x0b\x32\x1e.cumulet.v1.LoadBalancerStatus\"\x99\x02\n\x10LoadBalancerSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0f\n\x07network\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\'\n\tlisteners\x18\x04 \x03(\x0b\x32\x14.cumulet.v1.Listener\x12\x31\n\talgorithm\x18\x05 \x01(\x0e\x32\x1e.cumulet.v1.BalancingAlgorithm\x12/\n\x07members\x18\x06 \x03(\x0b\x32\x1e.cumulet.v1.LoadBalancerMember\x12-\n\x0chealth_check\x18\x07 \x01(\x0b\x32\x17.cumulet.v1.HealthCheck\x12\x12\n\nip_version\x18\x08 \x01(\x05\"*\n\x08Listener\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\"f\n\x12LoadBalancerMember\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x10\n\x08selector\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\x05\x12\r\n\x05\x64rain\x18\x05 \x01(\x08\"~\n\x0bHealthCheck\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\ninterval_s\x18\x04 \x01(\x05\x12\x11\n\ttimeout_s\x18\x05 \x01(\x05\x12\x0c\n\x04rise\x18\x06 \x01(\x05\x12\x0c\n\x04\x66\x61ll\x18\x07 \x01(\x05\"K\n\x12LoadBalancerStatus\x12\x35\n\x07members\x18\x01 \x03(\x0b\x32$.cumulet.v1.LoadBalancerMemberStatus\"e\n\x18LoadBalancerMemberStatus\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x14\n\x0cunhealthy_on\x18\x04 \x03(\t\"7\n\x16GetLoadBalancerRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"d\n\x18ListLoadBalancersRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08selector\x18\x04 \x01(\t\"x\n\x19ListLoadBalancersResponse\x12\x30\n\x0eload_balancers\x18\x01 \x03(\x0b\x32\x18.cumulet.v1.LoadBalancer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"w\n\x19\x43reateLoadBalancerRequest\x12/\n\rload_balancer\x18\x02 \x01(\x0b\x32\x18.cumulet.v1.LoadBalancer\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xa8\x01\n\x19UpdateLoadBalancerRequest\x12/\n\rload_balancer\x18\x02 \x01(\x0b\x32\x18.cumulet.v1.LoadBalancer\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"s\n\x19\x44\x65leteLoadBalancerRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x1c\n\x1a\x44\x65leteLoadBalancerResponse\"U\n\x19WatchLoadBalancersRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x10\n\x08selector\x18\x03 \x01(\t\"}\n\x12LoadBalancerChange\x12$\n\x04type\x18\x01 \x01(\x0e\x32\x16.cumulet.v1.ChangeType\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\rload_balancer\x18\x03 \x01(\x0b\x32\x18.cumulet.v1.LoadBalancer*\x83\x01\n\x12\x42\x61lancingAlgorithm\x12#\n\x1f\x42\x41LANCING_ALGORITHM_UNSPECIFIED\x10\x00\x12#\n\x1f\x42\x41LANCING_ALGORITHM_ROUND_ROBIN\x10\x01\x12#\n\x1f\x42\x41LANCING_ALGORITHM_SOURCE_HASH\x10\x02\x32\xba\x04\n\x13LoadBalancerService\x12O\n\x0fGetLoadBalancer\x12\".cumulet.v1.GetLoadBalancerRequest\x1a\x18.cumulet.v1.LoadBalancer\x12`\n\x11ListLoadBalancers\x12$.cumulet.v1.ListLoadBalancersRequest\x1a%.cumulet.v1.ListLoadBalancersResponse\x12U\n\x12\x43reateLoadBalancer\x12%.cumulet.v1.CreateLoadBalancerRequest\x1a\x18.cumulet.v1.LoadBalancer\x12U\n\x12UpdateLoadBalancer\x12%.cumulet.v1.UpdateLoadBalancerRequest\x1a\x18.cumulet.v1.LoadBalancer\x12\x63\n\x12\x44\x65leteLoadBalancer\x12%.cumulet.v1.DeleteLoadBalancerRequest\x1a&.cumulet.v1.DeleteLoadBalancerResponse\x12]\n\x12WatchLoadBalancers\x12%.cumulet.v1.WatchLoadBalancersRequest\x1a\x1e.cumulet.v1.LoadBalancerChange0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cumulet.v1.loadbalancer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BALANCINGALGORITHM']._serialized_start=1898
-  _globals['_BALANCINGALGORITHM']._serialized_end=2029
+  _globals['_BALANCINGALGORITHM']._serialized_start=1918
+  _globals['_BALANCINGALGORITHM']._serialized_end=2049
   _globals['_LOADBALANCER']._serialized_start=103
   _globals['_LOADBALANCER']._serialized_end=241
   _globals['_LOADBALANCERSPEC']._serialized_start=244
-  _globals['_LOADBALANCERSPEC']._serialized_end=505
-  _globals['_LISTENER']._serialized_start=507
-  _globals['_LISTENER']._serialized_end=549
-  _globals['_LOADBALANCERMEMBER']._serialized_start=551
-  _globals['_LOADBALANCERMEMBER']._serialized_end=653
-  _globals['_HEALTHCHECK']._serialized_start=655
-  _globals['_HEALTHCHECK']._serialized_end=781
-  _globals['_LOADBALANCERSTATUS']._serialized_start=783
-  _globals['_LOADBALANCERSTATUS']._serialized_end=858
-  _globals['_LOADBALANCERMEMBERSTATUS']._serialized_start=860
-  _globals['_LOADBALANCERMEMBERSTATUS']._serialized_end=961
-  _globals['_GETLOADBALANCERREQUEST']._serialized_start=963
-  _globals['_GETLOADBALANCERREQUEST']._serialized_end=1018
-  _globals['_LISTLOADBALANCERSREQUEST']._serialized_start=1020
-  _globals['_LISTLOADBALANCERSREQUEST']._serialized_end=1120
-  _globals['_LISTLOADBALANCERSRESPONSE']._serialized_start=1122
-  _globals['_LISTLOADBALANCERSRESPONSE']._serialized_end=1242
-  _globals['_CREATELOADBALANCERREQUEST']._serialized_start=1244
-  _globals['_CREATELOADBALANCERREQUEST']._serialized_end=1363
-  _globals['_UPDATELOADBALANCERREQUEST']._serialized_start=1366
-  _globals['_UPDATELOADBALANCERREQUEST']._serialized_end=1534
-  _globals['_DELETELOADBALANCERREQUEST']._serialized_start=1536
-  _globals['_DELETELOADBALANCERREQUEST']._serialized_end=1651
-  _globals['_DELETELOADBALANCERRESPONSE']._serialized_start=1653
-  _globals['_DELETELOADBALANCERRESPONSE']._serialized_end=1681
-  _globals['_WATCHLOADBALANCERSREQUEST']._serialized_start=1683
-  _globals['_WATCHLOADBALANCERSREQUEST']._serialized_end=1768
-  _globals['_LOADBALANCERCHANGE']._serialized_start=1770
-  _globals['_LOADBALANCERCHANGE']._serialized_end=1895
-  _globals['_LOADBALANCERSERVICE']._serialized_start=2032
-  _globals['_LOADBALANCERSERVICE']._serialized_end=2602
+  _globals['_LOADBALANCERSPEC']._serialized_end=525
+  _globals['_LISTENER']._serialized_start=527
+  _globals['_LISTENER']._serialized_end=569
+  _globals['_LOADBALANCERMEMBER']._serialized_start=571
+  _globals['_LOADBALANCERMEMBER']._serialized_end=673
+  _globals['_HEALTHCHECK']._serialized_start=675
+  _globals['_HEALTHCHECK']._serialized_end=801
+  _globals['_LOADBALANCERSTATUS']._serialized_start=803
+  _globals['_LOADBALANCERSTATUS']._serialized_end=878
+  _globals['_LOADBALANCERMEMBERSTATUS']._serialized_start=880
+  _globals['_LOADBALANCERMEMBERSTATUS']._serialized_end=981
+  _globals['_GETLOADBALANCERREQUEST']._serialized_start=983
+  _globals['_GETLOADBALANCERREQUEST']._serialized_end=1038
+  _globals['_LISTLOADBALANCERSREQUEST']._serialized_start=1040
+  _globals['_LISTLOADBALANCERSREQUEST']._serialized_end=1140
+  _globals['_LISTLOADBALANCERSRESPONSE']._serialized_start=1142
+  _globals['_LISTLOADBALANCERSRESPONSE']._serialized_end=1262
+  _globals['_CREATELOADBALANCERREQUEST']._serialized_start=1264
+  _globals['_CREATELOADBALANCERREQUEST']._serialized_end=1383
+  _globals['_UPDATELOADBALANCERREQUEST']._serialized_start=1386
+  _globals['_UPDATELOADBALANCERREQUEST']._serialized_end=1554
+  _globals['_DELETELOADBALANCERREQUEST']._serialized_start=1556
+  _globals['_DELETELOADBALANCERREQUEST']._serialized_end=1671
+  _globals['_DELETELOADBALANCERRESPONSE']._serialized_start=1673
+  _globals['_DELETELOADBALANCERRESPONSE']._serialized_end=1701
+  _globals['_WATCHLOADBALANCERSREQUEST']._serialized_start=1703
+  _globals['_WATCHLOADBALANCERSREQUEST']._serialized_end=1788
+  _globals['_LOADBALANCERCHANGE']._serialized_start=1790
+  _globals['_LOADBALANCERCHANGE']._serialized_end=1915
+  _globals['_LOADBALANCERSERVICE']._serialized_start=2052
+  _globals['_LOADBALANCERSERVICE']._serialized_end=2622
 # @@protoc_insertion_point(module_scope)

@@ -46,7 +46,7 @@ Global___BalancingAlgorithm: _TypeAlias = BalancingAlgorithm  # noqa: Y015
 
 @_typing.final
 class LoadBalancer(_message.Message):
-    """An address of a network that spreads connections over members. The nodes of its clients do it, each for its
+    """An address of a network, of either IP version, that spreads connections over members. The nodes of its clients do it, each for its
     own: there is no place that all of them pass. Members see the address of their client.
     """
 
@@ -87,12 +87,17 @@ class LoadBalancerSpec(_message.Message):
     ALGORITHM_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
+    IP_VERSION_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     network: _builtins.str
     """Where its address is. The network has a router: instances of all networks of that router are its clients."""
     address: _builtins.str
-    """An IPv4 address of the network; empty: one is chosen."""
+    """An address of the network; empty: one is chosen. Members are reached by its IP version; a service of both
+    versions is two load balancers.
+    """
     algorithm: Global___BalancingAlgorithm.ValueType
+    ip_version: _builtins.int
+    """4 or 6, of the address; 0: that of the address, or 4 where the network has IPv4 subnets."""
     @_builtins.property
     def listeners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Listener]: ...
     @_builtins.property
@@ -111,10 +116,11 @@ class LoadBalancerSpec(_message.Message):
         algorithm: Global___BalancingAlgorithm.ValueType = ...,
         members: _abc.Iterable[Global___LoadBalancerMember] | None = ...,
         health_check: Global___HealthCheck | None = ...,
+        ip_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "algorithm", b"algorithm", "description", b"description", "health_check", b"health_check", "listeners", b"listeners", "members", b"members", "network", b"network"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "algorithm", b"algorithm", "description", b"description", "health_check", b"health_check", "ip_version", b"ip_version", "listeners", b"listeners", "members", b"members", "network", b"network"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,11 +163,13 @@ class LoadBalancerMember(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
-    """The name of an instance of the project, with a port in a network of the router."""
+    """The name of an instance of the project, with a port in a network of the router that has an address of the
+    load balancer's IP version.
+    """
     selector: _builtins.str
     """All instances of the project whose labels match, as `app=web,tier!=test`."""
     address: _builtins.str
-    """An IPv4 address in a network of the router."""
+    """An address in a network of the router, of the load balancer's IP version."""
     port: _builtins.int
     """0: the listener's."""
     drain: _builtins.bool

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from agent.balancer_intent import parse_balancer
-from agent.net.balancer import HealthIntent, ListenerIntent, MemberIntent
+from agent.net.balancer import (
+    HealthIntent,
+    ListenerIntent,
+    MemberIntent,
+    answered_in,
+    balancer_from_json,
+    balancer_to_json,
+)
 from cumulet.v1 import agent_pb2 as pb
 
 UID = "0b2a42f1-2006-48f2-b445-8d52e7deab09"
@@ -41,9 +48,26 @@ def test_everything_is_taken_over() -> None:
     assert parse_balancer(unchecked).probed() == frozenset()
 
 
+def test_an_ipv6_one_is_taken_over() -> None:
+    made = planned()
+    made.address = "fd00:a::c8"
+    for member, address in zip(made.members, ("fd00:a::7", "fd00:b::8"), strict=True):
+        member.address = address
+    found = parse_balancer(made)
+    assert found.address == IPv6Address("fd00:a::c8")
+    assert [one.address for one in found.members] == [IPv6Address("fd00:a::7"), IPv6Address("fd00:b::8")]
+    assert balancer_from_json(balancer_to_json(found)) == found
+    assert answered_in([IPv6Network("fd00:a::/64"), IPv4Network("10.1.0.0/24")], [found]) == (found.address,)
+    assert answered_in([IPv6Network("fd00:b::/64")], [found]) == ()
+    assert answered_in([IPv4Network("10.1.0.0/24")], [parse_balancer(planned())]) == ()
+    with pytest.raises(ValueError, match="leads to a load balancer of IPv6"):
+        parse_balancer(made, ["203.0.113.7"])
+
+
 DAMAGES: dict[str, Callable[[pb.PlannedLoadBalancer], object]] = {
     "uid": lambda one: setattr(one, "uid", "../lb"),
-    "address": lambda one: setattr(one, "address", "fd00::1"),
+    "address": lambda one: setattr(one, "address", "fd00::1%eth0"),
+    "members of another IP version": lambda one: setattr(one, "address", "fd00::1"),
     "protocol": lambda one: setattr(one.listeners[0], "protocol", 1),
     "listener's port": lambda one: setattr(one.listeners[0], "port", 0),
     "member's address": lambda one: setattr(one.members[0], "address", "web-1"),
@@ -59,5 +83,5 @@ DAMAGES: dict[str, Callable[[pb.PlannedLoadBalancer], object]] = {
 def test_what_no_driver_is_given(name: str) -> None:
     damaged = planned()
     DAMAGES[name](damaged)
-    with pytest.raises(ValueError, match=r"load_balancers|address|octets|web-1"):
+    with pytest.raises(ValueError, match=r"load_balancers|address|web-1"):
         parse_balancer(damaged)

@@ -9,43 +9,44 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
 from agent.net.balancer import BalancerIntent, HealthIntent, ListenerIntent, MemberIntent
-from agent.net.driver import RouterIntent
+from agent.net.driver import IPAddress, RouterIntent
 from tests.support import echo
 from tests.unit.agent_net.lab import network_intent, new_uid, with_port
 from tests.unit.agent_net.neighbours import boot
-from tests.unit.agent_net.routed import PORT, Site
+from tests.unit.agent_net.routed import BLUE, PORT, RED, Site
 from tests.unit.agent_net.span import open_cloud
 
-VIP: Final = IPv4Address("10.7.0.200")
+VIPS: Final[Mapping[int, IPAddress]] = {4: IPv4Address("10.7.0.200"), 6: IPv6Address("2001:db8:7::c8")}
 VIP_PORT: Final = 80
 TCP, UDP = 6, 17
-_RED, _BLUE = "10.7.0.0/24", "10.8.0.0/24"
 _KINDS: Final = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}
 
 
 def balancer(
-    *members: MemberIntent, by_source: bool = False, health: HealthIntent | None = None
+    *members: MemberIntent, by_source: bool = False, health: HealthIntent | None = None, version: int = 4
 ) -> BalancerIntent:
+    """Of the members' IP version; without any, of this one."""
+    version = members[0].address.version if members else version
     listeners = (ListenerIntent(TCP, VIP_PORT), ListenerIntent(UDP, VIP_PORT))
-    return BalancerIntent(new_uid(), "lb", VIP, listeners, by_source, members, health)
+    return BalancerIntent(new_uid(), "lb", VIPS[version], listeners, by_source, members, health)
 
 
-def member(site: Site, hostname: str, *, drain: bool = False) -> MemberIntent:
-    address = site.at(hostname)[1].addresses[0]
-    assert isinstance(address, IPv4Address)
+def member(site: Site, hostname: str, version: int = 4, *, drain: bool = False) -> MemberIntent:
+    found = site.at(hostname)[1].addresses
+    address = next(one for one in found if one.version == version)
     return MemberIntent(address, PORT, drain, PORT)
 
 
-def members(site: Site, *hostnames: str) -> tuple[MemberIntent, ...]:
-    return tuple(member(site, hostname) for hostname in hostnames)
+def members(site: Site, *hostnames: str, version: int = 4) -> tuple[MemberIntent, ...]:
+    return tuple(member(site, hostname, version) for hostname in hostnames)
 
 
 async def balance(site: Site, *wanted: BalancerIntent) -> None:
@@ -55,13 +56,19 @@ async def balance(site: Site, *wanted: BalancerIntent) -> None:
 
 
 async def asks(
-    site: Site, source: str, times: int = 1, protocol: int = TCP, port: int = VIP_PORT
+    site: Site,
+    source: str,
+    times: int = 1,
+    protocol: int = TCP,
+    port: int = VIP_PORT,
+    vip: IPAddress | None = None,
 ) -> Counter[str]:
-    """Who answered so many new connections of a guest to the balancer; "" for nobody."""
-    guest = site.guests[source]
+    """Who answered so many new connections of a guest to an address, by default the only balancer's; "" for
+    nobody."""
+    guest, target = site.guests[source], str(vip or site.router.balancers[0].address)
 
     def ask() -> Counter[str]:
-        return Counter(echo.responders(_KINDS[protocol], str(VIP), port, times))
+        return Counter(echo.responders(_KINDS[protocol], target, port, times))
 
     return await guest.lab.inside(guest.namespace, ask)
 
@@ -84,9 +91,9 @@ async def answering(site: Site, *hostnames: str) -> AsyncIterator[None]:
 async def open_balanced(count: int = 3) -> AsyncIterator[Site]:
     """On node N are redN and blueN; on the first one also red11. The balancer is in red."""
     async with open_cloud(count) as cloud:
-        router = RouterIntent(new_uid(), 99, tuple(map(ip_network, (_RED, _BLUE))), True)
-        red = replace(network_intent(7, _RED), router_uid=router.uid)
-        blue = replace(network_intent(8, _BLUE), router_uid=router.uid)
+        router = RouterIntent(new_uid(), 99, tuple(map(ip_network, (*RED, *BLUE))), True)
+        red = replace(network_intent(7, *RED), router_uid=router.uid)
+        blue = replace(network_intent(8, *BLUE), router_uid=router.uid)
         site = Site(cloud, router, red, blue)
         for number, node in enumerate(cloud.nodes, start=1):
             site.placed.append((node, with_port(red, 10 + number, f"red{number}")[1]))

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 
 from agent.net import names, nft
+from agent.net.balancer import answered_in
 from agent.net.driver import (
     FloatingIntent,
     IPAddress,
@@ -91,7 +92,9 @@ class Site:
         for network in (self.red, self.blue):
             here = [port for on, port in self.placed if on is node and port.network_uid == network.uid]
             if here:
-                found.append(replace(network, ports=tuple(here)))
+                balancers = self.router.balancers if network.router_uid else ()
+                answered = answered_in((subnet.cidr for subnet in network.subnets), balancers)
+                found.append(replace(network, ports=tuple(here), answered=answered))
         return found
 
     def remotes(self, node: Node, network: NetworkIntent) -> frozenset[RemotePort]:

@@ -23,7 +23,7 @@ from agent.net.router_entries import (
     peer_address,
     peer_mac,
 )
-from cumulet.addresses import part_address
+from cumulet.addresses import part_address, part_address6
 from tests.unit.agent_net.cases import FEWER, any_addresses, directories
 
 HERE = RouterSpot(3, {"n1": 5, "n2": 6})
@@ -83,7 +83,7 @@ def test_the_kernel_can_hold_all_of_it(directory: RouterDirectory) -> None:
     assert len({key_of(entry) for entry in entries}) == len(entries)
 
 
-def test_one_port_is_a_route_for_each_address_and_a_node_two_entries_and_a_route() -> None:
+def test_one_port_is_a_route_for_each_address_and_a_node_two_entries_and_two_routes() -> None:
     remote = RemotePort("p", "52:54:00:00:00:01", (IPv4Address("10.8.0.5"), IPv6Address("2001:db8::5")), VTEP)
     found = entries_of(RouterDirectory((frozenset({remote}),)), HERE)
     hop = peer_address(VTEP)
@@ -91,6 +91,7 @@ def test_one_port_is_a_route_for_each_address_and_a_node_two_entries_and_a_route
         RouterRoute(IPv4Address("10.8.0.5"), 32, 3, hop),
         RouterRoute(IPv6Address("2001:db8::5"), 128, 3, hop),
         RouterRoute(part_address(VTEP), 32, 3, hop),
+        RouterRoute(part_address6(VTEP), 128, 3, hop),
         Neighbour(3, hop, peer_mac(VTEP), True),
         TunnelEntry(3, peer_mac(VTEP), VTEP),
     }

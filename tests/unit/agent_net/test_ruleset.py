@@ -64,6 +64,15 @@ BALANCER = BalancerIntent(
     ),
 )
 BY_SOURCE = replace(BALANCER, by_source=True)
+BALANCER6 = replace(
+    BALANCER,
+    address=IPv6Address("fd00:a::c8"),
+    by_source=True,
+    members=(
+        MemberIntent(IPv6Address("fd00:a::5"), 8080, False, 8080),
+        MemberIntent(IPv6Address("fd00:b::5"), 0, False, 80),
+    ),
+)
 ASKED = ["echo-request", "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert"]
 CROSSINGS = (
     segment.Crossing(NETWORK.uid, "eth1", 0, frozenset({"52:54:00:00:00:01", "52:54:00:00:00:02"})),
@@ -89,6 +98,7 @@ GOLDENS = Path(__file__).parent / "goldens"
             balancer_rules(replace(BALANCER, by_source=True), BALANCER.members),
         ),
         ("balancer_rules_refused.json", balancer_rules(BALANCER, ())),
+        ("balancer_rules_ipv6.json", balancer_rules(BALANCER6, BALANCER6.members)),
         ("crossing_rules.json", segment.crossing_rules(CROSSINGS)),
         ("crossing_rules_absent.json", segment.crossing_rules(())),
         ("remove_elements.json", remove_elements(ruleset.port_elements(DB, 2))),

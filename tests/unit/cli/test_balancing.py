@@ -17,6 +17,7 @@ wheres = st.one_of(
     st.builds(lambda name: {"instance": name}, names),
     st.builds(lambda key, value: {"selector": f"{key}={value},!x"}, names, names),
     st.builds(lambda last: {"address": f"10.1.0.{last}"}, st.integers(2, 200)),
+    st.builds(lambda last: {"address": f"fd00:a::{last:x}"}, st.integers(2, 200)),
 )
 members = st.builds(
     lambda where, port, drain: {
@@ -64,9 +65,20 @@ def test_what_is_no_listener(text: str) -> None:
         parse_listener(text)
 
 
-@pytest.mark.parametrize("text", ["", "instance:web quickly", "10.1.0.7:http", "instance:a drain drain"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "instance:web quickly",
+        "10.1.0.7:http",
+        "instance:a drain drain",
+        "[fd00::7",
+        "[fd00::7]80",
+        "[fd00::7]:http",
+    ],
+)
 def test_what_is_no_member(text: str) -> None:
-    with pytest.raises(ValueError, match=r"instance:web-1|is not a number"):
+    with pytest.raises(ValueError, match=r"instance:web-1|is not a number|in brackets|\[fd00:a::7\]:8080"):
         parse_member(text)
 
 

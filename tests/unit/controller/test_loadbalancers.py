@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -10,21 +11,37 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from cli.balancing import parse_health, parse_listener, parse_member
 from controller.admit import instance as admit_instance
 from controller.admit import loadbalancer as admit
+from controller.admit import port as admit_port
 from controller.admit import router as admit_router
 from controller.admit import subnet as admit_subnet
 from controller.api.reach import explain_reach
 from controller.assemble import assemble
 from controller.balancers import resolve_members
 from controller.commit import Change
+from controller.floating import find_way
 from controller.reconcile.concern import nodes_concerned
 from controller.reconcile.nodeplan import compile_plan
 from controller.state import Changed
 from controller.store import keys
+from cumulet.addresses import follows_from_mac, slaac_address
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
-from cumulet.v1 import agent_pb2, instance_pb2, loadbalancer_pb2, meta_pb2, reach_pb2, router_pb2
+from cumulet.v1 import (
+    agent_pb2,
+    instance_pb2,
+    loadbalancer_pb2,
+    meta_pb2,
+    port_pb2,
+    reach_pb2,
+    router_pb2,
+    subnet_pb2,
+)
 from tests.unit.controller.cloud import ATTACH, Paper, instance_message
+from tests.unit.controller.test_floating import add as add_floating
+from tests.unit.controller.test_floating import with_internet
 from tests.unit.controller.test_reach import add_group
-from tests.unit.controller.test_routers import add_network, add_router, two_networks
+from tests.unit.controller.test_routed import add as add_routed
+from tests.unit.controller.test_routed import with_ipv6
+from tests.unit.controller.test_routers import add_network, add_router, add_subnet, two_networks
 
 WHOLE = FieldMask(paths=["spec"])
 CHANGEABLE = FieldMask(paths=["spec.listeners", "spec.members", "spec.health_check", "spec.algorithm"])
@@ -36,8 +53,9 @@ def spec_of(
     address: str = "",
     listen: tuple[str, ...] = ("tcp:80",),
     health: str = "",
+    version: int = 0,
 ) -> loadbalancer_pb2.LoadBalancerSpec:
-    spec = loadbalancer_pb2.LoadBalancerSpec(network=network, address=address)
+    spec = loadbalancer_pb2.LoadBalancerSpec(network=network, address=address, ip_version=version)
     spec.listeners.extend(loadbalancer_pb2.Listener(**parse_listener(one)) for one in listen)
     spec.members.extend(loadbalancer_pb2.LoadBalancerMember(**parse_member(one)) for one in members)
     if health:
@@ -96,7 +114,18 @@ def _instance_spec(attach: list[Any]) -> instance_pb2.InstanceSpec:
         (spec_of(network="c"), "spec.network", "has no router"),
         (spec_of(address="10.2.0.9"), "spec.address", "outside the network's subnets"),
         (spec_of(address="10.1.0.1"), "spec.address", "reserved"),
-        (spec_of(address="fd00:a::9"), "spec.address", "not an IPv4 address"),
+        (spec_of(address="fd00:c::9"), "spec.address", "outside the network's IPv6 subnets"),
+        (spec_of(address="fd00:a::"), "spec.address", "reserved"),
+        (spec_of(address="fd00:a::1"), "spec.address", "reserved"),
+        (spec_of(address="fd00:a::9%eth0"), "spec.address", "zone"),
+        (spec_of(address="fd00:a::5054:ff:fe00:1"), "spec.address", "of their MACs"),
+        (spec_of(network="b", version=6), "spec.address", "no IPv6 subnet"),
+        (spec_of(version=5), "spec.ip_version", "neither 4 nor 6"),
+        (spec_of(address="fd00:a::9", version=4), "spec.ip_version", "not of IPv4"),
+        (spec_of("10.1.0.9", address="fd00:a::9"), "spec.members[0].address", "not of IPv6"),
+        (spec_of("fd00:a::7"), "spec.members[0].address", "not of IPv4"),
+        (spec_of("[fd00:c::7]:80", version=6), "spec.members[0].address", "no guest's address"),
+        (spec_of("fd00:a::9", address="fd00:a::9"), "spec.members[0].address", "own address"),
         (spec_of(listen=()), "spec.listeners", "0 listeners"),
         (spec_of(listen=("tcp:80", "udp:80", "tcp:80")), "spec.listeners[2]", "twice"),
         (spec_of(listen=("tcp:0",)), "spec.listeners[0].port", "not between 1"),
@@ -141,6 +170,76 @@ def test_its_address_is_held_like_a_ports() -> None:
     assert not paper.holds(late)
     paper.do(admit.delete(paper.state, paper.context, ("p1", "other"), ""))
     assert chosen not in paper.state.addresses_in(network.message.meta.uid)
+
+
+def test_an_ipv6_address_is_given_and_held_as_well() -> None:
+    paper = routed()
+    paper.do(create(paper, spec_of(version=6), "free"))
+    free = IPv6Address(stored(paper, "free").spec.address)
+    assert free in IPv6Network("fd00:a::/64")
+    assert not follows_from_mac(free)
+    paper.do(create(paper, spec_of("instance:web", address="fd00:a:0::c8")))
+    found = stored(paper).spec
+    assert (found.address, found.ip_version) == ("fd00:a::c8", 6)
+    with pytest.raises(InvalidArgumentError, match="refused") as caught:
+        create(paper, spec_of(address="fd00:a::c8"), "other")
+    assert "taken" in caught.value.violations[0].description
+    ranges = subnet_pb2.Subnet(meta=meta_pb2.Meta(name="a-0"))
+    ranges.spec.ranges.append("10.1.0.10-10.1.0.20")
+    mask = FieldMask(paths=["spec.ranges"])
+    paper.do(admit_subnet.update(paper.state, paper.context, ("p1", "a-0"), ranges, mask))
+    with pytest.raises(FailedPreconditionError, match="load balancer"):
+        admit_subnet.delete(paper.state, paper.context, ("p1", "a-1"), "")
+    with pytest.raises(InvalidArgumentError) as refused:
+        update(paper, spec_of("10.1.0.9"))
+    assert "members have the load balancer's IP version" in refused.value.violations[0].description
+
+
+def test_the_free_address_is_of_the_version_that_the_network_has() -> None:
+    paper = routed()
+    paper.do(create(paper, spec_of()))
+    assert stored(paper).spec.ip_version == 4
+    paper = routed()
+    add_network(paper, "six", "fd00:6::/64")
+    add_router(paper, "r6", "six")
+    paper.do(create(paper, spec_of(network="six")))
+    assert stored(paper).spec.ip_version == 6
+    with pytest.raises(InvalidArgumentError) as caught:
+        create(paper, spec_of(network="six", version=4), "other")
+    assert [one.field for one in caught.value.violations] == ["spec.ip_version"]
+
+
+def test_parts_addresses_are_nobody_elses() -> None:
+    paper = routed()
+    spec = subnet_pb2.SubnetSpec(network="a", cidr="2001:2:0:7::/64")
+    subnet = subnet_pb2.Subnet(meta=meta_pb2.Meta(name="parts"), spec=spec)
+    with pytest.raises(InvalidArgumentError) as caught:
+        admit_subnet.create(paper.state, paper.context, "p1", subnet)
+    assert "reserved" in caught.value.violations[0].description
+    add(paper, "one")
+    port = paper.state.ports_of("p1", "one")[0].message
+    pairs = port_pb2.Port(meta=port.meta)
+    pairs.spec.allowed_pairs.add(cidr="2001:2::7/128")
+    mask, where = FieldMask(paths=["spec.allowed_pairs"]), ("p1", port.meta.name)
+    with pytest.raises(InvalidArgumentError) as caught:
+        admit_port.update(paper.state, paper.context, where, pairs, mask)
+    assert "the nodes' own" in caught.value.violations[0].description
+
+
+def test_a_floating_ip_leads_to_none_of_ipv6() -> None:
+    """Neither when it is asked for, nor when a balancer of the name comes to be one of IPv6."""
+    paper = with_internet()
+    add_subnet(paper, "a-6", "a", "fd00:a::/64")
+    paper.do(create(paper, spec_of()))
+    floating = add_floating(paper, target="lb")
+    assert find_way(paper.state, floating).balancer
+    paper.do(admit.delete(paper.state, paper.context, ("p1", "lb"), ""))
+    paper.do(create(paper, spec_of(version=6)))
+    way = find_way(paper.state, floating)
+    assert (way.node, way.reason, way.text) == ("", "NoAddress", "load balancer lb has an IPv6 address")
+    with pytest.raises(InvalidArgumentError) as caught:
+        add_floating(paper, "g", target="lb")
+    assert "a floating IP is of IPv4" in caught.value.violations[0].description
 
 
 def test_defaults_are_written_out() -> None:
@@ -207,6 +306,22 @@ def test_members_are_found_by_name_label_and_address() -> None:
         (three, 0, False, "three"),
         ("10.1.0.250", 0, True, ""),
     }
+
+
+def test_members_of_an_ipv6_one_are_found_by_the_addresses_that_they_make() -> None:
+    """`two` is in a network without IPv6 until it has a subnet of it."""
+    paper = routed()
+    for name, network in (("one", "a"), ("two", "b")):
+        add(paper, name, network, app="web")
+    paper.do(create(paper, spec_of("label:app=web:8080", "fd00:a::77", version=6)))
+    macs = {name: paper.state.ports_of("p1", name)[0].message.spec.mac for name in ("one", "two")}
+    one = slaac_address(IPv6Network("fd00:a::/64"), macs["one"])
+    two = slaac_address(IPv6Network("fd00:b::/64"), macs["two"])
+    found = {member.address for member in resolve_members(paper.state, stored(paper))}
+    assert found == {str(one), "fd00:a::77"}
+    add_subnet(paper, "b-6", "b", "fd00:b::/64")
+    found = {member.address for member in resolve_members(paper.state, stored(paper))}
+    assert found == {str(one), str(two), "fd00:a::77"}
 
 
 def test_who_is_off_or_goes_drains() -> None:
@@ -340,6 +455,39 @@ def test_it_is_reached_when_a_member_is_and_says_who_is_not() -> None:
             reach_pb2.REACH_STEP_KIND_SECURITY_GROUP,
             reach_pb2.REACH_STEP_KIND_PORT,
         ]
+
+
+def test_one_of_ipv6_is_reached_by_ipv6() -> None:
+    paper = routed()
+    add(paper, "client", "a", "n1")
+    add(paper, "web", "a", "n2")
+    paper.do(create(paper, spec_of("instance:web:8080", "[fd00:a::77]:80", address="fd00:a::c8")))
+    for target in ("lb", "fd00:a::c8"):
+        found = ask(paper, target, protocol="tcp", port=80)
+        assert found.reachable
+        assert [path.ip_version for path in found.paths] == [6]
+        said = balancer_step(found).message
+        assert "[fd00:a::77]:80 (not reached: no port has this address), web:8080" in said
+    assert not ask(paper, "lb", protocol="tcp", port=80, ip_version=4).reachable
+
+
+def test_outside_nobody_answers_for_one_of_ipv6() -> None:
+    """Even where its subnet is the outside's: neither for who is outside nor for another router's ports."""
+    paper = with_ipv6()
+    out = add_routed(paper)
+    paper.do(create(paper, spec_of("instance:web", version=6)))
+    address = IPv6Address(stored(paper).spec.address)
+    assert address in out
+    add_routed(paper, "l-out", "lonely")
+    add_router(paper, "r2", "lonely")
+    paper.place("away", "n1")
+    for source in ("2001:db8:1::9", "away"):
+        request = reach_pb2.ExplainReachRequest(
+            project="p1", source=source, target="lb", protocol="tcp", port=80, ip_version=6
+        )
+        found = explain_reach(paper.state, request)
+        assert not found.reachable
+        assert "outside, nobody answers for its address" in found.paths[0].steps[-1].message
 
 
 @pytest.mark.parametrize(
