@@ -20,10 +20,12 @@ from tests.support.guest import in_guest
 from tests.support.waiting import wait_until
 
 PROJECT = "balanced"
-RANGES = {"web": "10.60.0.0/24", "db": "10.61.0.0/24"}
+RANGES = {"web": "10.60.0.0/24", "db": "10.61.0.0/24", "web-6": "fd00:60::/64", "db-6": "fd00:61::/64"}
+NETWORKS = ("web", "db")
 MEMBERS = {"web-1": "n1", "web-2": "n2"}
 CLIENTS = {"near": ("web", "n1"), "far": ("db", "n3")}  # a member's subnet and node; neither
-ADDRESS, STREAM_ADDRESS = "10.60.0.200", "10.60.0.201"
+ADDRESSES = {"lb": "10.60.0.200", "lb6": "fd00:60::c8"}  # of the same members
+STREAM_ADDRESS = "10.60.0.201"
 ASKED = 6
 
 
@@ -48,10 +50,11 @@ def test_a_load_balancer(lab: Lab, cloud: Client) -> None:
         )
     wait_until(lambda: _unhealthy(cloud))
     for client in CLIENTS:
-        found = cloud.explain_reach(client, "lb", protocol="tcp", port=80, live=True)
-        assert found.reachable
-        assert not found.differences
-        assert _asks(cloud, client) == dict.fromkeys(MEMBERS, ASKED // len(MEMBERS))
+        for name in ADDRESSES:
+            found = cloud.explain_reach(client, name, protocol="tcp", port=80, live=True)
+            assert found.reachable
+            assert not found.differences
+        _all_answer(cloud, client)
     _the_dead_are_left(cloud)
     _faults_of_the_node_end_nothing(lab, cloud)
     wait_until(lambda: differences(lab))
@@ -59,14 +62,15 @@ def test_a_load_balancer(lab: Lab, cloud: Client) -> None:
 
 def _the_dead_are_left(cloud: Client) -> None:
     _says(cloud, "web-2", "killall httpd")
-    everywhere = {"web-2": ["n1", "n2", "n3"]}
+    everywhere = {"web-2": sorted(f"{node} {name}" for node in ("n1", "n2", "n3") for name in ADDRESSES)}
     wait_until(lambda: (found := _unhealthy(cloud)) != everywhere and f"unhealthy: {found}")
     for client in CLIENTS:
-        assert _asks(cloud, client) == {"web-1": ASKED}
+        for address in ADDRESSES.values():
+            assert _asks(cloud, client, address) == {"web-1": ASKED}
     _says(cloud, "web-2", "httpd -p 8080 -h /www")
     wait_until(lambda: _unhealthy(cloud))
     for client in CLIENTS:
-        assert _asks(cloud, client) == dict.fromkeys(MEMBERS, ASKED // len(MEMBERS))
+        _all_answer(cloud, client)
 
 
 def _faults_of_the_node_end_nothing(lab: Lab, cloud: Client) -> None:
@@ -79,7 +83,7 @@ def _faults_of_the_node_end_nothing(lab: Lab, cloud: Client) -> None:
     lab.kill_service("n3", "agent")
     wait_until(lambda: _silence(cloud, "far"))
     _goes_on(cloud)
-    assert _asks(cloud, "far") == dict.fromkeys(MEMBERS, ASKED // len(MEMBERS))
+    _all_answer(cloud, "far")
     wait_until(lambda: differences(lab))
     table = f"cumulet-lb-{cloud.get('load-balancer', 'stream').meta.uid}"
     (owner,) = [one for one in lab.run("n3", ["ls", "/run/netns"]).split() if table in _tables(lab, one)]
@@ -108,18 +112,27 @@ def _tables(lab: Lab, namespace: str) -> str:
     return lab.run("n3", [*_nft(namespace), "list", "tables"])
 
 
-def _asks(cloud: Client, client: str) -> Counter[str]:
+def _all_answer(cloud: Client, client: str) -> None:
+    """In turn, at every address."""
+    for address in ADDRESSES.values():
+        assert _asks(cloud, client, address) == dict.fromkeys(MEMBERS, ASKED // len(MEMBERS)), address
+
+
+def _asks(cloud: Client, client: str, address: str) -> Counter[str]:
     """Who answered so many new connections."""
     question = "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 0.3)"
     turns = " ".join(map(str, range(ASKED)))
-    said = _says(cloud, client, f"for turn in {turns}; do {question} | nc -w 5 {ADDRESS} 80; done")
+    said = _says(cloud, client, f"for turn in {turns}; do {question} | nc -w 5 {address} 80; done")
     return Counter(re.findall(r"web-[0-9]", said))
 
 
 def _unhealthy(cloud: Client) -> dict[str, list[str]]:
-    """Nodes that get no answer, by member."""
-    members = cloud.get("load-balancer", "lb").status.members
-    return {one.instance: list(one.unhealthy_on) for one in members if one.unhealthy_on}
+    """Nodes that get no answer, by member; of both balancers, whose members are the same."""
+    found: dict[str, set[str]] = {}
+    for name in ADDRESSES:
+        for one in cloud.get("load-balancer", name).status.members:
+            found.setdefault(one.instance, set()).update(f"{node} {name}" for node in one.unhealthy_on)
+    return {instance: sorted(nodes) for instance, nodes in found.items() if nodes}
 
 
 def _says(cloud: Client, guest: str, command: str) -> str:
@@ -147,13 +160,21 @@ def _ailment(cloud: Client, guest: str) -> str:
 
 def _build(cloud: Client) -> None:
     cloud.create("project", {"meta": {"name": PROJECT}})
-    rules = [parse_rule(text) for text in ("out any", "in tcp:8080 10.60.0.0/15", "in tcp:9000")]
+    rules = [
+        parse_rule(text)
+        for text in ("out any", "in tcp:8080 10.60.0.0/15", "in tcp:8080 fd00::/8", "in tcp:9000")
+    ]
     cloud.create("security-group", {"meta": {"name": "web"}, "spec": {"rules": rules}})
-    for name, cidr in RANGES.items():
+    for name in NETWORKS:
         cloud.create("network", {"meta": {"name": name}})
-        cloud.create("subnet", {"meta": {"name": name}, "spec": {"network": name, "cidr": cidr}})
-    cloud.create("router", {"meta": {"name": "r"}, "spec": {"networks": list(RANGES)}})
-    _create_balancer(cloud, "lb", ADDRESS, "tcp:80", "label:app=web:8080", "http:/ready interval=1 fall=2")
+    for name, cidr in RANGES.items():
+        spec = {"network": name.removesuffix("-6"), "cidr": cidr}
+        cloud.create("subnet", {"meta": {"name": name}, "spec": spec})
+    cloud.create("router", {"meta": {"name": "r"}, "spec": {"networks": list(NETWORKS)}})
+    for name, address in ADDRESSES.items():
+        _create_balancer(
+            cloud, name, address, "tcp:80", "label:app=web:8080", "http:/ready interval=1 fall=2"
+        )
     _create_balancer(cloud, "stream", STREAM_ADDRESS, "tcp:9000", "instance:web-1", "")
     for name, node in MEMBERS.items():
         _create_guest(cloud, name, "web", node, security_groups=["web"])
@@ -189,11 +210,12 @@ def _remove(cloud: Client) -> None:
     for name in (*MEMBERS, *CLIENTS):
         delete(cloud, "instance", name)
     wait_until(lambda: [one.meta.name for one in cloud.list("instance")])
-    for name in ("lb", "stream"):
+    for name in (*ADDRESSES, "stream"):
         delete(cloud, "load-balancer", name)
     delete(cloud, "router", "r")
-    for noun in ("subnet", "network"):
-        for name in RANGES:
-            delete(cloud, noun, name)
+    for name in RANGES:
+        delete(cloud, "subnet", name)
+    for name in NETWORKS:
+        delete(cloud, "network", name)
     delete(cloud, "security-group", "web")
     delete(cloud, "project", PROJECT)

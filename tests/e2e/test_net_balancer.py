@@ -5,6 +5,7 @@ Real kernel, real tunnels; nodes, guests and the underlay between them are netwo
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from agent.net.balancer_rules import family_of, table_name
 from agent.net.conntrack_wire import Connection
 from agent.net.driver import IPAddress
 from cumulet.addresses import part_address, part_address6
-from tests.unit.agent_net import talk
+from tests.unit.agent_net import probes, talk
 from tests.unit.agent_net.balanced import (
     TCP,
     UDP,
@@ -231,6 +232,34 @@ async def test_a_damaged_table_is_noticed_and_put_back_while_connections_go_on(
             assert await asks(site, "red3", 10) == {"red1": 5, "blue2": 5}, what
 
 
+async def test_who_looks_for_the_address_is_heard_by_its_own_node_only(site: Site, version: int) -> None:
+    """Not by guests of its network on another node."""
+    made = balancer(*members(site, "blue2", version=version))
+    await balance(site, made)
+    first, asker, other = site.cloud.nodes[0], site.guests["red1"], site.guests["red2"]
+    link, target = names.inner_gateway_name(site.red.uid), made.address.packed
+    near = await first.lab.inside(site.namespace(first), partial(probes.Ear, link=link))
+    far = await other.lab.inside(other.namespace, probes.Ear)
+    try:
+        await asker.lab.run(asker.namespace, "ip", "neigh", "flush", "dev", "eth0")
+        assert await site.ping("red1", made.address, tries=3)
+        assert any(_asks_who_has(frame, target) for frame in await asyncio.to_thread(near.heard))
+        assert not any(target in frame for frame in await asyncio.to_thread(far.heard))
+    finally:
+        near.close()
+        far.close()
+
+
+async def test_a_networks_own_server_does_not_notice(site: Site, version: int) -> None:
+    """DHCP and DNS go on when a balancer comes and goes."""
+    third = site.cloud.nodes[2]
+    before = third.lab.server_pid(site.red)
+    assert before is not None
+    await balance(site, balancer(version=version))
+    await balance(site)
+    assert third.lab.server_pid(site.red) == before
+
+
 async def test_an_agent_that_starts_anew_touches_nothing(site: Site, version: int) -> None:
     made = balancer(*members(site, "red1", "blue2", version=version))
     await balance(site, made)
@@ -251,6 +280,12 @@ async def test_an_agent_that_starts_anew_touches_nothing(site: Site, version: in
         assert await third.net.balancer_health(site.router.uid) == {made.uid: down}
         assert kept.says() == "blue2"
         assert await asks(site, "red3", 5) == {"blue2": 5}
+
+
+def _asks_who_has(frame: bytes, target: bytes) -> bool:
+    """A question of ARP, or one of ND to all nodes with the address's last bits."""
+    is_question = frame[12:14] == b"\x08\x06" or (frame[12:14] == b"\x86\xdd" and frame[54] == 135)
+    return is_question and target in frame
 
 
 def _to_members() -> set[bytes]:

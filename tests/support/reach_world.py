@@ -334,9 +334,12 @@ class ReachWorld:
         return None
 
     def _ends(self, way: Way) -> frozenset[str]:
-        """Of a way that is reached: the port at its end, or whoever else its load balancer may choose."""
+        """Of a way that is reached: the port at its end, or whoever else its load balancer may choose, or the
+        load balancer itself, which answers echo requests: then its address."""
         if not way.reachable:
             return frozenset()
+        if way.steps[-1].kind == BALANCER:
+            return frozenset({way.target})
         (end,) = (row.message for row in self._ports() if row.message.meta.name == way.steps[-1].name)
         for step in way.steps:
             if step.kind == BALANCER:

@@ -171,7 +171,8 @@ class Lab:
         return await self.inside(self.host, gather)
 
     def server_pid(self, network: NetworkIntent) -> int | None:
-        return dnsmasq.find_pid(State(self.state_dir).files(network.uid), self.namespace_of(network))
+        home = self.netns_dir / names.namespace_name(network.router_uid or network.uid)
+        return dnsmasq.find_pid(State(self.state_dir).files(network.uid), home)
 
     def build(self) -> None:
         self.directory.chmod(0o755)
