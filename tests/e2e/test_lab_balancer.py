@@ -38,6 +38,7 @@ def cloud(lab: Lab) -> Iterator[Client]:
             _build(own)
             for name in (*MEMBERS, *CLIENTS):
                 wait_until(lambda name=name: _ailment(own, name))  # type: ignore[misc]
+                wait_until(lambda name=name: _lacks_ipv6(own, name))  # type: ignore[misc]
             yield own
         finally:
             _remove(own)
@@ -156,6 +157,12 @@ def _ailment(cloud: Client, guest: str) -> str:
     if phase != instance_pb2.INSTANCE_PHASE_RUNNING:
         return instance_pb2.InstancePhase.Name(phase)
     return "" if b"cumulet-guest: ready" in said else said.decode(errors="replace")[-300:]
+
+
+def _lacks_ipv6(cloud: Client, guest: str) -> str:
+    """A guest is ready by IPv4 alone; the address that it makes itself comes with an advertisement."""
+    said = in_guest(cloud, guest, "ip -6 address show dev eth0 scope global").text
+    return "" if "inet6 fd00:" in said and "tentative" not in said else f"{guest} has {said!r}"
 
 
 def _build(cloud: Client) -> None:
