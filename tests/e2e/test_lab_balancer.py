@@ -67,7 +67,8 @@ def _the_dead_are_left(cloud: Client) -> None:
     wait_until(lambda: (found := _unhealthy(cloud)) != everywhere and f"unhealthy: {found}")
     for client in CLIENTS:
         for address in ADDRESSES.values():
-            assert _asks(cloud, client, address) == {"web-1": ASKED}
+            said = _answers(cloud, client, address)
+            assert _names(said) == {"web-1": ASKED}, (client, address, said)
     _says(cloud, "web-2", "httpd -p 8080 -h /www")
     wait_until(lambda: _unhealthy(cloud))
     for client in CLIENTS:
@@ -116,15 +117,20 @@ def _tables(lab: Lab, namespace: str) -> str:
 def _all_answer(cloud: Client, client: str) -> None:
     """In turn, at every address."""
     for address in ADDRESSES.values():
-        assert _asks(cloud, client, address) == dict.fromkeys(MEMBERS, ASKED // len(MEMBERS)), address
+        said = _answers(cloud, client, address)
+        assert _names(said) == dict.fromkeys(MEMBERS, ASKED // len(MEMBERS)), (client, address, said)
 
 
-def _asks(cloud: Client, client: str, address: str) -> Counter[str]:
-    """Who answered so many new connections."""
+def _names(said: str) -> Counter[str]:
+    """Who answered."""
+    return Counter(re.findall(r"web-[0-9]", said))
+
+
+def _answers(cloud: Client, client: str, address: str) -> str:
+    """What came over so many new connections, and what the client complained of."""
     question = "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 0.3)"
     turns = " ".join(map(str, range(ASKED)))
-    said = _says(cloud, client, f"for turn in {turns}; do {question} | nc -w 5 {address} 80; done")
-    return Counter(re.findall(r"web-[0-9]", said))
+    return _says(cloud, client, f"for turn in {turns}; do {question} | nc -w 5 {address} 80; done 2>&1")
 
 
 def _unhealthy(cloud: Client) -> dict[str, list[str]]:

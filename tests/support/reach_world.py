@@ -281,13 +281,14 @@ class ReachWorld:
     # -- packets ------------------------------------------------------------------------------------------
 
     async def probe(self, probe: Probe) -> Outcome:
-        """Predict, then send. Who is asked in turn by a load balancer is asked until everybody was."""
+        """Predict, then send. Members of a load balancer that do not let it in take turns as well, and other
+        probes take turns meanwhile: the more members, the more tries."""
         number = protocol_number(probe.protocol, probe.address.version)
         assert number is not None
         way, ends = self._foretell(probe, Traffic(probe.address.version, number, probe.port))
         meant = next(iter(ends), "somebody")
         tries, answered = 1, await self._send(probe, meant)
-        while ends and not answered and tries < TRIES_MAX:
+        while ends and not answered and tries < TRIES_MAX * len(ends):
             await asyncio.sleep(WARM_UP_S)
             tries, answered = tries + 1, await self._send(probe, meant)
         return Outcome(probe, way, ends if way.reachable else frozenset(), answered, tries)
