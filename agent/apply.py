@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -83,7 +83,7 @@ class Applier:
     """Runs works as tasks of a group that the caller owns.
 
     `may_start` is the fence: asked immediately before each start. `on_try` hears of each action before it
-    is tried, `on_done` whenever a key is free again.
+    is tried, `on_done` whenever a key is free again, and of which.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Applier:
         *,
         may_start: Callable[[StartDomain], bool],
         on_try: Callable[[Action], None],
-        on_done: Callable[[], None],
+        on_done: Callable[[str], None],
     ) -> None:
         self._drivers = drivers
         self._source = source
@@ -115,15 +115,20 @@ class Applier:
         return frozenset(self._running)
 
     def dispatch(self, decision: Decision, stale: frozenset[str], group: asyncio.TaskGroup) -> int:
-        """Start what can be started now; how many. `stale`: keys that were worked on during the look."""
+        """Start what can be started now of all that is to be done; how many. `stale`: keys that were worked
+        on during the look."""
         wanted = {work.key: work for work in decision.works}
         self._forget(wanted, stale)
         self._cancel_downloads(wanted)
-        ready = [work for work in decision.works if work.key not in stale and self._is_due(work)]
+        return len(self.start(decision.works, stale, group))
+
+    def start(self, works: Iterable[Work], stale: frozenset[str], group: asyncio.TaskGroup) -> list[str]:
+        """Start those of some works that can be started now; their keys."""
+        ready = [work for work in works if work.key not in stale and self._is_due(work)]
         for work in ready:
             task = group.create_task(self._run(work), name=work.key)
             self._running[work.key] = _Running(task, work)
-        return len(ready)
+        return [work.key for work in ready]
 
     def next_retry_at(self) -> float | None:
         """When the next failed work is due."""
@@ -165,7 +170,7 @@ class Applier:
         finally:
             del self._running[work.key]
             if not is_held_up:
-                self._on_done()
+                self._on_done(work.key)
 
     def _may_go_on(self, action: Action) -> bool:
         if isinstance(action, Need):

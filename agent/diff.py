@@ -77,6 +77,16 @@ def diff(
     return _Diff(plan, observed, memory, now, in_session, directory or Directory()).decide()
 
 
+def diff_directory(
+    plan: PlanIntent, observed: Observed, memory: Memory, now: float, directory: Directory
+) -> tuple[Work, ...] | None:
+    """Only what follows from what a session was told of ports elsewhere; nothing else is compared.
+
+    None when that cannot be done on its own, because a network or router here has to be made first.
+    """
+    return _Diff(plan, observed, memory, now, True, directory).decide_directory()
+
+
 def find_foreign(plan: PlanIntent, observed: Observed) -> frozenset[str]:
     """Instances here that the plan neither keeps nor destroys: they are reported, never touched."""
     return frozenset(uid for uid in observed.uids() if not _is_ruled(plan, observed.domains.get(uid), uid))
@@ -104,21 +114,37 @@ class _Diff:
 
     def decide(self) -> Decision:
         wanted = self._wanted_networks()
-        routers = list(router_works(self.plan, wanted, self.observed.net))
-        networks = self._network_works(wanted, frozenset(work.key for work in routers))
+        routers, networks = self._shared_works(wanted)
         images = self._image_works() if self.in_session else []
         made = frozenset(work.key for work in (*routers, *networks, *images))
         works = [*routers, *networks, *images, *self._instance_works(made)]
         if self.in_session:
-            works += directory_works(wanted, self.directory, self.observed.net, made)
-            works += router_directory_works(self.plan, wanted, self.directory, self.observed.net, made)
-            works += group_works(self.plan, self.directory, self.observed.net)
+            works += self._directory_works(wanted, made)
             works += self._leftover_works(wanted, networks)
         refusals = (*self.plan.refusals, *self.directory.refusals.values(), *self.refusals)
         effective = (work for work in works if any(not isinstance(action, Need) for action in work.actions))
         return Decision(tuple(effective), refusals, self.wake_at)
 
+    def decide_directory(self) -> tuple[Work, ...] | None:
+        wanted = self._wanted_networks()
+        if any(self._shared_works(wanted)):
+            return None
+        return tuple(self._directory_works(wanted, frozenset()))
+
     # Networks and images: objects that instances share, so each is made once.
+
+    def _shared_works(self, wanted: Mapping[str, NetworkIntent]) -> tuple[list[Work], list[Work]]:
+        """Of routers, and of networks."""
+        routers = list(router_works(self.plan, wanted, self.observed.net))
+        return routers, self._network_works(wanted, frozenset(work.key for work in routers))
+
+    def _directory_works(self, wanted: Mapping[str, NetworkIntent], made: frozenset[str]) -> list[Work]:
+        net = self.observed.net
+        return [
+            *directory_works(wanted, self.directory, net, made),
+            *router_directory_works(self.plan, wanted, self.directory, net, made),
+            *group_works(self.plan, self.directory, net),
+        ]
 
     def _network_works(self, wanted: Mapping[str, NetworkIntent], made: frozenset[str]) -> list[Work]:
         """A router is there before the networks that come into it."""

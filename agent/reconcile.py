@@ -17,7 +17,7 @@ import structlog
 
 from agent.actions import Action, Decision, StartDomain
 from agent.apply import JITTER, Applier, Failure
-from agent.diff import diff
+from agent.diff import diff, diff_directory
 from agent.directory import Directory
 from agent.drivers import Drivers, FileSource
 from agent.errors import DriverError
@@ -94,6 +94,8 @@ class Agent:
         self._clock = clock
         self._rng = rng
         self._wake = asyncio.Event()
+        self._look_wanted = False  # else what woke the agent needs no look at the whole node
+        self._following: set[str] = set()  # keys of works that follow from the directory alone
         self._round_done = asyncio.Condition()
         self._applier = Applier(
             drivers,
@@ -102,13 +104,14 @@ class Agent:
             rng,
             may_start=self._may_start,
             on_try=self._note,
-            on_done=self._wake.set,
+            on_done=self._note_done,
         )
         self._session: _Session | None = None
         self._offered: _Offer | None = None  # newest plan that is not in the journal yet
         self._accepted: pb.NodePlan | None = None
         self._intent = NOTHING
         self._memory = Memory()
+        self._observed: Observed | None = None  # by the last look, None if that failed
         self._acted_on = pb.PlanVersion()  # in this session
         self._dispatched = pb.PlanVersion()
         self._plan_trouble = ""
@@ -151,7 +154,7 @@ class Agent:
     def yield_address(self, external: External) -> None:
         """Answer for an address of the outside no more, until a plan of another session has it."""
         self._intent = without_address(self._intent, external)
-        self._wake.set()
+        self.wake()
 
     # For the session
 
@@ -169,13 +172,13 @@ class Agent:
         self._acted_on, self._dispatched = pb.PlanVersion(), pb.PlanVersion()
         self._plan_trouble = ""
         self._directory = Directory()
-        self._wake.set()
+        self.wake()
 
     def end_session(self) -> None:
         """The session is lost: what runs goes on, nothing is started."""
         self._session = None
         self._offered = None
-        self._wake.set()
+        self.wake()
 
     def offer(self, plan: pb.NodePlan) -> None:
         """Take a plan of the present session; the next round acts on it. Raises PlanRefusedError."""
@@ -183,16 +186,19 @@ class Agent:
             self._check_plan(plan)
         except PlanRefusedError as err:
             self._plan_trouble = str(err)
-            self._wake.set()
+            self.wake()
             raise
         self._offered = _Offer(plan, parse_plan(plan))
         self._plan_trouble = ""
-        self._wake.set()
+        self.wake()
 
     def take_directory(self, change: pb.DirectoryChange) -> None:
-        """Remember what the leader tells of ports elsewhere; the next round acts on it."""
+        """Remember what the leader tells of ports elsewhere, and act on it soon."""
+        refused = dict(self._directory.refusals)
         self._directory.take(change)
         self._wake.set()
+        if self._directory.refusals != refused:
+            self.wake()  # it is to be told
 
     async def round_after(self, seen: int) -> Snapshot:
         """The snapshot of a round that began after round `seen` ended."""
@@ -225,6 +231,7 @@ class Agent:
 
     def wake(self) -> None:
         """Look soon."""
+        self._look_wanted = True
         self._wake.set()
 
     # The loop
@@ -232,12 +239,17 @@ class Agent:
     async def run(self) -> None:
         """Look after the node until cancelled. Guests are not touched by the end."""
         self._adopt_journal()
-        self.drivers.hypervisor.on_change(self._wake.set)
+        self.drivers.hypervisor.on_change(self.wake)
         async with asyncio.TaskGroup() as group:
+            look_at = self._clock.monotonic()
             while True:
                 self._wake.clear()
-                wake_at = await self._round(group)
-                await self._pause(wake_at)
+                wanted = self._look_wanted or self._clock.monotonic() >= look_at
+                if wanted or not await self._follow_directory(group):
+                    self._look_wanted = False
+                    look_at = await self._round(group)
+                retry_at = self._applier.next_retry_at()
+                await self._pause(look_at if retry_at is None else min(look_at, retry_at))
 
     def _adopt_journal(self) -> None:
         plan = self._journal.read_plan()
@@ -265,6 +277,7 @@ class Agent:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                 observed = await self.drivers.observe()
         except (TimeoutError, ExceptionGroup) as err:
+            self._observed = None
             await self._publish_unknown(number, _driver_error(err))
             return self._clock.monotonic() + self._jittered(OBSERVE_AGAIN_S)
         decision = self._decide(observed, stale, group)
@@ -272,10 +285,47 @@ class Agent:
         self.round_s += self._clock.monotonic() - started
         return self._next_at(decision)
 
+    async def _follow_directory(self, group: asyncio.TaskGroup) -> bool:
+        """Program what was told of ports elsewhere, after a look at the network only; false if that is not
+        enough.
+
+        Other nodes change all the time, and a look at all that runs here costs as much as runs here.
+        """
+        busy, before = self._applier.busy(), self._observed
+        if before is None or not self.in_session or not busy <= self._following:
+            return False
+        try:
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                net = await self.drivers.net.observe_net()
+        except Exception:
+            return False  # a round looks again, and says what is the matter
+        if self._look_wanted:
+            return False  # also when the session has ended meanwhile
+        works = diff_directory(
+            self._trials.apply(self._intent, self._heard_at()),
+            replace(before, net=net),
+            self._memory,
+            self._clock.monotonic(),
+            self._directory,
+        )
+        if works is None:
+            return False
+        self._following.update(self._applier.start(works, busy, group))
+        return True
+
+    def _note_done(self, key: str) -> None:
+        """A work has ended: what it was for is looked at again."""
+        if key in self._following:
+            self._following.remove(key)
+            self._wake.set()
+        else:
+            self.wake()
+
     def _decide(self, observed: Observed, stale: frozenset[str], group: asyncio.TaskGroup) -> Decision:
         """Diff and dispatch: no await, so that nothing changes in between."""
         now = self._clock.monotonic()
         in_session = self.in_session
+        self._observed = observed
         self._memory = remember_look(self._memory, self._intent, observed, now)
         self._trials.advance(self._intent, self._heard_at())
         decision = self._diff(observed)

@@ -17,9 +17,12 @@ from agent.actions import (
     Action,
     Decision,
     DropImages,
+    EnsureDirectory,
+    EnsureGroup,
     EnsureNetwork,
     EnsurePort,
     EnsureRouter,
+    EnsureRouterDirectory,
     ForceOff,
     Need,
     RemoveDomain,
@@ -29,7 +32,8 @@ from agent.actions import (
     RequestShutdown,
     StartDomain,
 )
-from agent.diff import IMAGE_KEEP_S, diff, find_foreign
+from agent.diff import IMAGE_KEEP_S, diff, diff_directory, find_foreign
+from agent.directory import Directory
 from agent.hypervisor.driver import ObservedDomain
 from agent.intent import NOTHING, PlanIntent, iter_ports, parse_plan
 from agent.memory import Memory, remember_action, remember_look
@@ -153,6 +157,39 @@ def test_one_round_is_enough_when_no_guest_must_shut_down(plan_: PlanIntent, see
     assume(not any(isinstance(action, RequestShutdown) for action in all_actions(decision)))
     after = apply_decision(seen, decision)
     assert diff(plan_, after, remember_look(Memory(), plan_, after, 0.0), 0.0).works == ()
+
+
+def a_directory(rng: random.Random, size: int) -> Directory:
+    directory = Directory()
+    for number in subset(rng, NETWORKS):
+        put = [
+            pb.PlannedRemotePort(
+                uid=uid(6, n),
+                mac=f"02:00:00:00:06:{n:02x}",
+                addresses=[f"10.{number}.0.{n}"],
+                vtep="192.0.2.2",
+            )
+            for n in range(1, size + 1)
+        ]
+        piece = pb.NetworkDirectory(network_uid=uid(2, number), full=True, put=put)
+        directory.take(pb.DirectoryChange(networks=[piece]))
+    return directory
+
+
+@settings(max_examples=200)
+@given(plans(), worlds(), memories(), from_seed(a_directory), st.booleans())
+def test_the_directorys_part_alone_is_what_the_whole_says_of_it(
+    plan_: PlanIntent, seen: Observed, memory: Memory, directory: Directory, settled: bool
+) -> None:
+    """Or nothing, while something that it rests on is missing."""
+    if settled:
+        seen, _ = settle(plan_, seen, memory, 10.0)
+    seen = replace(seen, net=replace(seen.net, directories=dict.fromkeys(seen.net.networks, "")))
+    whole = diff(plan_, seen, memory, 10.0, directory=directory)
+    told = (EnsureDirectory, EnsureGroup, EnsureRouterDirectory, Need)
+    makes = any(isinstance(action, EnsureNetwork | EnsureRouter) for action in all_actions(whole))
+    parts = tuple(work for work in whole.works if all(isinstance(action, told) for action in work.actions))
+    assert diff_directory(plan_, seen, memory, 10.0, directory) == (None if makes else parts)
 
 
 @settings(max_examples=200)

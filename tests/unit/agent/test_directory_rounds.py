@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from agent.errors import DriverError
 from agent.net.directory import digest_of_directory
+from agent.reconcile import OBSERVE_EVERY_S
 from cumulet.v1 import agent_pb2 as pb
 
 from .build import instance, plan, uid
@@ -47,6 +50,56 @@ def test_a_directory_follows_what_is_told() -> None:
         await lab.until(lambda: known(lab) == {1, 2, 3})
         await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, gone_port_uids=[uid(6, 1)]))
         await lab.until(lambda: known(lab) == {2, 3})
+
+    in_lab(scenario)
+
+
+def test_ports_elsewhere_are_no_reason_to_look_at_what_runs_here() -> None:
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1)
+        assert lab.agent is not None
+        agent = lab.agent
+        await asyncio.sleep(60)  # whatever was to be looked at is
+        looks = agent.rounds
+        for number in range(2, 200):
+            await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(number)]))
+            await lab.until(lambda number=number: number in known(lab))  # type: ignore[misc]
+        passed_s = 198 * 0.05
+        assert agent.rounds - looks <= passed_s / OBSERVE_EVERY_S + 2
+        # Looks come all the same, however much is told.
+        for number in range(2, 1000):
+            await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(number % 250)]))
+            await asyncio.sleep(0.05)
+        assert agent.rounds - looks >= 3
+
+    in_lab(scenario)
+
+
+def test_what_cannot_be_programmed_is_tried_again_without_a_look() -> None:
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1)
+        assert lab.agent is not None
+        await asyncio.sleep(60)
+        looks = lab.agent.rounds
+        lab.kernel.fail_next("ensure_directory", DriverError("NetworkEffectFailed", "planted"))
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(2)]))
+        await lab.until(lambda: known(lab) == {1, 2})
+        assert lab.agent.results["EnsureDirectory", "error"] == 1
+        assert lab.agent.rounds - looks <= 1
+
+    in_lab(scenario)
+
+
+def test_a_network_that_cannot_be_looked_at_is_said_and_followed_later() -> None:
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1)
+        await asyncio.sleep(60)
+        for _ in range(2):  # the small look and the one that follows it
+            lab.kernel.fail_next("observe_net", DriverError("NetworkUnreadable", "planted"))
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(2)]))
+        await lab.until(lambda: known(lab) == {1, 2})
+        said = [one.reason for one in lab.conditions("HypervisorReady")]
+        assert "NetworkUnreadable" in said
 
     in_lab(scenario)
 
