@@ -155,6 +155,9 @@ def _host_inet(guests_only: bool) -> list[Json]:
         words.base_chain("inet", "input", "filter", "input", _BEFORE_FIREWALLS),
         words.rule("inet", "input", words.iifname("@bridges"), *DROP),
         words.rule("inet", "input", words.iifname("@uplinks"), *DROP),
+        *_chain("outwards", _outwards()),
+        *_chain("leaving", _leaving()),
+        *_chain("entering", _entering()),
         words.base_chain("inet", "forward", "filter", "forward", _BEFORE_FIREWALLS),
         *guest_rules.forward_rules(),
         *(words.rule("inet", "forward", *statements) for statements in (*_host_forward(), *closing)),
@@ -163,31 +166,58 @@ def _host_inet(guests_only: bool) -> list[Json]:
     ]
 
 
+def _chain(name: str, rules: list[list[Json]]) -> list[Json]:
+    return [words.chain("inet", name), *(words.rule("inet", name, *statements) for statements in rules)]
+
+
 def _host_forward() -> list[list[Json]]:
-    link_local = {"prefix": {"addr": "169.254.0.0", "len": 16}}
     return [
         [words.iifname("@bridges"), *DROP],  # not bridged: a frame to the bridge's own MAC is no way out
+        [words.iifname("@uplinks"), words.goto("leaving")],
+        [words.oifname("@uplinks"), words.goto("entering")],
         [words.oifname("@bridges"), *DROP],
-        [words.iifname("@uplinks"), words.ct_state("invalid"), *DROP],  # NAT skips invalid packets
+    ]
+
+
+def _leaving() -> list[list[Json]]:
+    """What comes from a routing domain, by one of its addresses."""
+    return [
         [
-            words.iifname("@uplinks"),
-            words.match("!=", words.payload("ip", "saddr"), _UPLINK_PREFIX),
-            words.match("!=", _concat(IIFNAME, words.payload("ip", "saddr")), "@floating"),
-            *DROP,
+            words.match("==", _concat(IIFNAME, words.payload("ip", "saddr")), "@floating"),
+            words.goto("outwards"),
         ],
+        [words.match("==", words.payload("ip", "saddr"), _UPLINK_PREFIX), words.goto("outwards")],
         [
-            words.iifname("@uplinks"),
-            words.match("!=", _concat(IIFNAME, words.payload("ip6", "saddr")), "@routed"),
-            *DROP,
+            words.match("==", _concat(IIFNAME, words.payload("ip6", "saddr")), "@routed"),
+            words.goto("outwards"),
         ],
+        list(DROP),
+    ]
+
+
+def _outwards() -> list[list[Json]]:
+    link_local = {"prefix": {"addr": "169.254.0.0", "len": 16}}
+    return [
+        [words.ct_state("invalid"), *DROP],  # NAT skips invalid packets
+        *_to_addresses(),
+        [words.oifname("@uplinks"), *DROP],  # another network
+        [words.oifname("@bridges"), *DROP],
+        # The node's own cloud answers on link-local addresses, credentials among the answers.
+        [words.match("==", words.payload("ip", "daddr"), link_local), *DROP],
+        list(ACCEPT),
+    ]
+
+
+def _entering() -> list[list[Json]]:
+    """What goes to a routing domain."""
+    return [*_to_addresses(), [words.ct_state("established", "related"), *ACCEPT], list(DROP)]
+
+
+def _to_addresses() -> list[list[Json]]:
+    """To those of the outside that are led here."""
+    return [
         [words.match("==", _concat(_OIFNAME, words.payload("ip", "daddr")), "@floating"), *ACCEPT],
         [words.match("==", _concat(_OIFNAME, words.payload("ip6", "daddr")), "@routed"), *ACCEPT],
-        [words.iifname("@uplinks"), words.oifname("@uplinks"), *DROP],  # another network
-        [words.oifname("@uplinks"), words.ct_state("established", "related"), *ACCEPT],
-        [words.oifname("@uplinks"), *DROP],
-        # The node's own cloud answers on link-local addresses, credentials among the answers.
-        [words.iifname("@uplinks"), words.match("==", words.payload("ip", "daddr"), link_local), *DROP],
-        [words.iifname("@uplinks"), *ACCEPT],
     ]
 
 
