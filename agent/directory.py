@@ -26,26 +26,40 @@ REFUSALS_MAX: Final = 100  # of a directory that is all wrong, the first ones sa
 
 @dataclass(slots=True)
 class _Book(Generic[T]):
-    """What each port brings, by port uid, and all of it as one value; several may bring the same."""
+    """What each port brings, by port uid, and all of it as one value; several may bring the same.
+
+    What is told costs what it is; `brought`, a copy of all, is made when it is asked for.
+    """
 
     entries: dict[str, tuple[T, ...]] = field(default_factory=dict)
     times: Counter[T] = field(default_factory=Counter)
-    brought: SummedSet[T] = field(default_factory=SummedSet)
+    whole: SummedSet[T] = field(default_factory=SummedSet)
+    lost: set[T] = field(default_factory=set)  # since then, and
+    come: set[T] = field(default_factory=set)
 
     def take(self, *, full: bool, gone: Iterable[str], put: Iterable[tuple[str, tuple[T, ...]]]) -> None:
-        """It costs what is told."""
         if full:
-            self.entries, self.times, self.brought = {}, Counter(), SummedSet()
+            self.entries, self.times, self.whole = {}, Counter(), SummedSet()
+            self.lost, self.come = set(), set()
         left, come = list(gone), dict(put)
         before = [one for uid in (*left, *come) for one in self.entries.pop(uid, ())]
         after = [one for brought in come.values() for one in brought]
         self.entries.update(come)
         self.times.update(after)
         self.times.subtract(before)
-        lost = [one for one in before if not self.times[one]]
+        lost = {one for one in before if not self.times[one]}
         for one in lost:
             del self.times[one]
-        self.brought = self.brought.changed(lost, after)
+        self.lost.difference_update(after)
+        self.lost.update(lost)
+        self.come.update(after)
+        self.come.difference_update(lost)
+
+    def brought(self) -> SummedSet[T]:
+        if self.lost or self.come:
+            self.whole = self.whole.changed(self.lost, self.come)
+            self.lost, self.come = set(), set()
+        return self.whole
 
 
 class Directory:
@@ -60,12 +74,12 @@ class Directory:
     def find_remotes(self, network_uid: str) -> frozenset[RemotePort] | None:
         """Ports of a network on other nodes; None when nothing was told of it."""
         book = self._networks.get(network_uid)
-        return None if book is None else book.brought
+        return None if book is None else book.brought()
 
     def find_members(self, group_uid: str) -> frozenset[IPAddress] | None:
         """Addresses of a group's members on all nodes; None when nothing was told of it."""
         book = self._groups.get(group_uid)
-        return None if book is None else book.brought
+        return None if book is None else book.brought()
 
     def find_vtep(self, network_uid: str, address: IPAddress) -> IPAddress | None:
         """The node of the port of a network that has this address; None when it is on none that was told."""

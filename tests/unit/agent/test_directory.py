@@ -79,13 +79,16 @@ def test_what_is_told_replaces_adds_and_removes() -> None:
     assert directory.find_remotes(uid(2, 9)) is None
 
 
-@given(st.lists(st.tuples(st.booleans(), PORTS, PORTS), max_size=10))
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), PORTS, PORTS), max_size=10))
 def test_what_is_kept_after_any_history_is_what_was_told_last(
-    history: list[tuple[bool, dict[int, int], dict[int, int]]],
+    history: list[tuple[bool, bool, dict[int, int], dict[int, int]]],
 ) -> None:
-    """Ports of two networks may have the same address, so a group's member may stay when one of them goes."""
+    """Ports of two networks may have the same address, so a group's member may stay when one of them goes.
+
+    It is asked for now and then: what was told in between has piled up.
+    """
     directory, last = Directory(), dict[int, int]()
-    for is_full, gone, put in history:
+    for is_full, is_asked, gone, put in history:
         gone_uids = [uid(3, number) for number in gone]
         network = pb.NetworkDirectory(network_uid=NETWORK, full=is_full, gone_port_uids=gone_uids)
         group = pb.GroupDirectory(group_uid=OTHER, full=is_full, gone_port_uids=gone_uids)
@@ -95,6 +98,8 @@ def test_what_is_kept_after_any_history_is_what_was_told_last(
             group.put.add(port_uid=uid(3, number), addresses=[f"10.0.0.{at}", "fd00::1"])
         directory.take(pb.DirectoryChange(networks=[network], groups=[group]))
         last = {number: at for number, at in last.items() if not is_full and number not in gone} | put
+        if not is_asked:
+            continue
         anew = told(full(), members())
         anew.take(pb.DirectoryChange(networks=[_retold(last)], groups=[_regrouped(last)]))
         remotes, found = directory.find_remotes(NETWORK), directory.find_members(OTHER)
