@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -132,8 +132,14 @@ class Applier:
 
     def next_retry_at(self) -> float | None:
         """When the next failed work is due."""
-        idle = (failure.retry_at for key, failure in self.failures.items() if key not in self._running)
-        return min(idle, default=None)
+        return self._due_at(self.failures.keys())
+
+    def next_retry_of(self, works: Iterable[Work]) -> float | None:
+        """When the next of these works that failed is due."""
+        return self._due_at(self.failures.keys() & {work.key for work in works})
+
+    def _due_at(self, failed: Collection[str]) -> float | None:
+        return min((self.failures[key].retry_at for key in failed if key not in self._running), default=None)
 
     def _is_due(self, work: Work) -> bool:
         if work.key in self._running:

@@ -244,12 +244,13 @@ class Agent:
             look_at = self._clock.monotonic()
             while True:
                 self._wake.clear()
-                wanted = self._look_wanted or self._clock.monotonic() >= look_at
-                if wanted or not await self._follow_directory(group):
+                wake_at = None
+                if not self._look_wanted and self._clock.monotonic() < look_at:
+                    wake_at = await self._follow_directory(group, look_at)
+                if wake_at is None:
                     self._look_wanted = False
-                    look_at = await self._round(group)
-                retry_at = self._applier.next_retry_at()
-                await self._pause(look_at if retry_at is None else min(look_at, retry_at))
+                    wake_at = look_at = await self._round(group)
+                await self._pause(wake_at)
 
     def _adopt_journal(self) -> None:
         plan = self._journal.read_plan()
@@ -285,22 +286,22 @@ class Agent:
         self.round_s += self._clock.monotonic() - started
         return self._next_at(decision)
 
-    async def _follow_directory(self, group: asyncio.TaskGroup) -> bool:
-        """Program what was told of ports elsewhere, after a look at the network only; false if that is not
-        enough.
+    async def _follow_directory(self, group: asyncio.TaskGroup, look_at: float) -> float | None:
+        """Program what was told of ports elsewhere, after a look at the network only; when to go on, at the
+        latest at the next round's time. None if that is not enough.
 
         Other nodes change all the time, and a look at all that runs here costs as much as runs here.
         """
         busy, before = self._applier.busy(), self._observed
         if before is None or not self.in_session or not busy <= self._following:
-            return False
+            return None
         try:
             async with asyncio.timeout(OBSERVE_TIMEOUT_S):
                 net = await self.drivers.net.observe_net()
         except Exception:
-            return False  # a round looks again, and says what is the matter
+            return None  # a round looks again, and says what is the matter
         if self._look_wanted:
-            return False  # also when the session has ended meanwhile
+            return None  # also when the session has ended meanwhile
         works = diff_directory(
             self._trials.apply(self._intent, self._heard_at()),
             replace(before, net=net),
@@ -309,9 +310,11 @@ class Agent:
             self._directory,
         )
         if works is None:
-            return False
+            return None
         self._following.update(self._applier.start(works, busy, group))
-        return True
+        # Of other works, failed and not needed any more, a round knows.
+        retry_at = self._applier.next_retry_of(works)
+        return look_at if retry_at is None else min(look_at, retry_at)
 
     def _note_done(self, key: str) -> None:
         """A work has ended: what it was for is looked at again."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Any, cast
 
+from agent.apply import JITTER
+from agent.drivers import Drivers
 from agent.errors import DriverError
 from agent.net.directory import digest_of_directory
-from agent.reconcile import OBSERVE_EVERY_S
+from agent.net.driver import Net
+from agent.reconcile import OBSERVE_AGAIN_S, OBSERVE_EVERY_S
 from cumulet.v1 import agent_pb2 as pb
 
 from .build import instance, plan, uid
@@ -86,6 +91,61 @@ def test_what_cannot_be_programmed_is_tried_again_without_a_look() -> None:
         await lab.until(lambda: known(lab) == {1, 2})
         assert lab.agent.results["EnsureDirectory", "error"] == 1
         assert lab.agent.rounds - looks <= 1
+
+    in_lab(scenario)
+
+
+class _CountedNet:
+    """The driver, and how often the network was looked at."""
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+        self.looks = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.looks += name == "observe_net"
+        return getattr(self._net, name)
+
+
+def test_a_try_that_is_not_needed_any_more_is_no_reason_to_look_again_and_again() -> None:
+    """Regression: the time of its next try had passed, and small looks came one after the other."""
+
+    async def scenario(lab: Lab) -> None:
+        counted: list[_CountedNet] = []
+
+        def wrap(drivers: Drivers) -> Drivers:
+            counted.append(_CountedNet(drivers.net))
+            return replace(drivers, net=cast(Net, counted[0]))
+
+        lab.wrap = wrap
+        await run_told(lab, 1)
+        await asyncio.sleep(60)
+        lab.kernel.fail_next("ensure_directory", DriverError("NetworkEffectFailed", "planted"))
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(2)]))
+        await lab.until(lambda: lab.agent is not None and bool(lab.agent.failures()))
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, gone_port_uids=[uid(6, 2)]))
+        before = counted[0].looks
+        await asyncio.sleep(30)
+        assert counted[0].looks - before < 10
+
+    in_lab(scenario)
+
+
+def test_a_node_that_cannot_be_looked_at_is_not_asked_again_and_again_for_a_try_that_is_due() -> None:
+    """Regression: the next try's time had passed, and looks that failed came one after the other."""
+
+    async def scenario(lab: Lab) -> None:
+        await run_told(lab, 1)
+        assert lab.agent is not None
+        await asyncio.sleep(60)
+        lab.kernel.fail_next("ensure_directory", DriverError("NetworkEffectFailed", "planted"))
+        await tell(lab, pb.NetworkDirectory(network_uid=NETWORK, put=[remote(2)]))
+        await lab.until(lambda: lab.agent is not None and bool(lab.agent.failures()))
+        lab.machine.stop_libvirtd()
+        lab.agent.wake()
+        looks = lab.agent.rounds
+        await asyncio.sleep(30)
+        assert 0 < lab.agent.rounds - looks < 30 / (OBSERVE_AGAIN_S * (1 - JITTER)) + 3
 
     in_lab(scenario)
 
