@@ -14,7 +14,7 @@ from controller.scheduling import residents_of
 from controller.store import keys
 from controller.store.lease import LeaseTask
 from controller.store.memory import MemoryStore
-from controller.store.protocol import Put, Txn
+from controller.store.protocol import Delete, Put, Txn
 from cumulet.clock import SystemClock
 from cumulet.convert import find_condition
 from cumulet.errors import FailedPreconditionError, InvalidArgumentError
@@ -175,7 +175,9 @@ async def test_an_instance_that_cannot_be_read_holds_up_nobody(cloud: Cloud) -> 
     poisoned = instance_pb2.Instance.FromString(row.message.SerializeToString())
     poisoned.spec.numa_cells = 99
     put = Put(keys.INSTANCES.key("default", "broken"), poisoned.SerializeToString())
-    await cloud.controller.store.txn(Txn((), (put,), "test"))
+    # The scheduler may have refused it before, for want of a node: words that it would keep for a minute.
+    forget = Delete(keys.INSTANCE_STATUS.key(row.message.meta.uid))
+    await cloud.controller.store.txn(Txn((), (put, forget), "test"))
     async with agent_of(cloud, "n1"):
         await create(cloud, "sound")
         await until_placed(cloud, "sound")
